@@ -1,0 +1,119 @@
+"""The connections of each event loop: opened by its first request, shared by all of its requests, closed with it.
+
+A connection belongs to the loop that opened it and must be closed before that loop is. g4f's sync client makes a
+loop for every call, an API server keeps one for ever, and some bots close theirs by hand or not at all; what they
+have in common is `loop.close` and the interpreter's exit, so these two close the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from g4f.requests.aiohttp import get_connector
+
+# A connector serves one SOCKS proxy alone; beyond this many, those that are idle are closed.
+MAX_SOCKS_PROXIES = 8
+
+# How long closing may take before what is left is dropped.
+CLOSE_SECONDS = 1.0
+
+_ATTRIBUTE = "_g4f_websim_pool"
+
+
+class Pool:
+    """The sessions of one event loop: one for direct and HTTP proxy connections, one for each SOCKS proxy."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._close_loop = loop.close
+        self._sessions: dict[str | None, ClientSession] = {}
+        self._users: dict[str | None, int] = {}
+        loop.close = self._close_with_loop  # type: ignore[method-assign]
+        setattr(loop, _ATTRIBUTE, self)
+        _pools.add(self)
+
+    @classmethod
+    def of_running_loop(cls) -> Pool:
+        """Return the pool of the running loop, a new one in a new loop."""
+        loop = asyncio.get_running_loop()
+        return getattr(loop, _ATTRIBUTE, None) or cls(loop)
+
+    @asynccontextmanager
+    async def session(self, socks_proxy: str | None) -> AsyncIterator[ClientSession]:
+        """Lend the session for `socks_proxy`, or the one for all else where it is None."""
+        if socks_proxy not in self._sessions:
+            await self._close_idle_socks_sessions()
+        if socks_proxy not in self._sessions:
+            self._sessions[socks_proxy] = _open_session(socks_proxy)
+        self._users[socks_proxy] = self._users.get(socks_proxy, 0) + 1
+        try:
+            yield self._sessions[socks_proxy]
+        finally:
+            self._users[socks_proxy] -= 1
+
+    async def close(self) -> None:
+        """Close every connection."""
+        while self._sessions:
+            _, session = self._sessions.popitem()
+            await session.close()
+
+    async def _close_idle_socks_sessions(self) -> None:
+        if len(self._sessions) > MAX_SOCKS_PROXIES:
+            for proxy in [proxy for proxy in self._sessions if proxy and not self._users[proxy]]:
+                del self._users[proxy]
+                await self._sessions.pop(proxy).close()
+
+    def _close_with_loop(self) -> None:
+        if not self._loop.is_running():
+            self.close_from_outside()
+        self._close_loop()
+
+    def close_from_outside(self) -> None:
+        """Close every connection, where the loop is not the one that runs in this thread."""
+        if self._loop.is_closed() or not self._sessions:
+            return
+        closing = asyncio.wait_for(self.close(), CLOSE_SECONDS)
+        with suppress(asyncio.TimeoutError, TimeoutError):
+            if self._loop.is_running():
+                asyncio.run_coroutine_threadsafe(closing, self._loop).result(CLOSE_SECONDS)
+            else:
+                self._loop.run_until_complete(closing)
+
+    def leave_to_parent(self) -> None:
+        """Touch no connection again: in a forked child they are the parent's, and so is the loop's selector."""
+        for session in self._sessions.values():
+            _inherited.append(session.connector)
+            session.detach()
+        self._sessions.clear()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_inherited: list[Any] = []
+
+
+def _open_session(socks_proxy: str | None) -> ClientSession:
+    connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
+    # No cookie of one caller's may reach the next.
+    return ClientSession(connector=connector, cookie_jar=DummyCookieJar())
+
+
+def _close_all() -> None:
+    for pool in list(_pools):
+        pool.close_from_outside()
+
+
+def _leave_all_to_parent() -> None:
+    for pool in list(_pools):
+        pool.leave_to_parent()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)

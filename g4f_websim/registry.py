@@ -1,0 +1,192 @@
+"""How g4f gets to know a provider of ours: one function for each way in which it has kept its own.
+
+g4f's files are never touched: all happens in the running process, and `unregister` undoes it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import g4f.models
+from g4f import Provider
+
+GUI_API = "g4f.gui.server.api"
+
+_registered: dict[str, Any] = {}
+_undo: list[Callable[[], None]] = []
+
+
+def register(provider: Any, name: str) -> None:
+    """Make `provider` known to g4f as `name`, in place of a provider that g4f has under that name.
+
+    Args:
+        provider: a provider class.
+        name: what `provider=`, `--provider` and a model's prefix call it.
+    """
+    if _registered.get(name) is provider:
+        return
+    _registered[name] = provider
+    if hasattr(Provider, "ProviderLoader"):
+        _register_with_loader(provider, name)
+    elif hasattr(Provider, "_provider_names"):
+        _register_with_names(provider, name)
+    elif hasattr(Provider, "__map_paths__"):
+        _register_with_paths(provider, name)
+    else:
+        _register_with_lists(provider, name)
+    _append(Provider.__all__, name)
+    _list_in_gui(provider, name)
+
+
+def unregister() -> None:
+    """Undo every `register`: what g4f had before is there again."""
+    while _undo:
+        _undo.pop()()
+    _registered.clear()
+
+
+def _register_with_loader(provider: Any, name: str) -> None:
+    """g4f 8.3 and later: a class with the names that it lists and the providers that it has loaded."""
+    loader = Provider.ProviderLoader
+    _append(loader.names, name)
+    _set_item(loader.loaded, name, provider)
+    _set_item(loader.loaded, name.lower().replace("-", "").replace("_", ""), provider)
+
+
+def _register_with_names(provider: Any, name: str) -> None:
+    """g4f 7.8 to 8.2: a list of names and a dict of the providers loaded."""
+    _append(Provider._provider_names, name)
+    _set_item(Provider._loaded_providers, name, provider)
+
+
+def _register_with_paths(provider: Any, name: str) -> None:
+    """g4f 7.7: a dict from name to module path; what is no path is taken for the provider itself."""
+    _set_item(Provider.__map_paths__, name, provider)
+
+
+def _register_with_lists(provider: Any, name: str) -> None:
+    """g4f 0.4.9 to 7.6: lists made at import; up to 6.6 a provider of that name may be among them already."""
+    shipped = Provider.__map__.get(name)
+    _set_item(Provider.__map__, name, provider)
+    _replace_or_append(Provider.__providers__, shipped, provider)
+    _set_attribute(Provider, name, provider)
+    if shipped is None:
+        return
+    for value in list(vars(g4f.models).values()):
+        best = getattr(value, "best_provider", None)
+        if best is shipped:
+            _set_attribute(value, "best_provider", provider)
+        elif shipped in getattr(best, "providers", ()):
+            _replace_or_append(best.providers, shipped, provider)
+
+
+def _list_in_gui(provider: Any, name: str) -> None:
+    """g4f 8.7 and later: the GUI's list is read from a file of g4f's, so it is completed after reading.
+
+    The GUI is heavy and may never be used; where it is not imported yet, this waits until it is.
+    """
+
+    def complete(gui: ModuleType) -> None:
+        api = gui.Api
+        if not hasattr(api, "_read_providers_cache"):
+            return
+        read, write = api._read_providers_cache, api._write_providers_cache
+
+        def read_with_ours() -> list[dict[str, Any]] | None:
+            providers = read()
+            return None if providers is None else [*without_ours(providers), _gui_entry(provider, name)]
+
+        def write_without_ours(providers: list[dict[str, Any]]) -> bool:
+            return bool(write(without_ours(providers)))
+
+        _set_attribute(api, "_read_providers_cache", staticmethod(read_with_ours))
+        _set_attribute(api, "_write_providers_cache", staticmethod(write_without_ours))
+
+    def without_ours(providers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [entry for entry in providers if entry["name"] != name]
+
+    if GUI_API in sys.modules:
+        complete(sys.modules[GUI_API])
+    else:
+        finder = _AfterImport(GUI_API, complete)
+        sys.meta_path.insert(0, finder)
+        _undo.append(finder.stop)
+
+
+def _gui_entry(provider: Any, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": provider.label,
+        "parent": None,
+        "image": len(provider.image_models),
+        "audio": 0,
+        "video": 0,
+        "vision": True,
+        "nodriver": provider.use_nodriver,
+        "hf_space": False,
+        "active_by_default": False,
+        "auth": provider.needs_auth,
+        "login_url": provider.login_url,
+        "live": provider.live,
+        "login": False,
+    }
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls a function with a module as soon as that is imported."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._then = then
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        self.stop()
+        spec = importlib.util.find_spec(name)
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def execute_then(module: ModuleType) -> None:
+                execute(module)
+                self._then(module)
+
+            spec.loader.exec_module = execute_then  # type: ignore[method-assign]
+        return spec
+
+    def stop(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+
+def _append(names: list[Any], value: Any) -> None:
+    if value not in names:
+        names.append(value)
+        _undo.append(lambda: names.remove(value))
+
+
+def _replace_or_append(providers: list[Any], old: Any, new: Any) -> None:
+    if old not in providers:
+        _append(providers, new)
+        return
+    index = providers.index(old)
+    providers[index] = new
+    _undo.append(lambda: providers.__setitem__(providers.index(new), old))
+
+
+def _set_item(mapping: dict[str, Any], key: str, value: Any) -> None:
+    had, old = dict.__contains__(mapping, key), dict.get(mapping, key)
+    mapping[key] = value
+    _undo.append(lambda: mapping.__setitem__(key, old) if had else mapping.__delitem__(key))
+
+
+def _set_attribute(owner: Any, name: str, value: Any) -> None:
+    had, old = name in vars(owner), vars(owner).get(name)
+    setattr(owner, name, value)
+    _undo.append(lambda: setattr(owner, name, old) if had else delattr(owner, name))

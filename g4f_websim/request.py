@@ -1,0 +1,341 @@
+"""What is asked: g4f's arguments turned into Websim's two bodies and its headers.
+
+Nothing here reaches the network: transport.py sends what this module makes. A field that Websim is not known to
+take is never made, and input that it could not understand is a `ValueError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from g4f.image import to_data_uri
+from g4f.providers.helper import to_string
+from g4f.requests.defaults import DEFAULT_HEADERS
+from g4f.tools.media import render_messages
+
+from .compat import format_media_prompt
+
+Json = dict[str, Any]
+
+# Websim knows three roles; the others of OpenAI's say the same under another name.
+ROLES = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+    "tool": "user",
+    "function": "user",
+}
+
+JSON_FORMATS = ("json_object", "json_schema")
+
+DEFAULT_ASPECT_RATIO = "1:1"
+# Those seen in public clients of Websim.
+ASPECT_RATIOS = (DEFAULT_ASPECT_RATIO, "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21")
+
+MAX_PICTURES = 10
+
+# The pages of the site that g4f's provider of 2025 named, by type of request.
+CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
+IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
+
+_PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
+_SIZE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)")
+_JWT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+
+
+def chat_body(
+    project_id: str,
+    messages: Any,
+    *,
+    prompt: str | None = None,
+    media: Any = None,
+    response_format: Any = None,
+) -> Json:
+    """Return the body of a chat request.
+
+    Args:
+        project_id: 1 to 64 of `A-Za-z0-9_-`.
+        messages: g4f's list of dicts with `role` and `content`.
+        prompt: the last user turn, unless the messages end with it.
+        media: pictures that join the last user turn, see `picture_urls`.
+        response_format: OpenAI's; of type `json_object` or `json_schema` it asks for a JSON answer.
+
+    Raises:
+        ValueError: there is nothing to say, or something that cannot be said to Websim.
+    """
+    turns = _turns(messages)
+    spoken = {"role": "user", "content": _text("prompt", prompt)}
+    if spoken["content"] and turns[-1:] != [spoken]:
+        turns.append(spoken)
+    pictures = [_picture_part(url) for url in picture_urls(media)]
+    if pictures:
+        _join_last_user_turn(turns, pictures)
+    turns = [turn for turn in turns if turn["content"]]
+    if not turns:
+        raise ValueError('messages: nothing to say; pass messages=[{"role": "user", "content": "Hello"}] or a prompt')
+    body: Json = {"project_id": project_id, "messages": turns}
+    if isinstance(response_format, Mapping) and response_format.get("type") in JSON_FORMATS:
+        body["json"] = True
+    return body
+
+
+def image_body(
+    project_id: str,
+    messages: Any,
+    *,
+    prompt: str | None = None,
+    aspect_ratio: str | None = DEFAULT_ASPECT_RATIO,
+    width: int | None = None,
+    height: int | None = None,
+    size: str | None = None,
+    seed: int | None = None,
+    transparent: bool | None = None,
+    media: Any = None,
+) -> Json:
+    """Return the body of a picture request.
+
+    Args:
+        project_id: 1 to 64 of `A-Za-z0-9_-`.
+        messages: g4f's list of dicts; without a prompt, its last user turn is drawn, after its own pictures.
+        prompt: what to draw.
+        aspect_ratio: `W:H`. The default gives way to the known ratio nearest to `width` and `height`.
+        width, height: pixels.
+        size: OpenAI's way to say both, as `1024x768`; `width` and `height` go before it.
+        seed: any int.
+        transparent: whether the background is to be transparent.
+        media: reference pictures, see `picture_urls`.
+
+    Raises:
+        ValueError: an argument is out of range or there is nothing to draw.
+    """
+    references = picture_urls(media)
+    if prompt is None:
+        turns = [turn for turn in _turns(messages) if turn["content"]]
+        prompt = format_media_prompt(turns, None)
+        references = _pictures_of_last_user_turn(turns) + references
+    _require(_text("prompt", prompt).strip(), "prompt", "something to draw, as in prompt='a cat on a couch'", prompt)
+    _require(seed is None or _is_int(seed), "seed", "a whole number, as in seed=42", seed)
+    _require(transparent is None or isinstance(transparent, bool), "transparent", "True or False", transparent)
+    width, height = _dimensions(width, height, size)
+    ratio = _aspect_ratio(aspect_ratio)
+    if width and height and ratio == DEFAULT_ASPECT_RATIO:
+        ratio = _nearest_aspect_ratio(width, height)
+    optional = {
+        "width": width,
+        "height": height,
+        "seed": seed,
+        "transparent": transparent,
+        "image_inputs": [{"url": url} for url in references] or None,
+    }
+    return {
+        "project_id": project_id,
+        "prompt": prompt,
+        "aspect_ratio": ratio,
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+
+
+def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
+    """Return the headers of a request, as the web application sends them.
+
+    Args:
+        site: the address of the site, `https://websim.com`.
+        page: the path of the page that the request comes from.
+        login: a JWT, or None to stay anonymous.
+    """
+    headers = {
+        **DEFAULT_HEADERS,
+        "accept": "*/*",
+        "content-type": "application/json",
+        "origin": site,
+        "referer": site + page,
+        "websim-flags": "",
+    }
+    if login:
+        headers["authorization"] = f"Bearer {login}"
+    return headers
+
+
+def is_jwt(key: Any) -> bool:
+    """Whether `key` has the form of a JSON Web Token, the only kind of key that Websim hands out."""
+    match = _JWT.fullmatch(key) if isinstance(key, str) else None
+    if match is None:
+        return False
+    header = match[1]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(claims, dict) and "alg" in claims
+
+
+def plain_model(model: Any) -> str:
+    """Return the name of a model without the provider's before it, "" where none was named."""
+    _require(model is None or isinstance(model, str), "model", "a name, as in flux", model)
+    return (model or "").removeprefix("Websim:")
+
+
+def check_project_id(project_id: Any) -> str:
+    """Return `project_id`, or raise a `ValueError` where it is none."""
+    legal = isinstance(project_id, str) and _PROJECT_ID.fullmatch(project_id)
+    _require(legal, "project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
+    return str(project_id)
+
+
+def check_count(n: Any) -> int:
+    """Return how many pictures `n` asks for, 1 where it is None, or raise a `ValueError`."""
+    count = 1 if n is None else n
+    _require(_is_int(count) and 1 <= count <= MAX_PICTURES, "n", f"1 to {MAX_PICTURES} pictures, as in n=2", n)
+    return int(count)
+
+
+def picture_urls(media: Any) -> list[str]:
+    """Return the pictures of g4f's `media` as addresses that Websim takes: `data:image/` URIs and web URLs.
+
+    Args:
+        media: None, or a list of pictures or of `(picture, file name)`; a picture is bytes, a path object, an open
+            file, a PIL image, a `data:image/` URI or a web URL.
+
+    Raises:
+        ValueError: one of them is no picture, or cannot be read.
+    """
+    if media is None:
+        return []
+    _require(isinstance(media, (list, tuple)), "media", 'a list of pictures, as in [Path("cat.png")]', media)
+    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media)]
+
+
+def _picture_url(where: str, item: Any) -> str:
+    picture, name = item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, None)
+    try:
+        url = to_data_uri(picture, name)
+    except Exception as error:  # g4f's helper raises whatever the picture's own methods raise
+        raise ValueError(f"{where}: a picture that cannot be read ({error})") from error
+    return _check_picture_url(where, url)
+
+
+def _check_picture_url(where: str, url: Any) -> str:
+    legal = isinstance(url, str) and url.startswith(("data:image/", "https://", "http://"))
+    _require(legal, where, "a picture is bytes, a path object, a data:image/ URI or a web URL", url)
+    return str(url)
+
+
+def _picture_part(url: str) -> Json:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _turns(messages: Any) -> list[Json]:
+    """Return Websim's form of each message, those without content still among them."""
+    if messages is None:
+        return []
+    expected = 'a list of dicts, as in [{"role": "user", "content": "Hello"}]'
+    _require(isinstance(messages, (list, tuple)), "messages", expected, messages)
+    return [_turn(f"messages[{index}]", message) for index, message in enumerate(messages)]
+
+
+def _turn(where: str, message: Any) -> Json:
+    _require(isinstance(message, Mapping), where, "a dict with role and content", message)
+    role = message.get("role")
+    _require(isinstance(role, str) and role in ROLES, f"{where}.role", f"one of {', '.join(ROLES)}", role)
+    return {"role": ROLES[role], "content": _content(f"{where}.content", message.get("content"))}
+
+
+def _content(where: str, content: Any) -> str | list[Json]:
+    if content is None or isinstance(content, str):
+        return content or ""
+    _require(isinstance(content, (list, tuple)), where, "text or a list of parts", content)
+    parts = [_part(f"{where}[{index}]", part) for index, part in enumerate(content) if part]
+    return [part for part in parts if part.get("text") != ""]
+
+
+def _part(where: str, part: Any) -> Json:
+    _require(isinstance(part, Mapping), where, 'a dict, as in {"type": "text", "text": "Hello"}', part)
+    if "type" not in part:
+        part = _render_g4f_part(where, part)
+    if part["type"] == "text":
+        return {"type": "text", "text": _text(f"{where}.text", part.get("text"))}
+    _require(part["type"] == "image_url", f"{where}.type", "text or image_url", part["type"])
+    picture = part.get("image_url")
+    url = picture.get("url") if isinstance(picture, Mapping) else picture
+    return _picture_part(_check_picture_url(f"{where}.image_url", url))
+
+
+def _render_g4f_part(where: str, part: Mapping[str, Any]) -> Json:
+    """Return g4f's own kind of part, a file in a bucket or a whole bucket, as a part of OpenAI's kind."""
+    try:
+        if part.get("name") is None:
+            return {"type": "text", "text": to_string(part)}
+        (message,) = render_messages([{"role": "user", "content": [part]}])
+        (rendered,) = message["content"]
+        return dict(rendered)
+    except Exception as error:  # g4f's helper raises whatever a missing field or file leads to
+        raise ValueError(f"{where}: g4f cannot read this part ({error!r:.80})") from error
+
+
+def _join_last_user_turn(turns: list[Json], pictures: list[Json]) -> None:
+    turn = _last_user_turn(turns)
+    if turn is None:
+        turns.append({"role": "user", "content": pictures})
+    elif isinstance(turn["content"], str):
+        turn["content"] = [{"type": "text", "text": turn["content"]}][: bool(turn["content"])] + pictures
+    else:
+        turn["content"] += pictures
+
+
+def _pictures_of_last_user_turn(turns: list[Json]) -> list[str]:
+    turn = _last_user_turn(turns)
+    if turn is None or isinstance(turn["content"], str):
+        return []
+    return [part["image_url"]["url"] for part in turn["content"] if part["type"] == "image_url"]
+
+
+def _last_user_turn(turns: list[Json]) -> Json | None:
+    return next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
+
+
+def _dimensions(width: Any, height: Any, size: Any) -> tuple[int | None, int | None]:
+    for name, value in (("width", width), ("height", height)):
+        _require(value is None or (_is_int(value) and value > 0), name, f"pixels, as in {name}=1024", value)
+    if size in (None, "auto"):
+        return width, height
+    match = _SIZE.fullmatch(str(size))
+    if match is None:
+        raise ValueError(f"size: WIDTHxHEIGHT, as in 1024x768, not {size!r:.80}")
+    return width or int(match[1]), height or int(match[2])
+
+
+def _aspect_ratio(ratio: Any) -> str:
+    if ratio is None:
+        return DEFAULT_ASPECT_RATIO
+    legal = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
+    _require(legal, "aspect_ratio", "W:H of positive whole numbers, as in 16:9", ratio)
+    return str(ratio)
+
+
+def _nearest_aspect_ratio(width: int, height: int) -> str:
+    def distance(ratio: str) -> float:
+        w, h = map(int, ratio.split(":"))
+        return abs(math.log(width * h / (height * w)))
+
+    return min(ASPECT_RATIOS, key=distance)
+
+
+def _text(where: str, text: Any) -> str:
+    _require(text is None or isinstance(text, str), where, "text", text)
+    return text or ""
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(legal: object, where: str, expected: str, value: Any) -> None:
+    if not legal:
+        raise ValueError(f"{where}: {expected}, not {value!r:.80}")

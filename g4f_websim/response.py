@@ -1,0 +1,119 @@
+"""What comes back: Websim's answers turned into text and pictures, its refusals into g4f's errors.
+
+Nothing here reaches the network, and no secret leaves: what a server says is shown only after `scrub`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from g4f.errors import NoMediaResponseError, ResponseError
+
+# What an error shows of a server's words. Secrets are looked for in a longer stretch, so that none is cut in two.
+EXCERPT_CHARS = 300
+SCRUBBED_CHARS = 10_000
+
+RATE_LIMIT_WORDS = "rate limit exceeded"
+
+_HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
+_TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
+# Also what is left of them where the stretch ends in their midst.
+_JWT = re.compile(r"\bey[A-Za-z0-9_-]{6,}(\.[A-Za-z0-9_-]*){0,2}")
+_EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
+
+NO_JSON = object()
+
+
+def chat_text(text: str) -> str:
+    """Return the answer in the body of a chat response.
+
+    Raises:
+        ResponseError: there is none.
+    """
+    answer = _parse(text)
+    if answer is NO_JSON:
+        if is_html(text):
+            raise ResponseError(f"an HTML page instead of an answer{_title(text)}")
+        content: Any = text
+    else:
+        content = answer.get("content") if isinstance(answer, dict) else None
+    if not isinstance(content, str) or not content.strip():
+        raise ResponseError("an answer without content")
+    return _encodable(content.strip())
+
+
+def picture_url(text: str, site: str) -> str:
+    """Return the picture's address in the body of an image response; a path is one of `site`.
+
+    Raises:
+        NoMediaResponseError: there is none, or none that a picture can have.
+    """
+    answer = _parse(text)
+    url = answer.get("url") if isinstance(answer, dict) else None
+    if isinstance(url, str):
+        url = urljoin(site, url) if url.startswith("/") else url
+        if _is_picture_address(url):
+            return url
+    raise NoMediaResponseError("an answer without a picture" + (_title(text) if is_html(text) else ""))
+
+
+def is_html(text: str) -> bool:
+    """Whether a body is a web page, as Cloudflare sends in place of the service's own answer."""
+    return _HTML.match(text) is not None
+
+
+def is_rate_limit(text: str) -> bool:
+    """Whether a body says that too much was asked; some say so under another status than 429."""
+    return RATE_LIMIT_WORDS in text.lower()
+
+
+def excerpt(text: str, secrets: Iterable[str]) -> str:
+    """Return what may be shown of a body: 300 characters of it at most, and no secret among them."""
+    if is_html(text):
+        return f"an HTML page{_title(text)}"
+    return scrub(text, secrets)[:EXCERPT_CHARS]
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` in one line and without the secrets given, JSON Web Tokens and e-mail addresses."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    text = _EMAIL.sub("***", _JWT.sub("***", text[:SCRUBBED_CHARS]))
+    return " ".join(text.split())
+
+
+def _parse(text: str) -> Any:
+    try:
+        # No number is of use here; as floats, those of thousands of digits are no error.
+        return json.loads(text, parse_int=float)
+    except ValueError:
+        return NO_JSON
+    except RecursionError:
+        return None
+
+
+def _title(text: str) -> str:
+    # g4f tells Cloudflare's pages by their titles, tags included.
+    match = _TITLE.search(text)
+    return f": {match[0]}" if match else ""
+
+
+def _encodable(text: str) -> str:
+    """Return `text` with U+FFFD for halves of surrogate pairs, which JSON allows and no encoder takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _is_picture_address(url: str) -> bool:
+    if not url.isprintable() or " " in url:
+        return False
+    if url.startswith("data:image/"):
+        return True
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
