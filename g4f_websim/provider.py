@@ -12,7 +12,7 @@ import string
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import g4f.debug
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
@@ -29,7 +29,9 @@ DEFAULT_URL = "https://websim.com"
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
 
-CHAT_MODELS = ["gemini-1.5-pro", "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash"]
+DEFAULT_MODEL = "gemini-1.5-pro"
+CHAT_MODELS = (DEFAULT_MODEL, "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash")
+IMAGE_MODEL = "flux"
 
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
 
@@ -44,7 +46,7 @@ class _UnderUrl:
         return owner.url + self._path
 
 
-class Websim(AsyncGeneratorProvider, ProviderModelMixin):
+class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc]  # g4f has no types
     """g4f's provider for Websim (websim.com): chat and pictures, no key needed.
 
     Every attribute is read at call time: a subclass or an assignment changes what is sent, and where. Websim picks
@@ -66,11 +68,11 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):
     # g4f's stream_timeout is for the gaps between tokens, and here there are none: `timeout` is the one that holds.
     use_stream_timeout = False
 
-    default_model = default_vision_model = CHAT_MODELS[0]
-    default_image_model = "flux"
-    image_models = [default_image_model]
-    vision_models = CHAT_MODELS
-    models = CHAT_MODELS + image_models
+    default_model = default_vision_model = DEFAULT_MODEL
+    default_image_model = IMAGE_MODEL
+    image_models: ClassVar[list[str]] = [IMAGE_MODEL]
+    vision_models: ClassVar[list[str]] = [*CHAT_MODELS]
+    models: ClassVar[list[str]] = [*CHAT_MODELS, IMAGE_MODEL]
 
     max_tries = 3
     backoff = 2.0

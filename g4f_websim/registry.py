@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -79,7 +79,7 @@ def _register_with_lists(provider: Any, name: str) -> None:
     if shipped is None:
         return
     for value in list(vars(g4f.models).values()):
-        best = getattr(value, "best_provider", None)
+        best: Any = getattr(value, "best_provider", None)
         if best is shipped:
             _set_attribute(value, "best_provider", provider)
         elif shipped in getattr(best, "providers", ()):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from g4f.image import to_data_uri
@@ -215,10 +217,20 @@ def picture_urls(media: Any) -> list[str]:
 def _picture_url(where: str, item: Any) -> str:
     picture, name = item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, None)
     try:
-        url = to_data_uri(picture, name)
-    except Exception as error:  # g4f's helper raises whatever the picture's own methods raise
+        url = to_data_uri(_contents(picture), name)
+    except Exception as error:  # whatever the picture's own methods or g4f's helper raise
         raise ValueError(f"{where}: a picture that cannot be read ({error})") from error
     return _check_picture_url(where, url)
+
+
+def _contents(picture: Any) -> Any:
+    """Return the bytes of a file, for which g4f's helper would want pillow; anything else as it is."""
+    if isinstance(picture, os.PathLike):
+        return Path(picture).read_bytes()
+    if hasattr(picture, "read"):
+        picture.seek(0)
+        return picture.read()
+    return picture
 
 
 def _check_picture_url(where: str, url: Any) -> str:

@@ -70,7 +70,7 @@ ADVICE_ON_SERVER = "try again later or use another provider"
 ADVICE_ON_CONNECTION = "look at the network, the proxy and WEBSIM_URL"
 
 
-class WebsimTimeoutError(G4FTimeoutError, TimeoutError):
+class WebsimTimeoutError(G4FTimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
     """The time allowed was over; g4f's `TimeoutError` and Python's own in one."""
 
 
@@ -284,7 +284,7 @@ def _check_url(url: str) -> str:
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https"):
         raise ValueError(f"WEBSIM_URL: an address as https://websim.com, not one that makes {url!r:.200}")
-    return parts.netloc.rpartition("@")[2]
+    return str(parts.netloc).rpartition("@")[2]
 
 
 def _check_proxy(proxy: str | None) -> tuple[str | None, str | None, tuple[str, ...]]:

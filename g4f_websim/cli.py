@@ -1,0 +1,193 @@
+"""The command: g4f's own command line with Websim registered, and two commands besides, `check` and `emulator`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import g4f.debug
+
+from . import Websim, __version__, request, response
+from .transport import Call, Failure, Retries
+
+DESCRIPTION = """\
+g4f's own command line with Websim registered, and named as the provider where you name none.
+
+commands of this package:
+  check                 ask both of Websim's endpoints once and say what came
+  emulator [--port N]   serve the offline Websim alone until Ctrl-C
+
+commands of g4f's, each with a --help of its own:
+  client    a question or a picture:  g4f-websim client "What is the capital of France?"
+                                      g4f-websim client -m flux "a cat" -O cat.png
+  api       an OpenAI-compatible server:  g4f-websim api --bind 127.0.0.1:8080
+  gui       the web page
+"""
+
+# g4f's commands that take --provider. It comes before the user's own words, of which the last one counts.
+WITH_PROVIDER = ("client", "api")
+
+# Enough of the list that g4f otherwise fetches when it starts, for no network to be needed.
+OFFLINE_PROVIDERS = '{"providers": {"default": {"baseUrl": "http://127.0.0.1:9/v1"}}, "defaultModels": {}}'
+OFFLINE_DAYS = 2
+
+
+CHECK_SECONDS = 60.0
+CHECK_PROMPT = "Say hello."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Args:
+        arguments: the words after the command's name; those of the process where it is None.
+    """
+    parser = argparse.ArgumentParser(
+        "g4f-websim", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--offline", action="store_true", help="ask the embedded Websim; no network is needed")
+    parser.add_argument("--version", action="version", version=f"g4f-websim {__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of those above")
+    parser.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="what the command takes")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "emulator":
+            return _emulator(options.words)
+        with _offline() if options.offline else nullcontext():
+            if options.command == "check":
+                return asyncio.run(_check())
+            return _g4f(options.command, options.words, options.offline)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _g4f(command: str, words: list[str], offline: bool) -> int:
+    """Run one of g4f's own commands."""
+    import g4f.cli
+
+    defaults = ["--provider", Websim.__name__] if command in WITH_PROVIDER else []
+    if command == "api" and offline:
+        defaults += _known_to_api("--disable-pa-auto-download")
+    if sys.stderr.isatty():
+        _tell_waits()
+    if not {"-d", "--debug"} & set(words):
+        _shorten_errors()
+    sys.argv = [sys.argv[0], command, *defaults, *words]
+    try:
+        g4f.cli.main()
+    except ImportError as error:
+        print(f'g4f-websim: {command} needs {error.name}; run: pip install "g4f[api,gui]"', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _known_to_api(option: str) -> list[str]:
+    _, unknown = g4f.cli.get_api_parser().parse_known_args([option])
+    return [] if unknown else [option]
+
+
+def _tell_waits() -> None:
+    """Show on stderr what the provider tells g4f's log, which is silent otherwise."""
+    log = g4f.debug.log
+
+    def log_and_tell(*text: Any, **options: Any) -> None:
+        if not g4f.debug.logging and str(text[0]).startswith("Websim:"):
+            print(*text, file=sys.stderr)
+        log(*text, **options)
+
+    g4f.debug.log = log_and_tell
+
+
+def _shorten_errors() -> None:
+    """Let g4f's client print the error alone where it would print a traceback."""
+    import g4f.cli.client
+
+    def last_line() -> str:
+        error = sys.exc_info()[1]
+        return f"g4f-websim: {type(error).__name__}: {error}"
+
+    vars(g4f.cli.client)["traceback"] = SimpleNamespace(format_exc=last_line)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Aim all of this process and of its children at an embedded Websim, and keep g4f off the network."""
+    from .emulator import Emulator
+
+    with Emulator() as emulator, tempfile.TemporaryDirectory(prefix="g4f-websim-") as cache:
+        for days in range(OFFLINE_DAYS):
+            folder = Path(cache, ".models", str(date.today() + timedelta(days)))
+            folder.mkdir(parents=True)
+            folder.joinpath("providers.json").write_text(OFFLINE_PROVIDERS)
+        os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache)
+        os.environ.pop("G4F_PROXY", None)
+        Websim.url = emulator.url
+        g4f.debug.version_check = False
+        yield
+
+
+def _emulator(words: list[str]) -> int:
+    from .emulator import Emulator
+
+    parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
+    parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")
+    try:
+        with Emulator(parser.parse_args(words).port) as emulator:
+            print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
+            print(f"To aim at it: WEBSIM_URL={emulator.url}", flush=True)
+            threading.Event().wait()
+    except OSError as error:
+        print(f"g4f-websim: {error.strerror}; name another --port", file=sys.stderr)
+    return 1
+
+
+async def _check() -> int:
+    """Ask both endpoints once, print a line for each, and return 0 if both answer."""
+    project_id = os.environ.get("WEBSIM_PROJECT_ID") or Websim.generate_project_id()
+    chat = request.chat_body(project_id, None, prompt=CHECK_PROMPT)
+    image = request.image_body(project_id, None, prompt=CHECK_PROMPT)
+    picture_url = partial(response.picture_url, site=Websim.url)
+    answered = [
+        await _check_endpoint(Websim.chat_api_endpoint, chat, request.CHAT_PAGE, response.chat_text),
+        await _check_endpoint(Websim.image_api_endpoint, image, request.IMAGE_PAGE, picture_url),
+    ]
+    return 0 if all(answered) else 1
+
+
+async def _check_endpoint(url: str, body: request.Json, page: str, read: Callable[[str], str]) -> bool:
+    key = os.environ.get("WEBSIM_API_KEY")
+    headers = request.build_headers(Websim.url, page, key if request.is_jwt(key) else None)
+    start = time.perf_counter()
+    try:
+        call = Call(
+            url,
+            body,
+            headers,
+            read=read,
+            retries=Retries(1, 0, 0),
+            proxy=os.environ.get("G4F_PROXY"),
+            timeout=CHECK_SECONDS,
+            secrets=(key or "",),
+        )
+        outcome: str | Failure = await call.send()
+    except ValueError as error:
+        outcome = Failure(error)
+    seconds = time.perf_counter() - start
+    failed = isinstance(outcome, Failure)
+    status = (outcome.status or "no status") if isinstance(outcome, Failure) else 200
+    verdict = f"FAILED  {outcome.error}" if isinstance(outcome, Failure) else "ok  it answers, nothing to do"
+    print(f"{url}  {status}  {seconds:.2f} s  {verdict}")
+    return not failed

@@ -1,0 +1,22 @@
+"""Every test starts in an empty folder, without Websim's variables, and writes nothing into the user's own folders."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# g4f reads these when it is imported, so they come before the package.
+_FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
+os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
+
+from g4f_websim.testing import websim  # noqa: E402
+
+__all__ = ["websim"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
+        monkeypatch.delenv(name, raising=False)
