@@ -122,16 +122,21 @@ def _shorten_errors() -> None:
     vars(g4f.cli.client)["traceback"] = SimpleNamespace(format_exc=last_line)
 
 
+def fill_offline_cache(cache: Path) -> None:
+    """Put into a cache folder of g4f's what it would fetch from the network when it starts."""
+    for days in range(OFFLINE_DAYS):
+        folder = cache / ".models" / str(date.today() + timedelta(days))
+        folder.mkdir(parents=True)
+        folder.joinpath("providers.json").write_text(OFFLINE_PROVIDERS)
+
+
 @contextmanager
 def _offline() -> Iterator[None]:
     """Aim all of this process and of its children at an embedded Websim, and keep g4f off the network."""
     from .emulator import Emulator
 
     with Emulator() as emulator, tempfile.TemporaryDirectory(prefix="g4f-websim-") as cache:
-        for days in range(OFFLINE_DAYS):
-            folder = Path(cache, ".models", str(date.today() + timedelta(days)))
-            folder.mkdir(parents=True)
-            folder.joinpath("providers.json").write_text(OFFLINE_PROVIDERS)
+        fill_offline_cache(Path(cache))
         os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache)
         os.environ.pop("G4F_PROXY", None)
         Websim.url = emulator.url

@@ -10,9 +10,12 @@ import pytest
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
+from g4f_websim.cli import fill_offline_cache  # noqa: E402
 from g4f_websim.testing import websim  # noqa: E402
 
 __all__ = ["websim"]
+
+fill_offline_cache(Path(_FOLDER.name))
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,165 @@
 """Websim through g4f's own clients, sync and async, named by its class or by a string."""
 
+import asyncio
+import base64
+import json
+
+import g4f
 import pytest
-from g4f.client import AsyncClient
+from g4f.client import AsyncClient, Client
+from g4f.errors import RateLimitError, ResponseError
+from g4f.Provider import IterListProvider, RetryProvider
 
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator
+from g4f_websim.emulator import Fault
 
-HELLO = [{"role": "user", "content": "Hello"}]
+from .asking import HELLO, JWT, PNG_URI
+
+ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
+BY_CLASS_AND_NAME = pytest.mark.parametrize("provider", [Websim, "Websim"], ids=["class", "name"])
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("provider", [Websim, "Websim"])
-async def test_an_async_client_answers(websim: Emulator, provider):
-    answer = await AsyncClient(provider=provider).chat.completions.create(HELLO)
-    assert "You said: Hello" in answer.choices[0].message.content
+def text_of(completion) -> str:
+    return completion.choices[0].message.content
+
+
+def text_of_stream(chunks) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+@BY_CLASS_AND_NAME
+def test_a_client_made_for_websim_answers(websim, provider):
+    assert text_of(Client(provider=provider).chat.completions.create(HELLO)) == ANSWER
+
+
+@BY_CLASS_AND_NAME
+def test_a_client_told_in_the_call_answers(websim, provider):
+    assert text_of(Client().chat.completions.create(HELLO, model="gemini-2.5-pro", provider=provider)) == ANSWER
+
+
+@BY_CLASS_AND_NAME
+async def test_an_async_client_answers(websim, provider):
+    assert text_of(await AsyncClient(provider=provider).chat.completions.create(HELLO)) == ANSWER
+    assert text_of(await AsyncClient().chat.completions.create(HELLO, provider=provider)) == ANSWER
+
+
+def test_a_client_streams(websim):
+    assert text_of_stream(Client(provider=Websim).chat.completions.create(HELLO, stream=True)) == ANSWER
+
+
+async def test_an_async_client_streams(websim):
+    chunks = AsyncClient(provider="Websim").chat.completions.create(HELLO, stream=True)
+    assert text_of_stream([chunk async for chunk in chunks]) == ANSWER
+
+
+def test_a_model_prefix_names_the_provider(websim):
+    assert g4f.ChatCompletion.create("Websim:gemini-2.5-pro", HELLO) == ANSWER
+
+
+@BY_CLASS_AND_NAME
+def test_chat_completion_answers(websim, provider):
+    assert g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider) == ANSWER
+    assert "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)) == ANSWER
+
+
+async def test_chat_completion_answers_async(websim):
+    assert await g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim) == ANSWER
+    chunks = g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim, stream=True)
+    assert [chunk async for chunk in chunks] == [ANSWER]
+
+
+def test_the_sync_client_answers_inside_a_running_loop(websim):
+    async def cell_of_a_notebook():
+        return text_of(Client(provider=Websim).chat.completions.create(HELLO))
+
+    assert asyncio.run(cell_of_a_notebook()) == ANSWER
+
+
+def test_a_picture_as_input_reaches_websim(websim):
+    Client(provider=Websim).chat.completions.create(HELLO, image=PNG_URI)
+    content = websim.requests[-1].json["messages"][-1]["content"]
+    assert content[-1] == {"type": "image_url", "image_url": {"url": PNG_URI}}
+
+
+def test_the_clients_key_is_sent_where_it_is_websims(websim):
+    Client(provider=Websim, api_key=JWT).chat.completions.create(HELLO)
+    Client(provider=Websim, api_key="sk-1234567890").chat.completions.create(HELLO)
+    assert [request.header("authorization") for request in websim.requests] == [f"Bearer {JWT}", None]
+
+
+@pytest.mark.parametrize("model", ["flux", None])
+@BY_CLASS_AND_NAME
+def test_a_client_makes_pictures(websim, provider, model):
+    response = Client(image_provider=provider).images.generate("a cat", model=model, response_format="url")
+    assert response.data[0].url.startswith(websim.url)
+    assert websim.requests[-1].json["prompt"] == "a cat"
+
+
+async def test_an_async_client_makes_several_pictures_of_a_size(websim):
+    images = AsyncClient(provider="Websim").images
+    response = await images.generate("a cat", n=2, width=1920, height=1080, response_format="url")
+    assert len(response.data) == 2
+    assert {request.json["aspect_ratio"] for request in websim.requests} == {"16:9"}
+
+
+def test_openais_size_sets_the_ratio(websim):
+    Client(provider=Websim).images.generate("a cat", model="flux", size="1080x1920", response_format="url")
+    assert websim.requests[-1].json["aspect_ratio"] == "9:16"
+
+
+def test_a_picture_comes_as_base64(websim):
+    response = Client(provider=Websim).images.generate("a cat", response_format="b64_json")
+    assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
+
+
+def test_a_picture_is_downloaded_where_nothing_else_is_asked(websim, tmp_path):
+    websim.misbehave(Fault(body=json.dumps({"url": PNG_URI}).encode()))
+    response = Client(provider=Websim).images.generate("a cat")
+    assert response.data[0].url.startswith("/media/")
+    (file,) = (tmp_path / "generated_media").iterdir()
+    assert file.read_bytes().startswith(PNG_MAGIC)
+
+
+def test_a_variation_sends_the_picture(websim):
+    images = Client(provider=Websim).images
+    images.create_variation(image=PNG_URI, model="flux", response_format="url")
+    assert websim.requests[-1].json["image_inputs"] == [{"url": PNG_URI}]
+
+
+class Other(Websim):
+    """Another provider, whose answer can be told from Websim's."""
+
+    label = "Other"
+    fails = False
+
+    @classmethod
+    async def create_async_generator(cls, model, messages, **kwargs):
+        if cls.fails:
+            raise ResponseError("the other one fails")
+        yield "the other one answers"
+
+
+@pytest.mark.parametrize("kind", [IterListProvider, RetryProvider])
+def test_a_failing_websim_hands_over(websim, kind):
+    websim.misbehave(Fault(status=429), times=3)
+    assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)).startswith("the other")
+    assert len(websim.requests) == 3
+
+
+def test_a_websim_that_asks_for_too_long_a_wait_hands_over_at_once(websim):
+    websim.misbehave(Fault(status=429, headers={"Retry-After": "3600"}))
+    providers = IterListProvider([Websim, Other], False)
+    assert text_of(Client(provider=providers).chat.completions.create(HELLO)).startswith("the other")
+    assert len(websim.requests) == 1
+
+
+def test_another_that_fails_hands_over_to_websim(websim, monkeypatch):
+    monkeypatch.setattr(Other, "fails", True)
+    assert text_of(Client(provider=IterListProvider([Other, Websim], False)).chat.completions.create(HELLO)) == ANSWER
+
+
+def test_an_error_reaches_the_callers_of_the_client(websim):
+    websim.misbehave(Fault(status=429), times=3)
+    with pytest.raises(RateLimitError):
+        Client(provider=Websim).chat.completions.create(HELLO)

@@ -1,0 +1,203 @@
+"""How it travels: tries and waits, the bounds of a call, and errors that say what to do."""
+
+import asyncio
+import email.utils
+import time
+
+import g4f.debug
+import pytest
+from g4f.errors import MissingAuthError, RateLimitError, ResponseError, ResponseStatusError
+
+from g4f_websim import Websim
+from g4f_websim.emulator import Fault
+from g4f_websim.transport import MAX_BODY_BYTES
+
+from .asking import HELLO, ask
+
+TRIED_AGAIN = [408, 425, 429, 502, 503, 504]
+NOT_TRIED_AGAIN = [400, 401, 403, 404, 409, 413, 422, 451, 500, 501, 505]
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The waits that were told through g4f's log."""
+    lines = []
+    monkeypatch.setattr(g4f.debug, "logging", True)
+    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
+    return lines
+
+
+def retry_after(value: str, status: int = 429) -> Fault:
+    return Fault(status=status, headers={"Retry-After": value})
+
+
+def http_date(seconds_from_now: float) -> str:
+    return email.utils.formatdate(time.time() + seconds_from_now, usegmt=True)
+
+
+@pytest.mark.parametrize("model", [None, "flux"])
+@pytest.mark.parametrize("status", TRIED_AGAIN)
+async def test_a_refusal_that_may_pass_is_tried_again(websim, model, status):
+    websim.misbehave(Fault(status=status), times=2)
+    assert await ask(model, HELLO)
+    assert len(websim.requests) == 3
+
+
+@pytest.mark.parametrize("status", TRIED_AGAIN)
+async def test_the_last_refusal_is_raised_after_max_tries(websim, status):
+    websim.misbehave(Fault(status=status), times=4)
+    with pytest.raises(ResponseStatusError, match=f"Response {status}"):
+        await ask(None, HELLO)
+    assert len(websim.requests) == 3
+
+
+@pytest.mark.parametrize("status", NOT_TRIED_AGAIN)
+async def test_any_other_refusal_is_raised_at_once(websim, status):
+    websim.misbehave(Fault(status=status, body=b"for a reason"))
+    with pytest.raises((ResponseStatusError, MissingAuthError), match=f"Response {status}: .*127.0.0.1"):
+        await ask(None, HELLO)
+    assert len(websim.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 500])
+async def test_a_body_that_speaks_of_a_rate_limit_is_one(websim, status):
+    websim.misbehave(Fault(status=status, body=b'{"error": "Rate limit exceeded"}'), times=3)
+    with pytest.raises(RateLimitError, match=f"Response {status}: .*Rate limit exceeded"):
+        await ask(None, HELLO)
+    assert len(websim.requests) == 3
+
+
+async def test_an_answer_may_speak_of_a_rate_limit(websim):
+    websim.misbehave(Fault(body=b'{"content": "Rate limit exceeded means: too often"}'))
+    assert await ask(None, HELLO) == ["Rate limit exceeded means: too often"]
+
+
+async def test_a_connection_that_broke_before_the_answer_is_tried_again(websim):
+    websim.misbehave(Fault(broken=True), times=2)
+    assert await ask(None, HELLO)
+    assert len(websim.requests) == 3
+
+
+async def test_tries_are_set_on_the_class(websim, monkeypatch):
+    monkeypatch.setattr(Websim, "max_tries", 1)
+    websim.misbehave(Fault(status=503))
+    with pytest.raises(ResponseStatusError):
+        await ask(None, HELLO)
+    assert len(websim.requests) == 1
+
+
+async def test_each_wait_is_told_with_its_length_and_its_reason(websim, monkeypatch, waits):
+    monkeypatch.setattr(Websim, "backoff", 0.1)
+    websim.misbehave(Fault(status=503, body=b"too busy"))
+    await ask(None, HELLO)
+    (line,) = [line for line in waits if "waiting" in line]
+    assert line.startswith("Websim: Response 503: too busy")
+    assert "waiting 0.1 s before try 2 of 3" in line
+
+
+@pytest.mark.parametrize("value", ["0", "0.0", "00", http_date(-1000), "Mon, 02 Jan 2006 15:04:05 -0000"])
+async def test_retry_after_may_ask_for_no_wait(websim, monkeypatch, waits, value):
+    monkeypatch.setattr(Websim, "backoff", 1000.0)
+    websim.misbehave(retry_after(value))
+    assert await ask(None, HELLO)
+    assert any("waiting 0.0 s" in line for line in waits)
+
+
+@pytest.mark.parametrize(
+    "value", ["soon", "-5", "nan", "inf", "1e999", "", "9" * 400, "5 seconds", "Fri, 99 Foo 99999 99:99:99 GMT", "٣"]
+)
+async def test_a_retry_after_that_says_nothing_is_as_none(websim, waits, value):
+    websim.misbehave(Fault(status=503, headers={"Retry-After": value}))
+    assert await ask(None, HELLO)
+    assert len(websim.requests) == 2
+
+
+@pytest.mark.parametrize("value", ["61", "9" * 30, http_date(3600)])
+async def test_a_retry_after_beyond_max_wait_is_raised_at_once(websim, value):
+    websim.misbehave(retry_after(value))
+    with pytest.raises(RateLimitError):
+        await ask(None, HELLO)
+    assert len(websim.requests) == 1
+
+
+async def test_retry_after_is_waited_for(websim, monkeypatch, waits):
+    monkeypatch.setattr(Websim, "max_wait", 0.2)
+    websim.misbehave(retry_after("0.1"))
+    assert await ask(None, HELLO)
+    assert any("waiting 0.1 s" in line for line in waits)
+
+
+async def test_a_timeout_bounds_an_answer_that_does_not_come(websim):
+    websim.misbehave(Fault(delay=30))
+    with pytest.raises(TimeoutError, match=r"127.0.0.1:\d+: no answer within 0.2 s"):
+        await ask(None, HELLO, timeout=0.2)
+
+
+async def test_a_timeout_bounds_the_waits_too(websim, monkeypatch):
+    monkeypatch.setattr(Websim, "backoff", 30.0)
+    websim.misbehave(Fault(status=503))
+    with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
+        await ask(None, HELLO, timeout=0.2)
+
+
+async def test_a_timeout_is_g4fs_as_well(websim):
+    websim.misbehave(Fault(delay=30))
+    with pytest.raises(g4f.errors.TimeoutError):
+        await ask("flux", HELLO, timeout=0.2)
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 30])
+async def test_a_call_within_its_time_answers(websim, timeout):
+    assert await ask(None, HELLO, timeout=timeout)
+
+
+async def test_a_body_of_the_largest_size_is_read(websim):
+    text = "x" * (MAX_BODY_BYTES - len('{"content": ""}'))
+    websim.misbehave(Fault(body=f'{{"content": "{text}"}}'.encode()))
+    assert await ask(None, HELLO) == [text]
+
+
+async def test_a_larger_body_is_an_error(websim):
+    websim.misbehave(Fault(body=b"x" * (MAX_BODY_BYTES + 1)))
+    with pytest.raises(ResponseError, match="an answer of more than 32 MiB"):
+        await ask(None, HELLO)
+
+
+async def test_a_redirect_is_not_followed(websim):
+    websim.misbehave(Fault(status=308, headers={"Location": "https://websim.example/elsewhere"}))
+    with pytest.raises(ResponseStatusError, match="redirects to https://websim.example/elsewhere.*set WEBSIM_URL"):
+        await ask(None, HELLO)
+    assert len(websim.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+async def test_the_message_of_a_refusal_is_short(websim, status):
+    websim.misbehave(Fault(status=status, body=b"word " * 10_000), times=3)
+    with pytest.raises(ResponseStatusError) as raised:
+        await ask(None, HELLO)
+    assert len(str(raised.value)) <= len("Response 429: ") + 300
+
+
+@pytest.mark.parametrize("url", ["websim.com", "ftp://websim.com", "https://", "http://[", "http://127.0.0.1:0"])
+async def test_an_address_that_is_none_is_refused(monkeypatch, url):
+    monkeypatch.setattr(Websim, "url", url)
+    with pytest.raises(ValueError, match="WEBSIM_URL: an address as https://websim.com"):
+        await ask(None, HELLO)
+
+
+async def test_a_refused_connection_names_the_host_and_what_to_do(websim, monkeypatch, unused_tcp_port):
+    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(ResponseError, match=f"127.0.0.1:{unused_tcp_port}: no connection .*; look at the network"):
+        await ask(None, HELLO)
+
+
+async def test_a_cancelled_call_ends_its_wait(websim, monkeypatch):
+    monkeypatch.setattr(Websim, "backoff", 1000.0)
+    waiting = asyncio.Event()
+    monkeypatch.setattr(g4f.debug, "log", lambda *text, **options: waiting.set())
+    websim.misbehave(Fault(status=503))
+    call = asyncio.create_task(ask(None, HELLO))
+    await waiting.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
