@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import date, timedelta
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import g4f.debug
 
-from . import Websim, __version__, request, response
-from .transport import Call, Failure, Retries
+from . import Websim, __version__
 
 DESCRIPTION = """\
 g4f's own command line with Websim registered, and named as the provider where you name none.
@@ -161,38 +160,25 @@ def _emulator(words: list[str]) -> int:
 
 async def _check() -> int:
     """Ask both endpoints once, print a line for each, and return 0 if both answer."""
-    project_id = os.environ.get("WEBSIM_PROJECT_ID") or Websim.generate_project_id()
-    chat = request.chat_body(project_id, None, prompt=CHECK_PROMPT)
-    image = request.image_body(project_id, None, prompt=CHECK_PROMPT)
-    picture_url = partial(response.picture_url, site=Websim.url)
-    answered = [
-        await _check_endpoint(Websim.chat_api_endpoint, chat, request.CHAT_PAGE, response.chat_text),
-        await _check_endpoint(Websim.image_api_endpoint, image, request.IMAGE_PAGE, picture_url),
-    ]
-    return 0 if all(answered) else 1
+    chat = await _check_endpoint(Websim.chat_api_endpoint, None)
+    image = await _check_endpoint(Websim.image_api_endpoint, Websim.default_image_model)
+    return 0 if chat and image else 1
 
 
-async def _check_endpoint(url: str, body: request.Json, page: str, read: Callable[[str], str]) -> bool:
-    key = os.environ.get("WEBSIM_API_KEY")
-    headers = request.build_headers(Websim.url, page, key if request.is_jwt(key) else None)
+async def _check_endpoint(url: str, model: str | None) -> bool:
+    class Once(Websim):
+        max_tries = 1
+
+    messages = [{"role": "user", "content": CHECK_PROMPT}]
     start = time.perf_counter()
     try:
-        call = Call(
-            url,
-            body,
-            headers,
-            read=read,
-            retries=Retries(1, 0, 0),
-            proxy=os.environ.get("G4F_PROXY"),
-            timeout=CHECK_SECONDS,
-            secrets=(key or "",),
-        )
-        outcome: str | Failure = await call.send()
-    except ValueError as error:
-        outcome = Failure(error)
+        proxy = os.environ.get("G4F_PROXY")
+        chunks = Once.create_async_generator(model, messages, proxy=proxy, timeout=CHECK_SECONDS)
+        failure = "" if [chunk async for chunk in chunks] else "no answer"
+    except Exception as error:  # whatever it is, it is what the user wants to know
+        failure = str(error)
     seconds = time.perf_counter() - start
-    failed = isinstance(outcome, Failure)
-    status = (outcome.status or "no status") if isinstance(outcome, Failure) else 200
-    verdict = f"FAILED  {outcome.error}" if isinstance(outcome, Failure) else "ok  it answers, nothing to do"
-    print(f"{url}  {status}  {seconds:.2f} s  {verdict}")
-    return not failed
+    status = re.search(r"^Response (\d+)", failure or "Response 200")
+    verdict = f"FAILED  {failure}" if failure else "ok  it answers, nothing to do"
+    print(f"{url}  {status[1] if status else 'no status'}  {seconds:.2f} s  {verdict}")
+    return not failure

@@ -11,7 +11,8 @@ import asyncio
 import atexit
 import os
 import weakref
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -34,7 +35,7 @@ class Pool:
         self._loop = loop
         self._close_loop = loop.close
         self._sessions: dict[str | None, ClientSession] = {}
-        self._users: dict[str | None, int] = {}
+        self._users: Counter[str | None] = Counter()
         loop.close = self._close_with_loop  # type: ignore[method-assign]
         setattr(loop, _ATTRIBUTE, self)
         _pools.add(self)
@@ -48,27 +49,21 @@ class Pool:
     @asynccontextmanager
     async def session(self, socks_proxy: str | None) -> AsyncIterator[ClientSession]:
         """Lend the session for `socks_proxy`, or the one for all else where it is None."""
+        if len(self._sessions) > MAX_SOCKS_PROXIES and socks_proxy not in self._sessions:
+            await self._close(proxy for proxy in self._sessions if proxy and not self._users[proxy])
         if socks_proxy not in self._sessions:
-            await self._close_idle_socks_sessions()
-        if socks_proxy not in self._sessions:
-            self._sessions[socks_proxy] = _open_session(socks_proxy)
-        self._users[socks_proxy] = self._users.get(socks_proxy, 0) + 1
+            connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
+            # No cookie of one caller's may reach the next.
+            self._sessions[socks_proxy] = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
+        self._users[socks_proxy] += 1
         try:
             yield self._sessions[socks_proxy]
         finally:
             self._users[socks_proxy] -= 1
 
-    async def close(self) -> None:
-        """Close every connection."""
-        while self._sessions:
-            _, session = self._sessions.popitem()
-            await session.close()
-
-    async def _close_idle_socks_sessions(self) -> None:
-        if len(self._sessions) > MAX_SOCKS_PROXIES:
-            for proxy in [proxy for proxy in self._sessions if proxy and not self._users[proxy]]:
-                del self._users[proxy]
-                await self._sessions.pop(proxy).close()
+    async def _close(self, proxies: Iterable[str | None]) -> None:
+        for proxy in list(proxies):
+            await self._sessions.pop(proxy).close()
 
     def _close_with_loop(self) -> None:
         if not self._loop.is_running():
@@ -79,7 +74,7 @@ class Pool:
         """Close every connection, where the loop is not the one that runs in this thread."""
         if self._loop.is_closed() or not self._sessions:
             return
-        closing = asyncio.wait_for(self.close(), CLOSE_SECONDS)
+        closing = asyncio.wait_for(self._close(self._sessions), CLOSE_SECONDS)
         with suppress(asyncio.TimeoutError, TimeoutError):
             if self._loop.is_running():
                 asyncio.run_coroutine_threadsafe(closing, self._loop).result(CLOSE_SECONDS)
@@ -96,12 +91,6 @@ class Pool:
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _inherited: list[Any] = []
-
-
-def _open_session(socks_proxy: str | None) -> ClientSession:
-    connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
-    # No cookie of one caller's may reach the next.
-    return ClientSession(connector=connector, cookie_jar=DummyCookieJar())
 
 
 def _close_all() -> None:

@@ -12,7 +12,7 @@ import string
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import g4f.debug
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
@@ -20,8 +20,6 @@ from g4f.providers.response import ImageResponse
 
 from . import request, response
 from .transport import Call, Retries
-
-T = TypeVar("T")
 
 # The site's address since mid 2025; before, it was https://websim.ai.
 DEFAULT_URL = "https://websim.com"
@@ -159,74 +157,39 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         if project_id is None:
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         request.check_project_id(project_id)
-        page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
-        headers = request.build_headers(cls.url, page, _login(api_key))
-        kwargs.update(media=media, api_key=api_key, timeout=timeout)
+        headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(api_key))
+        kwargs.update(media=media, n=n, width=width, height=height, seed=seed, transparent=transparent)
+        kwargs.update(response_format=response_format, api_key=api_key, timeout=timeout)
         if is_image:
-            kwargs.update(n=n, width=width, height=height, seed=seed, transparent=transparent)
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **kwargs)
         else:
-            kwargs.update(prompt=prompt, response_format=response_format)
-            handler = cls._handle_chat_request(project_id, messages, headers, proxy, **kwargs)
+            handler = cls._handle_chat_request(project_id, messages, headers, proxy, prompt=prompt, **kwargs)
         async with aclosing(handler):
             async for chunk in handler:
                 yield chunk
 
     @classmethod
     async def _handle_chat_request(
-        cls,
-        project_id: str,
-        messages: list[dict[str, Any]] | None,
-        headers: dict[str, str],
-        proxy: str | None = None,
-        *,
-        prompt: str | None = None,
-        media: list[Any] | None = None,
-        response_format: dict[str, Any] | None = None,
-        api_key: str | dict[str, str] | None = None,
-        timeout: float | None = None,
-        **kwargs: Any,
-    ) -> AsyncGenerator[str, None]:
-        body = request.chat_body(project_id, messages, prompt=prompt, media=media, response_format=response_format)
-        call = cls._call(cls.chat_api_endpoint, body, headers, response.chat_text, proxy, api_key, timeout)
-        yield await call.answer()
+        cls, project_id: str, messages: Any, headers: dict[str, str], proxy: str | None = None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        body = request.chat_body(project_id, messages, **kwargs)
+        yield await cls._call(cls.chat_api_endpoint, body, headers, response.chat_text, proxy, **kwargs).answer()
 
     @classmethod
     async def _handle_image_request(
         cls,
         project_id: str,
-        messages: list[dict[str, Any]] | None,
+        messages: Any,
         prompt: str | None,
         aspect_ratio: str | None,
         headers: dict[str, str],
         proxy: str | None = None,
-        *,
-        n: int | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        size: str | None = None,
-        seed: int | None = None,
-        transparent: bool | None = None,
-        media: list[Any] | None = None,
-        api_key: str | dict[str, str] | None = None,
-        timeout: float | None = None,
         **kwargs: Any,
-    ) -> AsyncGenerator[ImageResponse, None]:
-        count = request.check_count(n)
-        body = request.image_body(
-            project_id,
-            messages,
-            prompt=prompt,
-            aspect_ratio=aspect_ratio,
-            width=width,
-            height=height,
-            size=size,
-            seed=seed,
-            transparent=transparent,
-            media=media,
-        )
+    ) -> AsyncGenerator[Any, None]:
+        count = request.check_count(kwargs.get("n"))
+        body = request.image_body(project_id, messages, prompt, aspect_ratio, **kwargs)
         read = partial(response.picture_url, site=cls.url)
-        call = cls._call(cls.image_api_endpoint, body, headers, read, proxy, api_key, timeout)
+        call = cls._call(cls.image_api_endpoint, body, headers, read, proxy, **kwargs)
         outcomes = await asyncio.gather(*(call.answer() for _ in range(count)), return_exceptions=True)
         urls = [outcome for outcome in outcomes if isinstance(outcome, str)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -240,31 +203,24 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     def _call(
         cls,
         url: str,
-        body: dict[str, Any],
+        body: request.Json,
         headers: dict[str, str],
-        read: Callable[[str], T],
+        read: Callable[[str], str],
         proxy: str | None,
-        api_key: str | dict[str, str] | None,
-        timeout: float | None,
-    ) -> Call[T]:
-        return Call(
-            url,
-            body,
-            headers,
-            read=read,
-            retries=Retries(cls.max_tries, cls.backoff, cls.max_wait),
-            proxy=proxy,
-            timeout=timeout,
-            secrets=tuple(key for key in (_own_key(api_key), os.environ.get("WEBSIM_API_KEY")) if key),
-        )
+        api_key: Any = None,
+        timeout: float | None = None,
+        **ignored: Any,
+    ) -> Call[str]:
+        retries = Retries(cls.max_tries, cls.backoff, cls.max_wait)
+        return Call(url, body, headers, read, retries, proxy, timeout, secrets=_keys(api_key))
 
 
-def _login(api_key: str | dict[str, str] | None) -> str | None:
-    """Return the token to log in with: the caller's, else WEBSIM_API_KEY; None where neither is a token."""
-    keys = (_own_key(api_key), os.environ.get("WEBSIM_API_KEY"))
-    return next((key for key in keys if request.is_jwt(key)), None)
+def _login(api_key: Any) -> str | None:
+    """Return the token to log in with, None where there is none."""
+    return next(filter(request.is_jwt, _keys(api_key)), None)
 
 
-def _own_key(api_key: str | dict[str, str] | None) -> str | None:
-    key = api_key.get("Websim") if isinstance(api_key, Mapping) else api_key
-    return key if isinstance(key, str) else None
+def _keys(api_key: Any) -> tuple[str, ...]:
+    """Return the keys that may be Websim's: the caller's, then the environment's."""
+    own = api_key.get("Websim") if isinstance(api_key, Mapping) else api_key
+    return tuple(key for key in (own, os.environ.get("WEBSIM_API_KEY")) if isinstance(key, str))

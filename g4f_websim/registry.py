@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,7 +20,7 @@ from g4f import Provider
 GUI_API = "g4f.gui.server.api"
 
 _registered: dict[str, Any] = {}
-_undo: list[Callable[[], None]] = []
+_undo = ExitStack()
 
 
 def register(provider: Any, name: str) -> None:
@@ -46,8 +47,7 @@ def register(provider: Any, name: str) -> None:
 
 def unregister() -> None:
     """Undo every `register`: what g4f had before is there again."""
-    while _undo:
-        _undo.pop()()
+    _undo.close()
     _registered.clear()
 
 
@@ -92,58 +92,46 @@ def _list_in_gui(provider: Any, name: str) -> None:
     The GUI is heavy and may never be used; where it is not imported yet, this waits until it is.
     """
 
+    def without_ours(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [entry for entry in entries if entry["name"] != name]
+
     def complete(gui: ModuleType) -> None:
-        api = gui.Api
-        if not hasattr(api, "_read_providers_cache"):
+        if not hasattr(gui.Api, "_read_providers_cache"):
             return
-        read, write = api._read_providers_cache, api._write_providers_cache
+        read, write = gui.Api._read_providers_cache, gui.Api._write_providers_cache
 
-        def read_with_ours() -> list[dict[str, Any]] | None:
-            providers = read()
-            return None if providers is None else [*without_ours(providers), _gui_entry(provider, name)]
+        def read_and_add() -> list[dict[str, Any]] | None:
+            entries = read()
+            return entries and [*without_ours(entries), _gui_entry(provider, name, entries[0])]
 
-        def write_without_ours(providers: list[dict[str, Any]]) -> bool:
-            return bool(write(without_ours(providers)))
+        _set_attribute(gui.Api, "_read_providers_cache", staticmethod(read_and_add))
+        _set_attribute(gui.Api, "_write_providers_cache", staticmethod(lambda entries: write(without_ours(entries))))
 
-        _set_attribute(api, "_read_providers_cache", staticmethod(read_with_ours))
-        _set_attribute(api, "_write_providers_cache", staticmethod(write_without_ours))
-
-    def without_ours(providers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [entry for entry in providers if entry["name"] != name]
-
-    if GUI_API in sys.modules:
+    if hasattr(sys.modules.get(GUI_API), "Api"):
         complete(sys.modules[GUI_API])
     else:
         finder = _AfterImport(GUI_API, complete)
         sys.meta_path.insert(0, finder)
-        _undo.append(finder.stop)
+        _undo.callback(finder.stop)
 
 
-def _gui_entry(provider: Any, name: str) -> dict[str, Any]:
-    return {
+def _gui_entry(provider: Any, name: str, other: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with the fields of another provider's."""
+    entry: dict[str, Any] = {
+        **dict.fromkeys(other, False),
         "name": name,
-        "label": provider.label,
         "parent": None,
-        "image": len(provider.image_models),
-        "audio": 0,
-        "video": 0,
-        "vision": True,
-        "nodriver": provider.use_nodriver,
-        "hf_space": False,
-        "active_by_default": False,
-        "auth": provider.needs_auth,
-        "login_url": provider.login_url,
-        "live": provider.live,
-        "login": False,
+        "vision": bool(provider.vision_models),
     }
+    entry |= {kind: len(getattr(provider, f"{kind}_models")) for kind in ("image", "audio", "video")}
+    return entry | {field: getattr(provider, field) for field in ("label", "login_url", "live")}
 
 
 class _AfterImport(MetaPathFinder):
     """Calls a function with a module as soon as that is imported."""
 
     def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
-        self._name = name
-        self._then = then
+        self._name, self._then = name, then
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != self._name:
@@ -161,6 +149,7 @@ class _AfterImport(MetaPathFinder):
         return spec
 
     def stop(self) -> None:
+        """Wait no longer."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
@@ -168,25 +157,30 @@ class _AfterImport(MetaPathFinder):
 def _append(names: list[Any], value: Any) -> None:
     if value not in names:
         names.append(value)
-        _undo.append(lambda: names.remove(value))
+        _undo.callback(names.remove, value)
 
 
 def _replace_or_append(providers: list[Any], old: Any, new: Any) -> None:
-    if old not in providers:
+    if old in providers:
+        index = providers.index(old)
+        providers[index] = new
+        _undo.callback(providers.__setitem__, index, old)
+    else:
         _append(providers, new)
-        return
-    index = providers.index(old)
-    providers[index] = new
-    _undo.append(lambda: providers.__setitem__(providers.index(new), old))
 
 
 def _set_item(mapping: dict[str, Any], key: str, value: Any) -> None:
-    had, old = dict.__contains__(mapping, key), dict.get(mapping, key)
+    # g4f's own dict subclasses answer for names that they do not hold.
+    if dict.__contains__(mapping, key):
+        _undo.callback(mapping.__setitem__, key, dict.__getitem__(mapping, key))
+    else:
+        _undo.callback(dict.pop, mapping, key, None)
     mapping[key] = value
-    _undo.append(lambda: mapping.__setitem__(key, old) if had else mapping.__delitem__(key))
 
 
 def _set_attribute(owner: Any, name: str, value: Any) -> None:
-    had, old = name in vars(owner), vars(owner).get(name)
+    if name in vars(owner):
+        _undo.callback(setattr, owner, name, vars(owner)[name])
+    else:
+        _undo.callback(delattr, owner, name)
     setattr(owner, name, value)
-    _undo.append(lambda: setattr(owner, name, old) if had else delattr(owner, name))

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,8 @@ from .compat import format_media_prompt
 Json = dict[str, Any]
 
 # Websim knows three roles; the others of OpenAI's say the same under another name.
-ROLES = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-    "tool": "user",
-    "function": "user",
-}
+ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
+ROLES |= {"developer": "system", "tool": "user", "function": "user"}
 
 JSON_FORMATS = ("json_object", "json_schema")
 
@@ -46,6 +40,13 @@ MAX_PICTURES = 10
 CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
 
+_IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "width": (lambda value: _is_int(value) and value > 0, "pixels, as in width=1024"),
+    "height": (lambda value: _is_int(value) and value > 0, "pixels, as in height=1024"),
+    "seed": (lambda value: _is_int(value), "a whole number, as in seed=42"),
+    "transparent": (lambda value: isinstance(value, bool), "True or False"),
+}
+
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
 _SIZE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)")
@@ -53,12 +54,7 @@ _JWT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 def chat_body(
-    project_id: str,
-    messages: Any,
-    *,
-    prompt: str | None = None,
-    media: Any = None,
-    response_format: Any = None,
+    project_id: str, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None, **ignored: Any
 ) -> Json:
     """Return the body of a chat request.
 
@@ -76,46 +72,30 @@ def chat_body(
     spoken = {"role": "user", "content": _text("prompt", prompt)}
     if spoken["content"] and turns[-1:] != [spoken]:
         turns.append(spoken)
-    pictures = [_picture_part(url) for url in picture_urls(media)]
-    if pictures:
-        _join_last_user_turn(turns, pictures)
+    _join_last_user_turn(turns, [_picture_part(url) for url in picture_urls(media)])
     turns = [turn for turn in turns if turn["content"]]
     if not turns:
         raise ValueError('messages: nothing to say; pass messages=[{"role": "user", "content": "Hello"}] or a prompt')
-    body: Json = {"project_id": project_id, "messages": turns}
-    if isinstance(response_format, Mapping) and response_format.get("type") in JSON_FORMATS:
-        body["json"] = True
-    return body
+    json_asked = isinstance(response_format, Mapping) and response_format.get("type") in JSON_FORMATS
+    return {"project_id": project_id, "messages": turns, **({"json": True} if json_asked else {})}
 
 
 def image_body(
-    project_id: str,
-    messages: Any,
-    *,
-    prompt: str | None = None,
-    aspect_ratio: str | None = DEFAULT_ASPECT_RATIO,
-    width: int | None = None,
-    height: int | None = None,
-    size: str | None = None,
-    seed: int | None = None,
-    transparent: bool | None = None,
-    media: Any = None,
+    project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, media: Any = None, size: Any = None, **options: Any
 ) -> Json:
     """Return the body of a picture request.
 
     Args:
         project_id: 1 to 64 of `A-Za-z0-9_-`.
-        messages: g4f's list of dicts; without a prompt, its last user turn is drawn, after its own pictures.
+        messages: g4f's list of dicts; where `prompt` is None, the last user turn is drawn, after its own pictures.
         prompt: what to draw.
         aspect_ratio: `W:H`. The default gives way to the known ratio nearest to `width` and `height`.
-        width, height: pixels.
-        size: OpenAI's way to say both, as `1024x768`; `width` and `height` go before it.
-        seed: any int.
-        transparent: whether the background is to be transparent.
         media: reference pictures, see `picture_urls`.
+        size: OpenAI's way to say `width` and `height` in pixels, as `1024x768`.
+        options: `width`, `height` in pixels, `seed`, `transparent`; others are ignored.
 
     Raises:
-        ValueError: an argument is out of range or there is nothing to draw.
+        ValueError: an argument is out of range, or there is nothing to draw.
     """
     references = picture_urls(media)
     if prompt is None:
@@ -123,25 +103,15 @@ def image_body(
         prompt = format_media_prompt(turns, None)
         references = _pictures_of_last_user_turn(turns) + references
     _require(_text("prompt", prompt).strip(), "prompt", "something to draw, as in prompt='a cat on a couch'", prompt)
-    _require(seed is None or _is_int(seed), "seed", "a whole number, as in seed=42", seed)
-    _require(transparent is None or isinstance(transparent, bool), "transparent", "True or False", transparent)
-    width, height = _dimensions(width, height, size)
-    ratio = _aspect_ratio(aspect_ratio)
-    if width and height and ratio == DEFAULT_ASPECT_RATIO:
-        ratio = _nearest_aspect_ratio(width, height)
-    optional = {
-        "width": width,
-        "height": height,
-        "seed": seed,
-        "transparent": transparent,
-        "image_inputs": [{"url": url} for url in references] or None,
-    }
-    return {
-        "project_id": project_id,
-        "prompt": prompt,
-        "aspect_ratio": ratio,
-        **{key: value for key, value in optional.items() if value is not None},
-    }
+    ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
+    legal = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
+    _require(legal, "aspect_ratio", "W:H of positive whole numbers, as in 16:9", ratio)
+    chosen = _image_options(size, options)
+    if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= chosen.keys():
+        ratio = _nearest_aspect_ratio(chosen["width"], chosen["height"])
+    if references:
+        chosen["image_inputs"] = [{"url": url} for url in references]
+    return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **chosen}
 
 
 def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
@@ -152,30 +122,19 @@ def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
         page: the path of the page that the request comes from.
         login: a JWT, or None to stay anonymous.
     """
-    headers = {
-        **DEFAULT_HEADERS,
-        "accept": "*/*",
-        "content-type": "application/json",
-        "origin": site,
-        "referer": site + page,
-        "websim-flags": "",
-    }
-    if login:
-        headers["authorization"] = f"Bearer {login}"
-    return headers
+    ours = {"accept": "*/*", "content-type": "application/json", "websim-flags": ""}
+    ours |= {"origin": site, "referer": site + page}
+    return {**DEFAULT_HEADERS, **ours, **({"authorization": f"Bearer {login}"} if login else {})}
 
 
 def is_jwt(key: Any) -> bool:
     """Whether `key` has the form of a JSON Web Token, the only kind of key that Websim hands out."""
     match = _JWT.fullmatch(key) if isinstance(key, str) else None
-    if match is None:
-        return False
-    header = match[1]
     try:
-        claims = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        header = json.loads(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4))) if match else None
     except (ValueError, RecursionError):
         return False
-    return isinstance(claims, dict) and "alg" in claims
+    return isinstance(header, dict) and "alg" in header
 
 
 def plain_model(model: Any) -> str:
@@ -193,9 +152,8 @@ def check_project_id(project_id: Any) -> str:
 
 def check_count(n: Any) -> int:
     """Return how many pictures `n` asks for, 1 where it is None, or raise a `ValueError`."""
-    count = 1 if n is None else n
-    _require(_is_int(count) and 1 <= count <= MAX_PICTURES, "n", f"1 to {MAX_PICTURES} pictures, as in n=2", n)
-    return int(count)
+    _require(n is None or (_is_int(n) and 1 <= n <= MAX_PICTURES), "n", f"1 to {MAX_PICTURES} pictures, as in n=2", n)
+    return n or 1
 
 
 def picture_urls(media: Any) -> list[str]:
@@ -208,29 +166,24 @@ def picture_urls(media: Any) -> list[str]:
     Raises:
         ValueError: one of them is no picture, or cannot be read.
     """
-    if media is None:
-        return []
-    _require(isinstance(media, (list, tuple)), "media", 'a list of pictures, as in [Path("cat.png")]', media)
-    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media)]
+    expected = 'a list of pictures, as in [Path("cat.png")]'
+    _require(media is None or isinstance(media, (list, tuple)), "media", expected, media)
+    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
 
 
 def _picture_url(where: str, item: Any) -> str:
     picture, name = item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, None)
     try:
-        url = to_data_uri(_contents(picture), name)
+        # Files are read here, since for them g4f's helper would want pillow.
+        if isinstance(picture, os.PathLike):
+            picture = Path(picture).read_bytes()
+        elif hasattr(picture, "read"):
+            picture.seek(0)
+            picture = picture.read()
+        url = to_data_uri(picture, name)
     except Exception as error:  # whatever the picture's own methods or g4f's helper raise
         raise ValueError(f"{where}: a picture that cannot be read ({error})") from error
     return _check_picture_url(where, url)
-
-
-def _contents(picture: Any) -> Any:
-    """Return the bytes of a file, for which g4f's helper would want pillow; anything else as it is."""
-    if isinstance(picture, os.PathLike):
-        return Path(picture).read_bytes()
-    if hasattr(picture, "read"):
-        picture.seek(0)
-        return picture.read()
-    return picture
 
 
 def _check_picture_url(where: str, url: Any) -> str:
@@ -245,11 +198,9 @@ def _picture_part(url: str) -> Json:
 
 def _turns(messages: Any) -> list[Json]:
     """Return Websim's form of each message, those without content still among them."""
-    if messages is None:
-        return []
     expected = 'a list of dicts, as in [{"role": "user", "content": "Hello"}]'
-    _require(isinstance(messages, (list, tuple)), "messages", expected, messages)
-    return [_turn(f"messages[{index}]", message) for index, message in enumerate(messages)]
+    _require(messages is None or isinstance(messages, (list, tuple)), "messages", expected, messages)
+    return [_turn(f"messages[{index}]", message) for index, message in enumerate(messages or ())]
 
 
 def _turn(where: str, message: Any) -> Json:
@@ -287,7 +238,7 @@ def _render_g4f_part(where: str, part: Mapping[str, Any]) -> Json:
         (message,) = render_messages([{"role": "user", "content": [part]}])
         (rendered,) = message["content"]
         return dict(rendered)
-    except Exception as error:  # g4f's helper raises whatever a missing field or file leads to
+    except Exception as error:  # whatever a missing field or file leads to in g4f's helper
         raise ValueError(f"{where}: g4f cannot read this part ({error!r:.80})") from error
 
 
@@ -295,46 +246,37 @@ def _join_last_user_turn(turns: list[Json], pictures: list[Json]) -> None:
     turn = _last_user_turn(turns)
     if turn is None:
         turns.append({"role": "user", "content": pictures})
-    elif isinstance(turn["content"], str):
-        turn["content"] = [{"type": "text", "text": turn["content"]}][: bool(turn["content"])] + pictures
-    else:
-        turn["content"] += pictures
+    elif pictures:
+        content = turn["content"]
+        parts = [{"type": "text", "text": content}] if content and isinstance(content, str) else [*content]
+        turn["content"] = parts + pictures
 
 
 def _pictures_of_last_user_turn(turns: list[Json]) -> list[str]:
     turn = _last_user_turn(turns)
-    if turn is None or isinstance(turn["content"], str):
-        return []
-    return [part["image_url"]["url"] for part in turn["content"] if part["type"] == "image_url"]
+    parts = [part for part in turn["content"] if isinstance(part, dict)] if turn else []
+    return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
 
 
 def _last_user_turn(turns: list[Json]) -> Json | None:
     return next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
 
 
-def _dimensions(width: Any, height: Any, size: Any) -> tuple[int | None, int | None]:
-    for name, value in (("width", width), ("height", height)):
-        _require(value is None or (_is_int(value) and value > 0), name, f"pixels, as in {name}=1024", value)
-    if size in (None, "auto"):
-        return width, height
-    match = _SIZE.fullmatch(str(size))
-    if match is None:
-        raise ValueError(f"size: WIDTHxHEIGHT, as in 1024x768, not {size!r:.80}")
-    return width or int(match[1]), height or int(match[2])
-
-
-def _aspect_ratio(ratio: Any) -> str:
-    if ratio is None:
-        return DEFAULT_ASPECT_RATIO
-    legal = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
-    _require(legal, "aspect_ratio", "W:H of positive whole numbers, as in 16:9", ratio)
-    return str(ratio)
+def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    _require(match or size in (None, "auto"), "size", "WIDTHxHEIGHT, as in 1024x768", size)
+    chosen = {"width": int(match[1]), "height": int(match[2])} if match else {}
+    for name, (is_legal, expected) in _IMAGE_OPTIONS.items():
+        if options.get(name) is not None:
+            _require(is_legal(options[name]), name, expected, options[name])
+            chosen[name] = options[name]
+    return chosen
 
 
 def _nearest_aspect_ratio(width: int, height: int) -> str:
     def distance(ratio: str) -> float:
         w, h = map(int, ratio.split(":"))
-        return abs(math.log(width * h / (height * w)))
+        return abs(math.log(width) - math.log(height) - math.log(w / h))
 
     return min(ASPECT_RATIOS, key=distance)
 

@@ -17,12 +17,12 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Generic, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import g4f.debug
+import g4f.errors
 from aiohttp import ClientConnectionError, ClientResponse, ClientTimeout, ServerTimeoutError
 from g4f.errors import (
     MissingRequirementsError,
@@ -31,7 +31,6 @@ from g4f.errors import (
     ResponseError,
     ResponseStatusError,
 )
-from g4f.errors import TimeoutError as G4FTimeoutError
 from g4f.requests.raise_for_status import raise_for_status
 
 from .pool import Pool
@@ -52,49 +51,34 @@ MAX_BYTES_IN_ONE_GO = 1024 * 1024
 # The server declined (408, 425, 429) or was not reached (502 to 504): to repeat does not double the work.
 TRIED_AGAIN = frozenset({408, 425, 429, 502, 503, 504})
 
-HTTP_PROXIES = ("http", "https")
-SOCKS_PROXIES = ("socks4", "socks5", "socks5h")
+HTTP = ("http", "https")
+SOCKS = ("socks4", "socks5", "socks5h")
 
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
+IF_MOVED = "if Websim has moved, set WEBSIM_URL"
 WAIT = "wait a while, log in, or use another provider"
-ADVICE = {
-    401: LOG_IN,
-    403: f"{LOG_IN}, or try from another network",
-    404: "if Websim has moved, set WEBSIM_URL",
-    407: "look at the proxy's user and password",
-    413: "send less",
-    429: WAIT,
-}
-ADVICE_ON_REQUEST = "look at what was sent"
-ADVICE_ON_SERVER = "try again later or use another provider"
-ADVICE_ON_CONNECTION = "look at the network, the proxy and WEBSIM_URL"
+ADVICE = {401: LOG_IN, 403: f"{LOG_IN}, or try from another network", 404: IF_MOVED, 413: "send less", 429: WAIT}
+ADVICE_BY_CLASS = {3: IF_MOVED, 4: "look at what was sent"}
+TRY_LATER = "try again later or use another provider"
+LOOK_AT_NETWORK = "look at the network, the proxy and WEBSIM_URL"
 
 
-class WebsimTimeoutError(G4FTimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
+class WebsimTimeoutError(g4f.errors.TimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
     """The time allowed was over; g4f's `TimeoutError` and Python's own in one."""
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How often a request is tried, and how long it waits in between.
-
-    Args:
-        max_tries: tries in all, the first among them.
-        backoff: seconds before the second try; doubled before each further one.
-        max_wait: the longest wait in seconds that a server may ask for; beyond it the error is raised at once.
-    """
+class Retries(NamedTuple):
+    """How often a request is tried in all, the seconds before the second try, and the longest wait asked for."""
 
     max_tries: int
     backoff: float
     max_wait: float
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """How one try ended without an answer: whether to try again, and after how many seconds if the server said so."""
 
     error: Exception
-    status: int | None = None
     again: bool = False
     retry_after: float | None = None
 
@@ -121,23 +105,22 @@ class Call(Generic[T]):
         url: str,
         body: Mapping[str, Any],
         headers: Mapping[str, str],
-        *,
         read: Callable[[str], T],
         retries: Retries,
         proxy: str | None = None,
         timeout: float | None = None,
         secrets: tuple[str, ...] = (),
     ) -> None:
-        self._url = url
-        self._host = _check_url(url)
-        self._payload = json.dumps(body).encode()
-        self._headers = headers
-        self._read = read
-        self._retries = retries
-        self._proxy, self._socks_proxy, passwords = _check_proxy(proxy)
-        self._secrets = tuple(secret for secret in (*secrets, *passwords) if secret)
+        self._url, self._headers, self._read, self._retries = url, headers, read, retries
+        self._host = _check_address("WEBSIM_URL", url, HTTP, "https://websim.com").netloc.rpartition("@")[2]
+        proxy_parts = _check_address("proxy", proxy, HTTP + SOCKS, "http://user:password@host:3128") if proxy else None
+        self._socks_proxy = proxy if proxy_parts and proxy_parts.scheme in SOCKS else None
+        self._http_proxy = None if self._socks_proxy else proxy or None
+        password = (proxy_parts and proxy_parts.password) or ""
+        self._secrets = [secret for secret in (*secrets, password, unquote(password)) if secret]
         self._timeout = _check_timeout(timeout)
-        self._deadline = time.monotonic() + self._timeout if self._timeout else math.inf
+        self._deadline = time.monotonic() + self._timeout
+        self._payload = json.dumps(body).encode()
 
     async def answer(self) -> T:
         """Send, try again where that may help, and return the answer.
@@ -150,32 +133,31 @@ class Call(Generic[T]):
         number = 1
         while isinstance(outcome := await self.send(), Failure):
             wait = outcome.retry_after
+            too_long = wait is not None and wait > self._retries.max_wait
+            if not outcome.again or too_long or number >= self._retries.max_tries:
+                raise outcome.error
             if wait is None:
                 wait = self._retries.backoff * 2 ** (number - 1) * random.uniform(1, 1 + JITTER)
-            too_long = outcome.retry_after is not None and wait > self._retries.max_wait
-            if not outcome.again or number >= self._retries.max_tries or too_long:
-                raise outcome.error
             number += 1
-            g4f.debug.log(
-                f"Websim: {outcome.error}; waiting {wait:.1f} s before try {number} of {self._retries.max_tries}"
-            )
+            g4f.debug.log(f"Websim: {outcome.error}; waiting {wait:.1f} s before try {number} of {self._retries[0]}")
             await self._sleep(wait)
         return outcome
 
     async def send(self) -> T | Failure:
         """Send once, and return the answer or how it failed."""
         seconds = min(SECONDS_A_TRY, self._deadline - time.monotonic())
+        large = len(self._payload) > MAX_BYTES_IN_ONE_GO
+        began = False
         if seconds <= 0:
             return Failure(self._timeout_error())
-        began = False
         try:
             async with (
                 Pool.of_running_loop().session(self._socks_proxy) as session,
                 session.post(
                     self._url,
-                    data=self._payload if len(self._payload) <= MAX_BYTES_IN_ONE_GO else io.BytesIO(self._payload),
+                    data=io.BytesIO(self._payload) if large else self._payload,
                     headers=self._headers,
-                    proxy=self._proxy,
+                    proxy=self._http_proxy,
                     allow_redirects=False,
                     timeout=ClientTimeout(total=seconds, sock_connect=SECONDS_TO_CONNECT),
                 ) as response,
@@ -185,25 +167,37 @@ class Call(Generic[T]):
         except Exception as error:  # aiohttp, ssl and the SOCKS library raise what they like
             return self._connection_failure(error, began)
         if text is None:
-            return Failure(ResponseError(f"{self._host}: an answer of more than {MAX_BODY_BYTES >> 20} MiB"))
+            size = f"an answer of more than {MAX_BODY_BYTES >> 20} MiB"
+            return Failure(ResponseError(f"Response {response.status}: {size} ({self._host}: {TRY_LATER})"))
         return await self._read_response(response, text)
 
     async def _read_response(self, response: ClientResponse, text: str) -> T | Failure:
         status = response.status
-        if 300 <= status < 400:
-            return Failure(self._redirect_error(response), status)
         error: Exception
-        if status < 300:
+        if 200 <= status < 300:
             try:
                 return self._read(text)
             except (ResponseError, NoMediaResponseError) as no_answer:
-                error = type(no_answer)(f"{self._host}: {no_answer}; {ADVICE_ON_SERVER}")
+                error = type(no_answer)(f"Response {status}: {no_answer} ({self._host}: {TRY_LATER})")
         else:
             error = await self._status_error(response, text)
-        rate_limited = status == 429 or is_rate_limit(text)
-        if rate_limited and not isinstance(error, RateLimitError):
+        limited = status == 429 or (is_rate_limit(text) and not 300 <= status < 400)
+        if limited and not isinstance(error, RateLimitError):
             error = RateLimitError(f"Response {status}: {self._excerpt(text, WAIT)}")
-        return Failure(error, status, rate_limited or status in TRIED_AGAIN, _retry_after(response.headers))
+        return Failure(error, limited or status in TRIED_AGAIN, _retry_after(response.headers))
+
+    async def _status_error(self, response: ClientResponse, text: str) -> Exception:
+        status = response.status
+        if status < 400:
+            text = f"a redirect to {response.headers.get('Location')}, which was not followed"
+        advice = ADVICE.get(status) or ADVICE_BY_CLASS.get(status // 100, TRY_LATER)
+        message = self._excerpt(text, advice)
+        error: Exception = ResponseStatusError(f"Response {status}: {message}")
+        try:
+            await raise_for_status(response, message)
+        except Exception as refusal:  # its type is g4f's to choose; some types come with g4f's own words alone
+            error = refusal if advice in str(refusal) else type(refusal)(f"{refusal} ({self._host}: {advice})")
+        return error
 
     def _connection_failure(self, error: Exception, began: bool) -> Failure:
         if isinstance(error, MissingRequirementsError):
@@ -212,38 +206,17 @@ class Call(Generic[T]):
             return Failure(self._timeout_error())
         what = "the answer broke off" if began else "no connection"
         reason = scrub(str(error), self._secrets)[:EXCERPT_CHARS] or type(error).__name__
-        again = not began and isinstance(error, (ClientConnectionError, OSError))
-        return Failure(
-            ResponseError(f"{self._host}: {what} ({reason}); {ADVICE_ON_CONNECTION}"),
-            again=again and not isinstance(error, ssl.CertificateError),
-        )
+        may_pass = isinstance(error, (ClientConnectionError, OSError)) and not isinstance(error, ssl.CertificateError)
+        message = f"{self._host}: {what} ({reason}); {LOOK_AT_NETWORK}"
+        return Failure(ResponseError(message), again=may_pass and not began)
 
     def _timeout_error(self) -> WebsimTimeoutError:
-        over = self._timeout and time.monotonic() >= self._deadline
-        seconds = self._timeout if over else SECONDS_A_TRY
-        return WebsimTimeoutError(f"{self._host}: no answer within {seconds:g} s; {ADVICE_ON_SERVER}")
-
-    def _redirect_error(self, response: ClientResponse) -> ResponseStatusError:
-        target = scrub(response.headers.get("Location", "nowhere"), self._secrets)[:EXCERPT_CHARS]
-        return ResponseStatusError(
-            f"Response {response.status}: {self._host} redirects to {target}, which was not followed; "
-            "if Websim has moved there, set WEBSIM_URL"
-        )
-
-    async def _status_error(self, response: ClientResponse, text: str) -> Exception:
-        status = response.status
-        advice = ADVICE.get(status, ADVICE_ON_SERVER if status >= 500 else ADVICE_ON_REQUEST)
-        message = self._excerpt(text, advice)
-        try:
-            await raise_for_status(response, message)
-        except Exception as error:  # the type is g4f's to choose
-            # Some types come with g4f's own words alone.
-            return error if advice in str(error) else type(error)(f"{error} ({self._host}: {advice})")
-        raise AssertionError(f"g4f takes status {status} for a success")
+        seconds = self._timeout if time.monotonic() >= self._deadline else SECONDS_A_TRY
+        return WebsimTimeoutError(f"{self._host}: no answer within {seconds:g} s; {TRY_LATER}")
 
     def _excerpt(self, text: str, advice: str) -> str:
-        advice = f" ({self._host}: {advice})"
-        return excerpt(text, self._secrets)[: EXCERPT_CHARS - len(advice)] + advice
+        tail = f" ({self._host}: {advice})"
+        return excerpt(text, self._secrets)[: EXCERPT_CHARS - len(tail)] + tail
 
     async def _sleep(self, seconds: float) -> None:
         remaining = self._deadline - time.monotonic()
@@ -254,9 +227,9 @@ class Call(Generic[T]):
 
 async def _read_text(response: ClientResponse) -> str | None:
     """Return the body as text, or None as soon as it proves too large."""
+    body = bytearray()
     if (response.content_length or 0) > MAX_BODY_BYTES:
         return None
-    body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
@@ -269,8 +242,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that `Retry-After` asks for (RFC 9110, 10.2.3), None where it says nothing of use."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        seconds = float(value)
-        return seconds if math.isfinite(seconds) else None
+        return float(value) if math.isfinite(float(value)) else None
     try:
         date = email.utils.parsedate_to_datetime(value)
         date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
@@ -279,39 +251,20 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _check_url(url: str) -> str:
-    """Return the host and port of an endpoint."""
-    parts = _split(url)
-    if parts is None or parts.scheme not in ("http", "https"):
-        raise ValueError(f"WEBSIM_URL: an address as https://websim.com, not one that makes {url!r:.200}")
-    return str(parts.netloc).rpartition("@")[2]
-
-
-def _check_proxy(proxy: str | None) -> tuple[str | None, str | None, tuple[str, ...]]:
-    """Return the proxy for aiohttp, the one for the SOCKS library, and what is secret about them."""
-    if not proxy:
-        return None, None, ()
-    parts = _split(proxy)
-    if parts is None or parts.scheme not in HTTP_PROXIES + SOCKS_PROXIES:
-        schemes = ", ".join(HTTP_PROXIES + SOCKS_PROXIES)
-        raise ValueError(f"proxy: an address as http://user:password@host:3128, of scheme {schemes}")
-    password = parts.password or ""
-    secrets = (password, unquote(password))
-    return (proxy, None, secrets) if parts.scheme in HTTP_PROXIES else (None, proxy, secrets)
-
-
-def _split(url: Any) -> Any:
-    """Return the parts of a URL that names a host, None where it is none; no error quotes it."""
+def _check_address(name: str, address: Any, schemes: tuple[str, ...], example: str) -> SplitResult:
+    """Return the parts of an address; an error does not quote it, since it may hold a password."""
     try:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        return parts if parts and parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
+        parts = urlsplit(address)
+        legal = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except (AttributeError, TypeError, ValueError):
+        legal = False
+    if not legal:
+        raise ValueError(f"{name}: an address as {example}, which starts with {' or '.join(schemes)}")
+    return SplitResult(*parts)
 
 
-def _check_timeout(timeout: Any) -> float | None:
-    if not timeout:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ValueError(f"timeout: a positive number of seconds, as timeout=60, not {timeout!r:.80}")
-    return float(timeout)
+def _check_timeout(timeout: Any) -> float:
+    legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < math.inf
+    if timeout is not None and not legal:
+        raise ValueError(f"timeout: a positive number of seconds, as in timeout=60, not {timeout!r:.80}")
+    return float(timeout or math.inf)
