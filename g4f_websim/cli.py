@@ -75,22 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _g4f(command: str, words: list[str], offline: bool) -> int:
     """Run one of g4f's own commands."""
-    import g4f.cli
-
-    defaults = ["--provider", Websim.__name__] if command in WITH_PROVIDER else []
-    if command == "api" and offline:
-        defaults += _known_to_api("--disable-pa-auto-download")
     if sys.stderr.isatty():
         _tell_waits()
-    if not {"-d", "--debug"} & set(words):
-        _shorten_errors()
-    sys.argv = [sys.argv[0], command, *defaults, *words]
     try:
+        import g4f.cli
+
+        defaults = ["--provider", Websim.__name__] if command in WITH_PROVIDER else []
+        if command == "api" and offline:
+            defaults += _known_to_api("--disable-pa-auto-download")
+        if command == "client" and not {"-d", "--debug"} & set(words):
+            _shorten_errors()
+        sys.argv = [sys.argv[0], command, *defaults, *words]
         g4f.cli.main()
-    except ImportError as error:
-        print(f'g4f-websim: {command} needs {error.name}; run: pip install "g4f[api,gui]"', file=sys.stderr)
+    except Exception as error:  # g4f lets all of them through
+        print(_in_a_line(error), file=sys.stderr)
         return 1
     return 0
+
+
+def _in_a_line(error: BaseException | None) -> str:
+    if isinstance(error, ImportError):
+        return f'g4f-websim: g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
+    return f"g4f-websim: {type(error).__name__}: {error}"
 
 
 def _known_to_api(option: str) -> list[str]:
@@ -111,14 +117,10 @@ def _tell_waits() -> None:
 
 
 def _shorten_errors() -> None:
-    """Let g4f's client print the error alone where it would print a traceback."""
+    """Let g4f's client print an error in a line where it would print a traceback."""
     import g4f.cli.client
 
-    def last_line() -> str:
-        error = sys.exc_info()[1]
-        return f"g4f-websim: {type(error).__name__}: {error}"
-
-    vars(g4f.cli.client)["traceback"] = SimpleNamespace(format_exc=last_line)
+    vars(g4f.cli.client)["traceback"] = SimpleNamespace(format_exc=lambda: _in_a_line(sys.exc_info()[1]))
 
 
 def fill_offline_cache(cache: Path) -> None:

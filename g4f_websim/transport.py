@@ -259,7 +259,7 @@ def _check_address(name: str, address: Any, schemes: tuple[str, ...], example: s
     except (AttributeError, TypeError, ValueError):
         legal = False
     if not legal:
-        raise ValueError(f"{name}: an address as {example}, which starts with {' or '.join(schemes)}")
+        raise ValueError(f"{name}: an address as {example}, its scheme one of {', '.join(schemes)}")
     return SplitResult(*parts)
 
 
