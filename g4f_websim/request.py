@@ -143,11 +143,10 @@ def plain_model(model: Any) -> str:
     return (model or "").removeprefix("Websim:")
 
 
-def check_project_id(project_id: Any) -> str:
-    """Return `project_id`, or raise a `ValueError` where it is none."""
+def check_project_id(project_id: Any) -> None:
+    """Raise a `ValueError` where `project_id` is none."""
     legal = isinstance(project_id, str) and _PROJECT_ID.fullmatch(project_id)
     _require(legal, "project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
-    return str(project_id)
 
 
 def check_count(n: Any) -> int:

@@ -159,9 +159,10 @@ async def test_an_answer_is_one_chunk(websim):
     assert answer == "This is the offline Websim; no model was asked. You said: Hello"
 
 
-async def test_several_pictures_come_as_one_response(websim):
-    (picture,) = await ask("flux", HELLO, n=3)
-    assert len(picture.get_list()) == len(websim.requests) == 3
+@pytest.mark.parametrize("n", [1, 3, 10])
+async def test_several_pictures_come_as_one_response(websim, n):
+    (picture,) = await ask("flux", HELLO, n=n)
+    assert len(picture.get_list()) == len(websim.requests) == n
 
 
 async def test_the_pictures_that_came_are_handed_over_and_the_failures_logged(websim, monkeypatch):
