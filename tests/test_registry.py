@@ -66,16 +66,16 @@ def test_unregistering_twice_is_as_once():
     assert "Websim" not in g4f.Provider.ProviderUtils.convert
 
 
-def test_a_websim_that_g4f_ships_is_put_aside_and_put_back(monkeypatch):
+def test_a_websim_that_g4f_ships_is_put_aside_and_put_back():
     class Shipped:
         pass
 
     unregister()
-    monkeypatch.setitem(g4f.Provider.ProviderLoader.loaded, "Websim", Shipped)
+    g4f.Provider.ProviderLoader.loaded["Websim"] = Shipped
     register()
     assert convert_to_provider("Websim") is Websim
     unregister()
-    assert g4f.Provider.ProviderLoader.loaded["Websim"] is Shipped
+    assert g4f.Provider.ProviderLoader.loaded.pop("Websim") is Shipped
 
 
 GUI_PROGRAM = """
