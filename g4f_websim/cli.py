@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import re
 import signal
@@ -23,15 +24,16 @@ import g4f.debug
 from . import Websim, __version__
 
 DESCRIPTION = """\
-g4f's own command line with Websim registered, and named as the provider where you name none.
+g4f's own command line with Websim registered, and named as the provider where
+you name none.
 
 commands of this package:
   check                 ask both of Websim's endpoints once and say what came
   emulator [--port N]   serve the offline Websim alone until Ctrl-C
 
 commands of g4f's, each with a --help of its own:
-  client    a question or a picture:  g4f-websim client "What is the capital of France?"
-                                      g4f-websim client -m flux "a cat" -O cat.png
+  client    a question:  g4f-websim client "What is the capital of France?"
+            a picture:   g4f-websim client -m flux "a cat" -O cat.png
   api       an OpenAI-compatible server:  g4f-websim api --bind 127.0.0.1:8080
   gui       the web page
 """
@@ -39,10 +41,12 @@ commands of g4f's, each with a --help of its own:
 # g4f's commands that take --provider. It comes before the user's own words, of which the last one counts.
 WITH_PROVIDER = ("client", "api")
 
+# An option of `api` in later g4f lines.
+NO_DOWNLOAD = "--disable-pa-auto-download"
+
 # Enough of the list that g4f otherwise fetches when it starts, for no network to be needed.
 OFFLINE_PROVIDERS = '{"providers": {"default": {"baseUrl": "http://127.0.0.1:9/v1"}}, "defaultModels": {}}'
 OFFLINE_DAYS = 2
-
 
 CHECK_SECONDS = 60.0
 CHECK_PROMPT = "Say hello."
@@ -81,11 +85,14 @@ def _g4f(command: str, words: list[str], offline: bool) -> int:
         import g4f.cli
 
         defaults = ["--provider", Websim.__name__] if command in WITH_PROVIDER else []
-        if command == "api" and offline:
-            defaults += _known_to_api("--disable-pa-auto-download")
+        # What g4f's help is to call the command.
+        sys.argv = [f"g4f-websim {command}", command, *defaults, *words]
+        # A closed standard input is None, which g4f does not expect.
+        sys.stdin = sys.stdin or io.StringIO()
         if command == "client" and not {"-d", "--debug"} & set(words):
             _shorten_errors()
-        sys.argv = [sys.argv[0], command, *defaults, *words]
+        if command == "api":
+            _prepare_server(offline)
         g4f.cli.main()
     except Exception as error:  # g4f lets all of them through
         print(_in_a_line(error), file=sys.stderr)
@@ -99,9 +106,12 @@ def _in_a_line(error: BaseException | None) -> str:
     return f"g4f-websim: {type(error).__name__}: {error}"
 
 
-def _known_to_api(option: str) -> list[str]:
-    _, unknown = g4f.cli.get_api_parser().parse_known_args([option])
-    return [] if unknown else [option]
+def _prepare_server(offline: bool) -> None:
+    """Name the provider in the environment too, since g4f's workers see no command line, and spare the network."""
+    parser = g4f.cli.get_api_parser()
+    os.environ["G4F_PROVIDER"] = parser.parse_known_args(sys.argv[2:])[0].provider
+    if offline and not parser.parse_known_args([NO_DOWNLOAD])[1]:
+        sys.argv.insert(2, NO_DOWNLOAD)
 
 
 def _tell_waits() -> None:
@@ -142,7 +152,12 @@ def _offline() -> Iterator[None]:
         os.environ.pop("G4F_PROXY", None)
         Websim.url = emulator.url
         g4f.debug.version_check = False
-        yield
+        # To end as by an exception, so that the folder goes and the server stops.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _emulator(words: list[str]) -> int:
@@ -155,8 +170,8 @@ def _emulator(words: list[str]) -> int:
             print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
             print(f"To aim at it: WEBSIM_URL={emulator.url}", flush=True)
             threading.Event().wait()
-    except OSError as error:
-        print(f"g4f-websim: {error.strerror}; name another --port", file=sys.stderr)
+    except (OSError, OverflowError) as error:
+        print(f"g4f-websim: {error}; name another --port", file=sys.stderr)
     return 1
 
 

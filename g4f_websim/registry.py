@@ -98,14 +98,15 @@ def _list_in_gui(provider: Any, name: str) -> None:
     def complete(gui: ModuleType) -> None:
         if not hasattr(gui.Api, "_read_providers_cache"):
             return
-        read, write = gui.Api._read_providers_cache, gui.Api._write_providers_cache
+        read = gui.Api._read_providers_cache
 
         def read_and_add() -> list[dict[str, Any]] | None:
             entries = read()
             return entries and [*without_ours(entries), _gui_entry(provider, name, entries[0])]
 
         _set_attribute(gui.Api, "_read_providers_cache", staticmethod(read_and_add))
-        _set_attribute(gui.Api, "_write_providers_cache", staticmethod(lambda entries: write(without_ours(entries))))
+        # With --debug, g4f writes its list anew into its own package.
+        _set_attribute(gui.Api, "_write_providers_cache", staticmethod(lambda entries: False))
 
     if hasattr(sys.modules.get(GUI_API), "Api"):
         complete(sys.modules[GUI_API])
