@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import g4f.cookies
 import g4f.debug
 
 from . import Websim, __version__
@@ -45,7 +47,8 @@ WITH_PROVIDER = ("client", "api")
 NO_DOWNLOAD = "--disable-pa-auto-download"
 
 # Enough of the list that g4f otherwise fetches when it starts, for no network to be needed.
-OFFLINE_PROVIDERS = '{"providers": {"default": {"baseUrl": "http://127.0.0.1:9/v1"}}, "defaultModels": {}}'
+NOWHERE = {"baseUrl": "http://127.0.0.1:9/v1"}
+OFFLINE_PROVIDERS = {"providers": {"default": NOWHERE, "orcarouter": NOWHERE}, "defaultModels": {}}
 OFFLINE_DAYS = 2
 
 CHECK_SECONDS = 60.0
@@ -135,10 +138,11 @@ def _shorten_errors() -> None:
 
 def fill_offline_cache(cache: Path) -> None:
     """Put into a cache folder of g4f's what it would fetch from the network when it starts."""
-    for days in range(OFFLINE_DAYS):
-        folder = cache / ".models" / str(date.today() + timedelta(days))
-        folder.mkdir(parents=True)
-        folder.joinpath("providers.json").write_text(OFFLINE_PROVIDERS)
+    for models in (".models", "models"):
+        for days in range(OFFLINE_DAYS):
+            folder = cache / models / str(date.today() + timedelta(days))
+            folder.mkdir(parents=True)
+            folder.joinpath("providers.json").write_text(json.dumps(OFFLINE_PROVIDERS))
 
 
 @contextmanager
@@ -150,6 +154,8 @@ def _offline() -> Iterator[None]:
         fill_offline_cache(Path(cache))
         os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache)
         os.environ.pop("G4F_PROXY", None)
+        # Up to 8.6, g4f looks for its lists in this folder.
+        g4f.cookies.set_cookies_dir(cache)
         Websim.url = emulator.url
         g4f.debug.version_check = False
         # To end as by an exception, so that the folder goes and the server stops.

@@ -76,14 +76,21 @@ def _register_with_lists(provider: Any, name: str) -> None:
     _set_item(Provider.__map__, name, provider)
     _replace_or_append(Provider.__providers__, shipped, provider)
     _set_attribute(Provider, name, provider)
-    if shipped is None:
-        return
-    for value in list(vars(g4f.models).values()):
-        best: Any = getattr(value, "best_provider", None)
-        if best is shipped:
-            _set_attribute(value, "best_provider", provider)
-        elif shipped in getattr(best, "providers", ()):
-            _replace_or_append(best.providers, shipped, provider)
+    if shipped is not None:
+        _replace_in_models(shipped, provider)
+        _undo.callback(_replace_in_models, provider, shipped)
+
+
+def _replace_in_models(old: Any, new: Any) -> None:
+    """Put a provider in another's place in g4f's models, in its lists as they are now: g4f makes new ones."""
+    for model in list(vars(g4f.models).values()):
+        if getattr(model, "best_provider", None) is old:
+            model.best_provider = new
+    bests = (getattr(model, "best_provider", None) for model in vars(g4f.models).values())
+    working = (providers for _, providers in g4f.models.__models__.values())
+    for providers in [*(getattr(best, "providers", []) for best in bests), *working]:
+        if old in providers:
+            providers[providers.index(old)] = new
 
 
 def _list_in_gui(provider: Any, name: str) -> None:
