@@ -11,9 +11,8 @@ import asyncio
 import atexit
 import os
 import weakref
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
@@ -28,14 +27,28 @@ CLOSE_SECONDS = 1.0
 _ATTRIBUTE = "_g4f_websim_pool"
 
 
+class Lease:
+    """A session, and how many requests use it at the moment: so many as are inside its `with`."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self.session = session
+        self.users = 0
+
+    def __enter__(self) -> ClientSession:
+        self.users += 1
+        return self.session
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.users -= 1
+
+
 class Pool:
     """The sessions of one event loop: one for direct and HTTP proxy connections, one for each SOCKS proxy."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._close_loop = loop.close
-        self._sessions: dict[str | None, ClientSession] = {}
-        self._users: Counter[str | None] = Counter()
+        self._leases: dict[str | None, Lease] = {}
         loop.close = self._close_with_loop  # type: ignore[method-assign]
         setattr(loop, _ATTRIBUTE, self)
         _pools.add(self)
@@ -46,24 +59,23 @@ class Pool:
         loop = asyncio.get_running_loop()
         return getattr(loop, _ATTRIBUTE, None) or cls(loop)
 
-    @asynccontextmanager
-    async def session(self, socks_proxy: str | None) -> AsyncIterator[ClientSession]:
-        """Lend the session for `socks_proxy`, or the one for all else where it is None."""
-        if len(self._sessions) > MAX_SOCKS_PROXIES and socks_proxy not in self._sessions:
-            await self._close(proxy for proxy in self._sessions if proxy and not self._users[proxy])
-        if socks_proxy not in self._sessions:
-            connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
-            # No cookie of one caller's may reach the next.
-            self._sessions[socks_proxy] = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
-        self._users[socks_proxy] += 1
-        try:
-            yield self._sessions[socks_proxy]
-        finally:
-            self._users[socks_proxy] -= 1
+    def lease(self, socks_proxy: str | None) -> Lease | None:
+        """Return the session for `socks_proxy`, or the one for all else where it is None; None where it is not open."""
+        return self._leases.get(socks_proxy)
+
+    async def open(self, socks_proxy: str | None) -> Lease:
+        """Open the session for `socks_proxy`, or the one for all else where it is None."""
+        connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
+        # No cookie of one caller's may reach the next.
+        lease = self._leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
+        if len(self._leases) > MAX_SOCKS_PROXIES:
+            idle = [proxy for proxy, other in self._leases.items() if proxy and not other.users and other is not lease]
+            await self._close(idle)
+        return lease
 
     async def _close(self, proxies: Iterable[str | None]) -> None:
         for proxy in list(proxies):
-            await self._sessions.pop(proxy).close()
+            await self._leases.pop(proxy).session.close()
 
     def _close_with_loop(self) -> None:
         if not self._loop.is_running():
@@ -72,9 +84,9 @@ class Pool:
 
     def close_from_outside(self) -> None:
         """Close every connection, where the loop is not the one that runs in this thread."""
-        if self._loop.is_closed() or not self._sessions:
+        if self._loop.is_closed() or not self._leases:
             return
-        closing = asyncio.wait_for(self._close(self._sessions), CLOSE_SECONDS)
+        closing = asyncio.wait_for(self._close(self._leases), CLOSE_SECONDS)
         with suppress(asyncio.TimeoutError, TimeoutError):
             if self._loop.is_running():
                 asyncio.run_coroutine_threadsafe(closing, self._loop).result(CLOSE_SECONDS)
@@ -83,10 +95,10 @@ class Pool:
 
     def leave_to_parent(self) -> None:
         """Touch no connection again: in a forked child they are the parent's, and so is the loop's selector."""
-        for session in self._sessions.values():
-            _inherited.append(session.connector)
-            session.detach()
-        self._sessions.clear()
+        for lease in self._leases.values():
+            _inherited.append(lease.session.connector)
+            lease.session.detach()
+        self._leases.clear()
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -10,7 +10,6 @@ import os
 import random
 import string
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar
 
@@ -31,7 +30,8 @@ DEFAULT_MODEL = "gemini-1.5-pro"
 CHAT_MODELS = (DEFAULT_MODEL, "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash")
 IMAGE_MODEL = "flux"
 
-_ID_CHARACTERS = string.ascii_lowercase + string.digits
+# A character for each value of a byte.
+_ID_CHARACTERS = ((string.ascii_lowercase + string.digits) * 8)[:256].encode()
 
 
 class _UnderUrl:
@@ -83,7 +83,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         Args:
             for_image: whether the id is for a picture (as `kx0m131_rzz66qb2xoy7`) or a chat (`ke3_xh5gai3gjkmruomu`).
         """
-        characters = "".join(random.choices(_ID_CHARACTERS, k=19))
+        characters = random.randbytes(19).translate(_ID_CHARACTERS).decode()
         cut = 7 if for_image else 3
         return f"{characters[:cut]}_{characters[cut:]}"
 
@@ -103,7 +103,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         return health
 
     @classmethod
-    async def create_async_generator(
+    def create_async_generator(
         cls,
         model: str | None,
         messages: list[dict[str, Any]] | None,
@@ -143,8 +143,9 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             timeout: seconds for the whole call, waits included.
             kwargs: what g4f passes besides, ignored but for OpenAI's `size`.
 
-        Yields:
-            The answer as one `str`, or the pictures as one `ImageResponse`.
+        Returns:
+            An async generator of the answer as one `str`, or of the pictures as one `ImageResponse`; it raises all of
+            the errors below, and nothing is sent before it is iterated.
 
         Raises:
             ValueError: an argument is not what it should be; nothing was sent.
@@ -156,21 +157,17 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
         if project_id is None:
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
-        request.check_project_id(project_id)
         headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(api_key))
-        kwargs.update(media=media, n=n, width=width, height=height, seed=seed, transparent=transparent)
-        kwargs.update(response_format=response_format, api_key=api_key, timeout=timeout)
+        kwargs.update(media=media, api_key=api_key, timeout=timeout)
         if is_image:
-            handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **kwargs)
-        else:
-            handler = cls._handle_chat_request(project_id, messages, headers, proxy, prompt=prompt, **kwargs)
-        async with aclosing(handler):
-            async for chunk in handler:
-                yield chunk
+            kwargs.update(n=n, width=width, height=height, seed=seed, transparent=transparent)
+            return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **kwargs)
+        kwargs.update(prompt=prompt, response_format=response_format)
+        return cls._handle_chat_request(project_id, messages, headers, proxy, **kwargs)
 
     @classmethod
     async def _handle_chat_request(
-        cls, project_id: str, messages: Any, headers: dict[str, str], proxy: str | None = None, **kwargs: Any
+        cls, project_id: str, messages: Any, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         body = request.chat_body(project_id, messages, **kwargs)
         yield await cls._call(cls.chat_api_endpoint, body, headers, response.chat_text, proxy, **kwargs).answer()
@@ -182,7 +179,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         messages: Any,
         prompt: str | None,
         aspect_ratio: str | None,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         proxy: str | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[Any, None]:
@@ -204,7 +201,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls,
         url: str,
         body: request.Json,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         read: Callable[[str], str],
         proxy: str | None,
         api_key: Any = None,
@@ -212,15 +209,15 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         **ignored: Any,
     ) -> Call[str]:
         retries = Retries(cls.max_tries, cls.backoff, cls.max_wait)
-        return Call(url, body, headers, read, retries, proxy, timeout, secrets=_keys(api_key))
+        return Call(url, body, headers, read, retries, proxy, timeout, key=_own_key(api_key))
 
 
 def _login(api_key: Any) -> str | None:
-    """Return the token to log in with, None where there is none."""
-    return next(filter(request.is_jwt, _keys(api_key)), None)
+    """Return the token to log in with: the caller's, else the environment's, None where neither is one."""
+    keys = (_own_key(api_key), os.environ.get("WEBSIM_API_KEY"))
+    return next((key for key in keys if key and request.is_jwt(key)), None)
 
 
-def _keys(api_key: Any) -> tuple[str, ...]:
-    """Return the keys that may be Websim's: the caller's, then the environment's."""
-    own = api_key.get("Websim") if isinstance(api_key, Mapping) else api_key
-    return tuple(key for key in (own, os.environ.get("WEBSIM_API_KEY")) if isinstance(key, str))
+def _own_key(api_key: Any) -> str | None:
+    key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
+    return key if isinstance(key, str) else None

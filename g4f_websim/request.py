@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from g4f.image import to_data_uri
 from g4f.providers.helper import to_string
 from g4f.requests.defaults import DEFAULT_HEADERS
 from g4f.tools.media import render_messages
+from multidict import CIMultiDict
 
 from .compat import format_media_prompt
 
@@ -68,16 +70,21 @@ def chat_body(
     Raises:
         ValueError: there is nothing to say, or something that cannot be said to Websim.
     """
+    _check_project_id(project_id)
     turns = _turns(messages)
-    spoken = {"role": "user", "content": _text("prompt", prompt)}
-    if spoken["content"] and turns[-1:] != [spoken]:
-        turns.append(spoken)
-    _join_last_user_turn(turns, [_picture_part(url) for url in picture_urls(media)])
+    if prompt is not None:
+        spoken = {"role": "user", "content": _text("prompt", prompt)}
+        if turns[-1:] != [spoken]:
+            turns.append(spoken)
+    if media is not None:
+        _join_last_user_turn(turns, [_picture_part(url) for url in picture_urls(media)])
     turns = [turn for turn in turns if turn["content"]]
     if not turns:
         raise ValueError('messages: nothing to say; pass messages=[{"role": "user", "content": "Hello"}] or a prompt')
-    json_asked = isinstance(response_format, Mapping) and response_format.get("type") in JSON_FORMATS
-    return {"project_id": project_id, "messages": turns, **({"json": True} if json_asked else {})}
+    body: Json = {"project_id": project_id, "messages": turns}
+    if isinstance(response_format, dict) and response_format.get("type") in JSON_FORMATS:
+        body["json"] = True
+    return body
 
 
 def image_body(
@@ -97,6 +104,7 @@ def image_body(
     Raises:
         ValueError: an argument is out of range, or there is nothing to draw.
     """
+    _check_project_id(project_id)
     references = picture_urls(media)
     if prompt is None:
         turns = [turn for turn in _turns(messages) if turn["content"]]
@@ -114,7 +122,7 @@ def image_body(
     return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **chosen}
 
 
-def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
+def build_headers(site: str, page: str, login: str | None) -> CIMultiDict[str]:
     """Return the headers of a request, as the web application sends them.
 
     Args:
@@ -122,16 +130,25 @@ def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
         page: the path of the page that the request comes from.
         login: a JWT, or None to stay anonymous.
     """
+    headers = CIMultiDict(_anonymous_headers(site, page))
+    if login:
+        headers["authorization"] = f"Bearer {login}"
+    return headers
+
+
+@lru_cache(maxsize=8)
+def _anonymous_headers(site: str, page: str) -> CIMultiDict[str]:
     ours = {"accept": "*/*", "content-type": "application/json", "websim-flags": ""}
-    ours |= {"origin": site, "referer": site + page}
-    return {**DEFAULT_HEADERS, **ours, **({"authorization": f"Bearer {login}"} if login else {})}
+    return CIMultiDict({**DEFAULT_HEADERS, **ours, "origin": site, "referer": site + page})
 
 
 def is_jwt(key: Any) -> bool:
     """Whether `key` has the form of a JSON Web Token, the only kind of key that Websim hands out."""
     match = _JWT.fullmatch(key) if isinstance(key, str) else None
+    if not match:
+        return False
     try:
-        header = json.loads(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4))) if match else None
+        header = json.loads(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)))
     except (ValueError, RecursionError):
         return False
     return isinstance(header, dict) and "alg" in header
@@ -141,12 +158,6 @@ def plain_model(model: Any) -> str:
     """Return the name of a model without the provider's before it, "" where none was named."""
     _require(model is None or isinstance(model, str), "model", "a name, as in flux", model)
     return (model or "").removeprefix("Websim:")
-
-
-def check_project_id(project_id: Any) -> None:
-    """Raise a `ValueError` where `project_id` is none."""
-    legal = isinstance(project_id, str) and _PROJECT_ID.fullmatch(project_id)
-    _require(legal, "project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
 
 
 def check_count(n: Any) -> int:
@@ -168,6 +179,11 @@ def picture_urls(media: Any) -> list[str]:
     expected = 'a list of pictures, as in [Path("cat.png")]'
     _require(media is None or isinstance(media, (list, tuple)), "media", expected, media)
     return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
+
+
+def _check_project_id(project_id: Any) -> None:
+    legal = isinstance(project_id, str) and _PROJECT_ID.fullmatch(project_id)
+    _require(legal, "project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
 
 
 def _picture_url(where: str, item: Any) -> str:
@@ -203,29 +219,32 @@ def _turns(messages: Any) -> list[Json]:
 
 
 def _turn(where: str, message: Any) -> Json:
-    _require(isinstance(message, Mapping), where, "a dict with role and content", message)
+    _require(isinstance(message, dict), where, "a dict with role and content", message)
     role = message.get("role")
-    _require(isinstance(role, str) and role in ROLES, f"{where}.role", f"one of {', '.join(ROLES)}", role)
-    return {"role": ROLES[role], "content": _content(f"{where}.content", message.get("content"))}
+    if not isinstance(role, str) or role not in ROLES:
+        raise ValueError(f"{where}.role: one of {', '.join(ROLES)}, not {role!r:.80}")
+    content = message.get("content")
+    return {"role": ROLES[role], "content": content if isinstance(content, str) else _content(where, content)}
 
 
 def _content(where: str, content: Any) -> str | list[Json]:
-    if content is None or isinstance(content, str):
-        return content or ""
+    if content is None:
+        return ""
+    where = f"{where}.content"
     _require(isinstance(content, (list, tuple)), where, "text or a list of parts", content)
     parts = [_part(f"{where}[{index}]", part) for index, part in enumerate(content) if part]
     return [part for part in parts if part.get("text") != ""]
 
 
 def _part(where: str, part: Any) -> Json:
-    _require(isinstance(part, Mapping), where, 'a dict, as in {"type": "text", "text": "Hello"}', part)
+    _require(isinstance(part, dict), where, 'a dict, as in {"type": "text", "text": "Hello"}', part)
     if "type" not in part:
         part = _render_g4f_part(where, part)
     if part["type"] == "text":
         return {"type": "text", "text": _text(f"{where}.text", part.get("text"))}
     _require(part["type"] == "image_url", f"{where}.type", "text or image_url", part["type"])
     picture = part.get("image_url")
-    url = picture.get("url") if isinstance(picture, Mapping) else picture
+    url = picture.get("url") if isinstance(picture, dict) else picture
     return _picture_part(_check_picture_url(f"{where}.image_url", url))
 
 

@@ -26,6 +26,8 @@ _JWT = re.compile(r"\bey[A-Za-z0-9_-]{6,}(\.[A-Za-z0-9_-]*){0,2}")
 _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
 
 NO_JSON = object()
+# No number is of use here; as floats, those of thousands of digits are no error.
+_DECODER = json.JSONDecoder(parse_int=float)
 
 
 def chat_text(text: str) -> str:
@@ -88,8 +90,7 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
 def _parse(text: str) -> Any:
     try:
-        # No number is of use here; as floats, those of thousands of digits are no error.
-        return json.loads(text, parse_int=float)
+        return _DECODER.decode(text)
     except ValueError:
         return NO_JSON
     except RecursionError:

@@ -18,6 +18,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -40,6 +41,7 @@ T = TypeVar("T")
 
 SECONDS_A_TRY = 300.0
 SECONDS_TO_CONNECT = 30.0
+A_TRY = ClientTimeout(total=SECONDS_A_TRY, sock_connect=SECONDS_TO_CONNECT)
 
 # A wait is up to this part longer at random, so that callers turned away together do not come back together.
 JITTER = 0.25
@@ -94,7 +96,7 @@ class Call(Generic[T]):
         retries: how often to try.
         proxy: an http, https, socks4, socks5 or socks5h address.
         timeout: seconds for the whole call, waits included; None or 0 for no such bound.
-        secrets: what no error may show.
+        key: what no error may show, besides the login in the headers and the proxy's password.
 
     Raises:
         ValueError: an argument that no request can be made of.
@@ -109,15 +111,13 @@ class Call(Generic[T]):
         retries: Retries,
         proxy: str | None = None,
         timeout: float | None = None,
-        secrets: tuple[str, ...] = (),
+        key: str | None = None,
     ) -> None:
-        self._url, self._headers, self._read, self._retries = url, headers, read, retries
-        self._host = _check_address("WEBSIM_URL", url, HTTP, "https://websim.com").netloc.rpartition("@")[2]
-        proxy_parts = _check_address("proxy", proxy, HTTP + SOCKS, "http://user:password@host:3128") if proxy else None
-        self._socks_proxy = proxy if proxy_parts and proxy_parts.scheme in SOCKS else None
+        self._url, self._headers, self._read, self._retries, self._key = url, headers, read, retries, key
+        self._address = _check_address("WEBSIM_URL", url, HTTP, "https://websim.com")
+        self._proxy = proxy and _check_address("proxy", str(proxy), HTTP + SOCKS, "http://user:password@host:3128")
+        self._socks_proxy = proxy if self._proxy and self._proxy.scheme in SOCKS else None
         self._http_proxy = None if self._socks_proxy else proxy or None
-        password = (proxy_parts and proxy_parts.password) or ""
-        self._secrets = [secret for secret in (*secrets, password, unquote(password)) if secret]
         self._timeout = _check_timeout(timeout)
         self._deadline = time.monotonic() + self._timeout
         self._payload = json.dumps(body).encode()
@@ -145,25 +145,25 @@ class Call(Generic[T]):
 
     async def send(self) -> T | Failure:
         """Send once, and return the answer or how it failed."""
-        seconds = min(SECONDS_A_TRY, self._deadline - time.monotonic())
+        seconds = self._deadline - time.monotonic()
+        limits = A_TRY if seconds >= SECONDS_A_TRY else ClientTimeout(total=seconds, sock_connect=SECONDS_TO_CONNECT)
         large = len(self._payload) > MAX_BYTES_IN_ONE_GO
         began = False
         if seconds <= 0:
             return Failure(self._timeout_error())
         try:
-            async with (
-                Pool.of_running_loop().session(self._socks_proxy) as session,
-                session.post(
+            pool = Pool.of_running_loop()
+            with pool.lease(self._socks_proxy) or await pool.open(self._socks_proxy) as session:
+                async with session.post(
                     self._url,
                     data=io.BytesIO(self._payload) if large else self._payload,
                     headers=self._headers,
                     proxy=self._http_proxy,
                     allow_redirects=False,
-                    timeout=ClientTimeout(total=seconds, sock_connect=SECONDS_TO_CONNECT),
-                ) as response,
-            ):
-                began = True
-                text = await _read_text(response)
+                    timeout=limits,
+                ) as response:
+                    began = True
+                    text = await _read_text(response)
         except Exception as error:  # aiohttp, ssl and the SOCKS library raise what they like
             return self._connection_failure(error, began)
         if text is None:
@@ -205,7 +205,7 @@ class Call(Generic[T]):
         if isinstance(error, asyncio.TimeoutError) and not isinstance(error, ServerTimeoutError):
             return Failure(self._timeout_error())
         what = "the answer broke off" if began else "no connection"
-        reason = scrub(str(error), self._secrets)[:EXCERPT_CHARS] or type(error).__name__
+        reason = scrub(str(error), self._secrets())[:EXCERPT_CHARS] or type(error).__name__
         may_pass = isinstance(error, (ClientConnectionError, OSError)) and not isinstance(error, ssl.CertificateError)
         message = f"{self._host}: {what} ({reason}); {LOOK_AT_NETWORK}"
         return Failure(ResponseError(message), again=may_pass and not began)
@@ -216,7 +216,16 @@ class Call(Generic[T]):
 
     def _excerpt(self, text: str, advice: str) -> str:
         tail = f" ({self._host}: {advice})"
-        return excerpt(text, self._secrets)[: EXCERPT_CHARS - len(tail)] + tail
+        return excerpt(text, self._secrets())[: EXCERPT_CHARS - len(tail)] + tail
+
+    @property
+    def _host(self) -> str:
+        return self._address.netloc.rpartition("@")[2]
+
+    def _secrets(self) -> list[str]:
+        login = self._headers.get("authorization", "").removeprefix("Bearer ")
+        password = (self._proxy and self._proxy.password) or ""
+        return [secret for secret in (self._key, login, password, unquote(password)) if secret]
 
     async def _sleep(self, seconds: float) -> None:
         remaining = self._deadline - time.monotonic()
@@ -230,7 +239,7 @@ async def _read_text(response: ClientResponse) -> str | None:
     body = bytearray()
     if (response.content_length or 0) > MAX_BODY_BYTES:
         return None
-    async for chunk in response.content.iter_any():
+    while chunk := await response.content.readany():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             return None
@@ -251,6 +260,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+@lru_cache
 def _check_address(name: str, address: Any, schemes: tuple[str, ...], example: str) -> SplitResult:
     """Return the parts of an address; an error does not quote it, since it may hold a password."""
     try:
@@ -264,7 +274,9 @@ def _check_address(name: str, address: Any, schemes: tuple[str, ...], example: s
 
 
 def _check_timeout(timeout: Any) -> float:
+    if timeout is None:
+        return math.inf
     legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < math.inf
-    if timeout is not None and not legal:
+    if not legal:
         raise ValueError(f"timeout: a positive number of seconds, as in timeout=60, not {timeout!r:.80}")
     return float(timeout or math.inf)
