@@ -26,8 +26,9 @@ HOST = "127.0.0.1"
 
 # A request with ten pictures of some megabytes each fits; what is larger is refused with 413.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-# How many requests are kept for a test to look at.
+# How many requests are kept for a test to look at, and how much of them.
 KEPT_REQUESTS = 1000
+KEPT_BYTES = 2 * MAX_REQUEST_BYTES
 
 # How long requests under way may take once the emulator is to stop.
 SHUTDOWN_SECONDS = 0.1
@@ -155,6 +156,8 @@ class Emulator:
             await request.read(),
         )
         self.requests.append(recorded)
+        while sum(len(kept.body) for kept in self.requests) > KEPT_BYTES:
+            self.requests.popleft()
         if self._faults:
             return await _misbehave(request, self._faults.popleft())
         try:
@@ -276,11 +279,13 @@ _IMAGE_OPTIONS: dict[str, Callable[[Any], bool]] = {
 def _picture_size(body: Mapping[str, Any]) -> tuple[int, int]:
     width, height = body.get("width"), body.get("height")
     if width and height:
-        scale = min(1, MAX_PICTURE_SIDE / max(width, height))
+        side = min(max(width, height), MAX_PICTURE_SIDE)
     else:
         width, height = map(int, body["aspect_ratio"].split(":"))
-        scale = PICTURE_SIDE / max(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+        side = PICTURE_SIDE
+    # In ints, because one of hundreds of digits has no float.
+    longer = max(width, height)
+    return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
 
 
 async def _home(request: web.Request) -> web.Response:

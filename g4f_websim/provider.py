@@ -158,7 +158,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         if project_id is None:
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(api_key))
-        kwargs.update(media=media, api_key=api_key, timeout=timeout)
+        # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
+        kwargs = {"size": kwargs.get("size"), "media": media, "api_key": api_key, "timeout": timeout}
         if is_image:
             kwargs.update(n=n, width=width, height=height, seed=seed, transparent=transparent)
             return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **kwargs)

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from g4f.image import to_data_uri
 from g4f.providers.helper import to_string
 from g4f.requests.defaults import DEFAULT_HEADERS
 from g4f.tools.media import render_messages
-from multidict import CIMultiDict
 
 from .compat import format_media_prompt
 
@@ -37,10 +35,14 @@ DEFAULT_ASPECT_RATIO = "1:1"
 ASPECT_RATIOS = (DEFAULT_ASPECT_RATIO, "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21")
 
 MAX_PICTURES = 10
+# Beyond it, readers of JSON may not agree on a number (RFC 8259, section 6).
+MAX_INT = 2**53 - 1
 
 # The pages of the site that g4f's provider of 2025 named, by type of request.
 CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
+
+STATIC_HEADERS = {"accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "width": (lambda value: _is_int(value) and value > 0, "pixels, as in width=1024"),
@@ -51,7 +53,7 @@ _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
-_SIZE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)")
+_SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
@@ -122,7 +124,7 @@ def image_body(
     return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **chosen}
 
 
-def build_headers(site: str, page: str, login: str | None) -> CIMultiDict[str]:
+def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
     """Return the headers of a request, as the web application sends them.
 
     Args:
@@ -130,16 +132,10 @@ def build_headers(site: str, page: str, login: str | None) -> CIMultiDict[str]:
         page: the path of the page that the request comes from.
         login: a JWT, or None to stay anonymous.
     """
-    headers = CIMultiDict(_anonymous_headers(site, page))
+    headers = {**DEFAULT_HEADERS, **STATIC_HEADERS, "origin": site, "referer": site + page}
     if login:
         headers["authorization"] = f"Bearer {login}"
     return headers
-
-
-@lru_cache(maxsize=8)
-def _anonymous_headers(site: str, page: str) -> CIMultiDict[str]:
-    ours = {"accept": "*/*", "content-type": "application/json", "websim-flags": ""}
-    return CIMultiDict({**DEFAULT_HEADERS, **ours, "origin": site, "referer": site + page})
 
 
 def is_jwt(key: Any) -> bool:
@@ -305,9 +301,13 @@ def _text(where: str, text: Any) -> str:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
 
 
 def _require(legal: object, where: str, expected: str, value: Any) -> None:
     if not legal:
-        raise ValueError(f"{where}: {expected}, not {value!r:.80}")
+        try:
+            shown = f"{value!r:.80}"
+        except ValueError:  # Python writes no int of more than 4,300 digits
+            shown = "this"
+        raise ValueError(f"{where}: {expected}, not {shown}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -22,8 +23,10 @@ RATE_LIMIT_WORDS = "rate limit exceeded"
 _HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 # Also what is left of them where the stretch ends in their midst.
-_JWT = re.compile(r"\bey[A-Za-z0-9_-]{6,}(\.[A-Za-z0-9_-]*){0,2}")
+_JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
 _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
+# Where the stretch ends in the midst of an address, its start.
+_CUT_WORD = re.compile(r"[^\s@\"'<>:,;/*]{0,64}\Z")
 
 NO_JSON = object()
 # No number is of use here; as floats, those of thousands of digits are no error.
@@ -40,6 +43,8 @@ def chat_text(text: str) -> str:
     if answer is NO_JSON:
         if is_html(text):
             raise ResponseError(f"an HTML page instead of an answer{_title(text)}")
+        if text.lstrip().startswith("{"):
+            raise ResponseError("an answer that breaks off")
         content: Any = text
     else:
         content = answer.get("content") if isinstance(answer, dict) else None
@@ -57,9 +62,10 @@ def picture_url(text: str, site: str) -> str:
     answer = _parse(text)
     url = answer.get("url") if isinstance(answer, dict) else None
     if isinstance(url, str):
-        url = urljoin(site, url) if url.startswith("/") else url
-        if _is_picture_address(url):
-            return url
+        with suppress(ValueError):  # of urljoin and urlsplit, for an address like //[
+            url = urljoin(site, url) if url.startswith("/") else url
+            if _is_picture_address(url):
+                return url
     raise NoMediaResponseError("an answer without a picture" + (_title(text) if is_html(text) else ""))
 
 
@@ -76,16 +82,19 @@ def is_rate_limit(text: str) -> bool:
 def excerpt(text: str, secrets: Iterable[str]) -> str:
     """Return what may be shown of a body: 300 characters of it at most, and no secret among them."""
     if is_html(text):
-        return f"an HTML page{_title(text)}"
+        text = f"an HTML page{_title(text)}"
     return scrub(text, secrets)[:EXCERPT_CHARS]
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """Return `text` in one line and without the secrets given, JSON Web Tokens and e-mail addresses."""
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
-    text = _EMAIL.sub("***", _JWT.sub("***", text[:SCRUBBED_CHARS]))
-    return " ".join(text.split())
+    is_cut = len(text) > SCRUBBED_CHARS
+    text = _JWT.sub("***", text[:SCRUBBED_CHARS])
+    text = _EMAIL.sub("***", _CUT_WORD.sub("", text) if is_cut else text)
+    # Nothing that steers a terminal, and no half of a surrogate pair, which cannot be printed.
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _parse(text: str) -> Any:
@@ -99,7 +108,7 @@ def _parse(text: str) -> Any:
 
 def _title(text: str) -> str:
     # g4f tells Cloudflare's pages by their titles, tags included.
-    match = _TITLE.search(text)
+    match = _TITLE.search(text, 0, SCRUBBED_CHARS)
     return f": {match[0]}" if match else ""
 
 
@@ -113,8 +122,5 @@ def _is_picture_address(url: str) -> bool:
         return False
     if url.startswith("data:image/"):
         return True
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        return False
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -8,6 +8,7 @@ and of the SOCKS library carry the proxy's password.
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
 import io
 import json
@@ -15,6 +16,7 @@ import math
 import random
 import re
 import ssl
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -60,6 +62,7 @@ LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 IF_MOVED = "if Websim has moved, set WEBSIM_URL"
 WAIT = "wait a while, log in, or use another provider"
 ADVICE = {401: LOG_IN, 403: f"{LOG_IN}, or try from another network", 404: IF_MOVED, 413: "send less", 429: WAIT}
+ADVICE[407] = "look at the proxy's user and password"
 ADVICE_BY_CLASS = {3: IF_MOVED, 4: "look at what was sent"}
 TRY_LATER = "try again later or use another provider"
 LOOK_AT_NETWORK = "look at the network, the proxy and WEBSIM_URL"
@@ -114,7 +117,7 @@ class Call(Generic[T]):
         key: str | None = None,
     ) -> None:
         self._url, self._headers, self._read, self._retries, self._key = url, headers, read, retries, key
-        self._address = _check_address("WEBSIM_URL", url, HTTP, "https://websim.com")
+        self._address = _endpoint(str(url))
         self._proxy = proxy and _check_address("proxy", str(proxy), HTTP + SOCKS, "http://user:password@host:3128")
         self._socks_proxy = proxy if self._proxy and self._proxy.scheme in SOCKS else None
         self._http_proxy = None if self._socks_proxy else proxy or None
@@ -178,7 +181,8 @@ class Call(Generic[T]):
             try:
                 return self._read(text)
             except (ResponseError, NoMediaResponseError) as no_answer:
-                error = type(no_answer)(f"Response {status}: {no_answer} ({self._host}: {TRY_LATER})")
+                reason = scrub(str(no_answer), self._secrets())
+                error = type(no_answer)(f"Response {status}: {reason} ({self._host}: {TRY_LATER})")
         else:
             error = await self._status_error(response, text)
         limited = status == 429 or (is_rate_limit(text) and not 300 <= status < 400)
@@ -224,8 +228,10 @@ class Call(Generic[T]):
 
     def _secrets(self) -> list[str]:
         login = self._headers.get("authorization", "").removeprefix("Bearer ")
-        password = (self._proxy and self._proxy.password) or ""
-        return [secret for secret in (self._key, login, password, unquote(password)) if secret]
+        user, password = (self._proxy.username or "", self._proxy.password or "") if self._proxy else ("", "")
+        # What aiohttp makes of them for Proxy-Authorization, which a proxy's error page may say again.
+        basic = base64.b64encode(unquote(f"{user}:{password}").encode("latin-1", "replace")).decode()
+        return [secret for secret in (self._key, login, password, unquote(password), password and basic) if secret]
 
     async def _sleep(self, seconds: float) -> None:
         remaining = self._deadline - time.monotonic()
@@ -260,7 +266,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-@lru_cache
+@lru_cache(maxsize=8)
+def _endpoint(url: str) -> SplitResult:
+    return _check_address("WEBSIM_URL", url, HTTP, "https://websim.com")
+
+
 def _check_address(name: str, address: Any, schemes: tuple[str, ...], example: str) -> SplitResult:
     """Return the parts of an address; an error does not quote it, since it may hold a password."""
     try:
@@ -279,4 +289,4 @@ def _check_timeout(timeout: Any) -> float:
     legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < math.inf
     if not legal:
         raise ValueError(f"timeout: a positive number of seconds, as in timeout=60, not {timeout!r:.80}")
-    return float(timeout or math.inf)
+    return float(min(timeout, sys.maxsize)) if timeout else math.inf
