@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import g4f.debug
@@ -138,7 +138,7 @@ class Call(Generic[T]):
             wait = outcome.retry_after
             too_long = wait is not None and wait > self._retries.max_wait
             if not outcome.again or too_long or number >= self._retries.max_tries:
-                raise outcome.error
+                _raise_alone(outcome.error)
             if wait is None:
                 wait = self._retries.backoff * 2 ** (number - 1) * random.uniform(1, 1 + JITTER)
             number += 1
@@ -251,6 +251,14 @@ async def _read_text(response: ClientResponse) -> str | None:
             return None
     # RFC 8259: JSON is UTF-8, whatever a header says; its two other encodings show in the first bytes.
     return body.decode(json.detect_encoding(body), "replace")
+
+
+def _raise_alone(error: Exception) -> NoReturn:
+    try:
+        raise error
+    finally:
+        # Python's own tasks, which nest_asyncio brings back, resume while they handle aiohttp's exception.
+        error.__context__ = None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -131,8 +131,9 @@ BARRED = (
 # What the lines need between them. 0.5.9 to 7.0 do not say that they need typing_extensions, which aiohttp brings
 # before Python 3.13.
 DEPENDENCIES = (
-    "aiohttp>=3.13.3",
+    "aiohttp>=3.13.4",
     "brotli",
+    "coverage>=7.10",
     "nest_asyncio",
     "nest_asyncio2",
     "pycryptodome",
@@ -173,7 +174,7 @@ def results_of(version: str, cache: Path) -> list[Result]:
         try:
             process = subprocess.run(
                 # Without site-packages, in which another g4f may be.
-                [sys.executable, "-s", "-S", "-m", "tests.ways"],
+                [sys.executable, "-s", "-S", "-m", *measured(), "tests.ways"],
                 cwd=folder,
                 env=environment(folder, [ROOT, line, dependencies(cache)]),
                 capture_output=True,
@@ -184,6 +185,13 @@ def results_of(version: str, cache: Path) -> list[Result]:
             return [Result("process", "it ends", f"not within {SECONDS_A_LINE} s")]
     results = [Result(**json.loads(line)) for line in process.stdout.splitlines()]
     return [*results, *process_results(process)]
+
+
+def measured() -> list[str]:
+    """Return what runs a module under coverage, where this program is itself run so."""
+    if "COVERAGE_PROCESS_CONFIG" not in os.environ:
+        return []
+    return ["coverage", "run", f"--rcfile={ROOT / 'pyproject.toml'}", f"--data-file={ROOT / '.coverage'}", "-m"]
 
 
 def process_results(process: subprocess.CompletedProcess[str]) -> Iterable[Result]:
