@@ -159,12 +159,12 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(api_key))
         # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
-        kwargs = {"size": kwargs.get("size"), "media": media, "api_key": api_key, "timeout": timeout}
-        if is_image:
-            kwargs.update(n=n, width=width, height=height, seed=seed, transparent=transparent)
-            return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **kwargs)
-        kwargs.update(prompt=prompt, response_format=response_format)
-        return cls._handle_chat_request(project_id, messages, headers, proxy, **kwargs)
+        both: dict[str, Any] = {"media": media, "api_key": api_key, "timeout": timeout}
+        if not is_image:
+            both.update(prompt=prompt, response_format=response_format)
+            return cls._handle_chat_request(project_id, messages, headers, proxy, **both)
+        both.update(n=n, width=width, height=height, size=kwargs.get("size"), seed=seed, transparent=transparent)
+        return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **both)
 
     @classmethod
     async def _handle_chat_request(
@@ -215,8 +215,10 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
 def _login(api_key: Any) -> str | None:
     """Return the token to log in with: the caller's, else the environment's, None where neither is one."""
-    keys = (_own_key(api_key), os.environ.get("WEBSIM_API_KEY"))
-    return next((key for key in keys if key and request.is_jwt(key)), None)
+    for key in (_own_key(api_key), os.environ.get("WEBSIM_API_KEY")):
+        if key and request.is_jwt(key):
+            return key
+    return None
 
 
 def _own_key(api_key: Any) -> str | None:

@@ -157,16 +157,16 @@ class Call(Generic[T]):
         try:
             pool = Pool.of_running_loop()
             with pool.lease(self._socks_proxy) or await pool.open(self._socks_proxy) as session:
-                async with session.post(
+                response = await session.post(
                     self._url,
                     data=io.BytesIO(self._payload) if large else self._payload,
                     headers=self._headers,
                     proxy=self._http_proxy,
                     allow_redirects=False,
                     timeout=limits,
-                ) as response:
-                    began = True
-                    text = await _read_text(response)
+                )
+                began = True
+                text = await _read_text(response)
         except Exception as error:  # aiohttp, ssl and the SOCKS library raise what they like
             return self._connection_failure(error, began)
         if text is None:
@@ -227,11 +227,13 @@ class Call(Generic[T]):
         return self._address.netloc.rpartition("@")[2]
 
     def _secrets(self) -> list[str]:
-        login = self._headers.get("authorization", "").removeprefix("Bearer ")
-        user, password = (self._proxy.username or "", self._proxy.password or "") if self._proxy else ("", "")
-        # What aiohttp makes of them for Proxy-Authorization, which a proxy's error page may say again.
-        basic = base64.b64encode(unquote(f"{user}:{password}").encode("latin-1", "replace")).decode()
-        return [secret for secret in (self._key, login, password, unquote(password), password and basic) if secret]
+        secrets = [self._key, self._headers.get("authorization", "").removeprefix("Bearer ")]
+        if self._proxy and self._proxy.password:
+            login = f"{self._proxy.username}:{self._proxy.password}"
+            # The last is what aiohttp makes of them for Proxy-Authorization, which a proxy's error page may say again.
+            basic = base64.b64encode(unquote(login).encode("latin-1", "replace")).decode()
+            secrets += [self._proxy.password, unquote(self._proxy.password), basic]
+        return [secret for secret in secrets if secret]
 
     async def _sleep(self, seconds: float) -> None:
         remaining = self._deadline - time.monotonic()
@@ -243,12 +245,16 @@ class Call(Generic[T]):
 async def _read_text(response: ClientResponse) -> str | None:
     """Return the body as text, or None as soon as it proves too large."""
     body = bytearray()
-    if (response.content_length or 0) > MAX_BODY_BYTES:
-        return None
-    while chunk := await response.content.readany():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
+    try:
+        if (response.content_length or 0) > MAX_BODY_BYTES:
             return None
+        while chunk := await response.content.readany():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                return None
+    finally:
+        # A connection whose response was read to its end is in the pool again by now; any other is closed here.
+        response.close()
     # RFC 8259: JSON is UTF-8, whatever a header says; its two other encodings show in the first bytes.
     return body.decode(json.detect_encoding(body), "replace")
 
