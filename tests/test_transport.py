@@ -165,9 +165,7 @@ async def test_a_larger_body_is_an_error(websim):
 
 async def test_a_redirect_is_not_followed(websim):
     websim.misbehave(Fault(status=308, headers={"Location": "https://websim.example/elsewhere"}))
-    with pytest.raises(
-        ResponseStatusError, match="308: a redirect to https://websim.example/.*set WEBSIM_URL"
-    ):
+    with pytest.raises(ResponseStatusError, match="308: a redirect to https://websim.example/.*set WEBSIM_URL"):
         await ask(None, HELLO)
     assert len(websim.requests) == 1
 
