@@ -12,6 +12,7 @@ import atexit
 import os
 import weakref
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -65,17 +66,18 @@ class Pool:
 
     async def open(self, socks_proxy: str | None) -> Lease:
         """Open the session for `socks_proxy`, or the one for all else where it is None."""
-        connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
-        # No cookie of one caller's may reach the next.
-        lease = self._leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
         if len(self._leases) > MAX_SOCKS_PROXIES:
-            idle = [proxy for proxy, other in self._leases.items() if proxy and not other.users and other is not lease]
-            await self._close(idle)
-        return lease
+            await self._close([proxy for proxy, lease in self._leases.items() if proxy and not lease.users])
+        if socks_proxy not in self._leases:
+            connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
+            # No cookie of one caller's may reach the next.
+            self._leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
+        return self._leases[socks_proxy]
 
     async def _close(self, proxies: Iterable[str | None]) -> None:
-        for proxy in list(proxies):
-            await self._leases.pop(proxy).session.close()
+        # All are taken out first, so that none is lent out while another is being closed.
+        for lease in [self._leases.pop(proxy) for proxy in list(proxies)]:
+            await lease.session.close()
 
     def _close_with_loop(self) -> None:
         if not self._loop.is_running():
@@ -83,13 +85,17 @@ class Pool:
         self._close_loop()
 
     def close_from_outside(self) -> None:
-        """Close every connection, where the loop is not the one that runs in this thread."""
+        """Close every connection of a loop that does not run in this thread."""
         if self._loop.is_closed() or not self._leases:
             return
         closing = asyncio.wait_for(self._close(self._leases), CLOSE_SECONDS)
         with suppress(asyncio.TimeoutError, TimeoutError):
             if self._loop.is_running():
                 asyncio.run_coroutine_threadsafe(closing, self._loop).result(CLOSE_SECONDS)
+            elif asyncio._get_running_loop():
+                # Another loop runs in this thread, and two cannot.
+                with ThreadPoolExecutor() as elsewhere:
+                    elsewhere.submit(self._loop.run_until_complete, closing).result()
             else:
                 self._loop.run_until_complete(closing)
 

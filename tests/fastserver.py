@@ -1,6 +1,6 @@
-"""A server in a process of its own, as fast as asyncio goes: every POST gets the same JSON, and it counts connections.
+"""Servers in processes of their own: one as fast as asyncio goes, and a SOCKS5 proxy.
 
-A GET is answered with the counts, as JSON.
+The fast one answers every POST with the same JSON and counts its connections; to a GET it tells the counts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
+BACKLOG = 1024
+CHUNK_BYTES = 65536
+
 # A chat's answer and a picture's in one.
 ANSWER = b'{"role": "assistant", "content": "Yes, at once.", "url": "https://websim.example/cat.png"}'
 
@@ -85,9 +88,47 @@ async def _serve(certificate: str | None = None) -> None:
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-    server = await asyncio.get_running_loop().create_server(_Connection, HOST, 0, ssl=context, backlog=1024)
+    await _until_told(
+        await asyncio.get_running_loop().create_server(_Connection, HOST, 0, ssl=context, backlog=BACKLOG)
+    )
+
+
+async def _serve_socks(password: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError, OSError):
+            await _relay(reader, writer, password.encode())
+
+    await _until_told(await asyncio.start_server(serve, HOST, 0))
+
+
+async def _until_told(server: asyncio.Server) -> None:
+    """Say which port it is, and return at the end of the standard input."""
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
+
+
+async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: bytes) -> None:
+    """Serve a client that logs in by password (RFC 1929) and asks for an IPv4 address (RFC 1928)."""
+    _, methods = await reader.readexactly(2)
+    await reader.readexactly(methods)
+    writer.write(b"\x05\x02")
+    _, length = await reader.readexactly(2)
+    await reader.readexactly(length)
+    (length,) = await reader.readexactly(1)
+    right = await reader.readexactly(length) == password
+    writer.write(b"\x01\x00" if right else b"\x01\x01")
+    if right:
+        *_, a, b, c, d, high, low = await reader.readexactly(10)
+        from_server, to_server = await asyncio.open_connection(f"{a}.{b}.{c}.{d}", high << 8 | low)
+        writer.write(b"\x05\x00\x00\x01" + bytes(6))
+        await asyncio.gather(_pass_on(reader, to_server), _pass_on(from_server, writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with closing(writer), suppress(OSError):
+        while data := await reader.read(CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
 
 
 @dataclass(frozen=True)
@@ -116,11 +157,24 @@ def fast_server(certificate: Path | None = None) -> Iterator[FastServer]:
     Args:
         certificate: a PEM file with a key and its chain, to serve TLS; None for plain HTTP.
     """
-    command = [sys.executable, __file__, *([str(certificate)] if certificate else [])]
-    # It ends with its standard input, however this process ends.
+    with _process("_serve", *([str(certificate)] if certificate else [])) as port:
+        yield FastServer("https" if certificate else "http", port)
+
+
+@contextmanager
+def socks_proxy(password: str) -> Iterator[str]:
+    """Run a SOCKS5 proxy that asks for a password, whoever the user is, and yield its host and port."""
+    with _process("_serve_socks", password) as port:
+        yield f"{HOST}:{port}"
+
+
+@contextmanager
+def _process(function: str, *arguments: str) -> Iterator[int]:
+    """Run a function of this module, and yield the port that it says; it ends however this process ends."""
+    command = [sys.executable, __file__, function, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        yield FastServer("https" if certificate else "http", int(process.stdout.readline()))
+        yield int(process.stdout.readline())
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(*sys.argv[1:]))
+    asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))

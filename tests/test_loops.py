@@ -12,7 +12,7 @@ import pytest
 from .fastserver import FastServer, fast_server
 
 ROOT = Path(__file__).parent.parent
-SECONDS_A_SCRIPT = 120
+SECONDS_A_SCRIPT = 60
 
 # What g4f's own modules warn of when they are imported is not of interest, nor is how slow this machine is.
 PRELUDE = """
@@ -306,6 +306,23 @@ def test_a_loop_ends_while_that_of_another_thread_goes_on(run, server):
         asyncio.run(ask(None, HELLO))
         ended.set()
         thread.join()
+        print(open_sockets())
+    """
+    assert run(script) == "0"
+    assert server.counts()["connections"] == 2
+
+
+def test_a_loop_may_be_closed_while_another_one_runs(run, server):
+    script = """
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(ask(None, HELLO))
+
+        async def main():
+            await ask(None, HELLO)
+            loop.close()
+            await ask(None, HELLO)
+
+        asyncio.run(main())
         print(open_sockets())
     """
     assert run(script) == "0"

@@ -1,0 +1,186 @@
+"""How connections are shared: no more than there are calls at once, through proxies too, and the idle ones closed."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+import trustme
+
+from g4f_websim import Websim
+from g4f_websim.emulator import Fault
+from g4f_websim.pool import MAX_SOCKS_PROXIES
+
+from .asking import HELLO, ask
+from .fastserver import HOST, FastServer, fast_server, socks_proxy
+
+ROOT = Path(__file__).parent.parent
+USER, PASSWORD = "user", "p%40ss"
+PLAIN_PASSWORD = "p@ss"
+PATIENCE_SECONDS = 30
+POLL_SECONDS = 0.01
+
+CALLS = 20
+IN_A_ROW = f"""
+import asyncio, sys
+from tests.asking import HELLO, ask
+
+async def main():
+    for _ in range({CALLS}):
+        await ask(None, HELLO, proxy=sys.argv[1] or None)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[FastServer]:
+    with fast_server() as server:
+        monkeypatch.setattr(Websim, "url", server.url)
+        yield server
+
+
+@pytest.fixture
+def tls_server(monkeypatch, tmp_path) -> Iterator[FastServer]:
+    """A server with a certificate that the processes started from here on trust."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with fast_server(tmp_path / "server.pem") as server:
+        monkeypatch.setenv("WEBSIM_URL", server.url)
+        yield server
+
+
+@contextmanager
+def http_proxy(folder: Path) -> Iterator[str]:
+    """Run an HTTP proxy that asks for a password, and yield its host and port."""
+    port = folder / "port"
+    options = ["--hostname", HOST, "--port", "0", "--port-file", port, "--basic-auth", f"{USER}:{PLAIN_PASSWORD}"]
+    workers = ["--num-acceptors", "1", "--num-workers", "1", "--log-level", "ERROR"]
+    process = subprocess.Popen([sys.executable, "-m", "proxy", *options, *workers])
+    try:
+        wait_until(lambda: port.exists() and port.read_text().strip())
+        yield f"{HOST}:{port.read_text().strip()}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(params=["http", "socks5"])
+def proxy(request, tmp_path) -> Iterator[str]:
+    """The address of a proxy in a process of its own, with user and password."""
+    with http_proxy(tmp_path) if request.param == "http" else socks_proxy(PLAIN_PASSWORD) as host:
+        yield f"{request.param}://{USER}:{PASSWORD}@{host}"
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert monotonic() < deadline
+        sleep(POLL_SECONDS)
+
+
+async def ask_at_once(calls: int, proxy: Callable[[int], str | None] = lambda number: None) -> None:
+    await asyncio.gather(*(ask(None, HELLO, proxy=proxy(number)) for number in range(calls)))
+
+
+def call_in_a_row(proxy: str = "") -> None:
+    subprocess.run([sys.executable, "-c", IN_A_ROW, proxy], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+async def test_a_thousand_calls_in_a_row_share_a_connection(server):
+    for _ in range(1000):
+        await ask(None, HELLO)
+    assert server.counts() == {"connections": 1, "open": 1, "requests": 1000}
+
+
+async def test_chats_and_pictures_share_a_connection(server):
+    await ask("gemini-2.5-flash", HELLO)
+    await ask("flux", HELLO)
+    assert server.counts()["connections"] == 1
+
+
+async def test_a_hundred_calls_at_once_open_a_hundred_connections_at_most(server):
+    for _ in range(3):
+        await ask_at_once(100)
+    assert server.counts()["connections"] <= 100
+
+
+def test_calls_in_a_row_over_tls_share_a_handshake(tls_server):
+    call_in_a_row()
+    assert tls_server.counts() == {"connections": 1, "open": 0, "requests": CALLS}
+
+
+async def test_calls_through_a_proxy_with_a_password_share_a_connection(server, proxy):
+    for _ in range(CALLS):
+        await ask(None, HELLO, proxy=proxy)
+    assert server.counts() == {"connections": 1, "open": 1, "requests": CALLS}
+
+
+def test_calls_over_tls_through_a_proxy_with_a_password_share_a_handshake(tls_server, proxy):
+    call_in_a_row(proxy)
+    assert tls_server.counts()["connections"] == 1
+    assert tls_server.counts()["requests"] == CALLS
+
+
+async def test_calls_with_and_without_a_proxy_share_no_connection(server, proxy):
+    for _ in range(3):
+        await ask(None, HELLO, proxy=proxy)
+        await ask(None, HELLO)
+    assert server.counts()["connections"] == 2
+
+
+@pytest.fixture
+def proxies() -> Iterator[Callable[[int], str]]:
+    """Return a function that returns as many different SOCKS proxies as there are numbers."""
+    with socks_proxy(PLAIN_PASSWORD) as host:
+        yield lambda number: f"socks5://user{number}:{PASSWORD}@{host}"
+
+
+async def test_idle_socks_proxies_beyond_the_limit_are_closed(server, proxies):
+    for number in range(3 * MAX_SOCKS_PROXIES):
+        await ask(None, HELLO, proxy=proxies(number))
+    assert server.counts()["connections"] == 3 * MAX_SOCKS_PROXIES
+    wait_until(lambda: server.counts()["open"] <= MAX_SOCKS_PROXIES)
+
+
+async def test_a_socks_proxy_closed_for_idleness_is_opened_again(server, proxies):
+    for number in [*range(MAX_SOCKS_PROXIES + 2), 0]:
+        assert await ask(None, HELLO, proxy=proxies(number))
+
+
+async def test_socks_proxies_in_use_beyond_the_limit_stay_open(server, proxies):
+    await ask_at_once(3 * MAX_SOCKS_PROXIES, proxies)
+    assert server.counts()["requests"] == 3 * MAX_SOCKS_PROXIES
+
+
+async def test_many_socks_proxies_may_be_opened_at_once_when_others_are_idle(server, proxies):
+    for number in range(MAX_SOCKS_PROXIES):
+        await ask(None, HELLO, proxy=proxies(number))
+    await ask_at_once(MAX_SOCKS_PROXIES, lambda number: proxies(MAX_SOCKS_PROXIES + number))
+    assert server.counts()["requests"] == 2 * MAX_SOCKS_PROXIES
+
+
+async def test_a_cookie_reaches_no_other_call(websim):
+    websim.misbehave(Fault(headers={"Set-Cookie": "who=somebody"}, body=b'{"content": "Hi"}'))
+    await ask(None, HELLO)
+    await ask(None, HELLO)
+    assert [request.header("cookie") for request in websim.requests] == [None, None]
+
+
+def test_a_loop_that_is_gone_leaves_nothing_in_memory(server):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(ask(None, HELLO))
+    loop.close()
+    memory = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert memory() is None
