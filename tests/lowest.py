@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # What the tests below need besides.
-FOR_TESTS = ("pytest>=8", "pytest-asyncio>=0.24", "trustme>=1.1", "brotli>=1.2", "requests")
+FOR_TESTS = ("pytest>=8", "pytest-asyncio>=0.24", "pytest-xdist>=3.6", "trustme>=1.1", "brotli>=1.2", "requests")
 TESTS = ("test_faults.py", "test_transport.py", "test_response.py", "test_emulator.py")
 
 OFFLINE_COMMAND = ("-m", "g4f_websim", "--offline", "check")

@@ -169,6 +169,18 @@ async def test_many_socks_proxies_may_be_opened_at_once_when_others_are_idle(ser
     assert server.counts()["requests"] == 2 * MAX_SOCKS_PROXIES
 
 
+async def test_a_call_cancelled_while_it_closes_idle_socks_proxies_forgets_none(server, proxies, caplog):
+    for number in range(MAX_SOCKS_PROXIES + 1):
+        await ask(None, HELLO, proxy=proxies(number))
+    call = asyncio.create_task(ask(None, HELLO, proxy=proxies(MAX_SOCKS_PROXIES + 1)))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    gc.collect()
+    assert call.cancelled()
+    assert caplog.messages == []
+
+
 async def test_a_cookie_reaches_no_other_call(websim):
     websim.misbehave(Fault(headers={"Set-Cookie": "who=somebody"}, body=b'{"content": "Hi"}'))
     await ask(None, HELLO)
