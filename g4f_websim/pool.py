@@ -11,7 +11,7 @@ import asyncio
 import atexit
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -67,17 +67,17 @@ class Pool:
     async def open(self, socks_proxy: str | None) -> Lease:
         """Open the session for `socks_proxy`, or the one for all else where it is None."""
         if len(self._leases) > MAX_SOCKS_PROXIES:
-            await self._close([proxy for proxy, lease in self._leases.items() if proxy and not lease.users])
+            await self._close(lambda proxy, lease: bool(proxy) and not lease.users)
         if socks_proxy not in self._leases:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
             # No cookie of one caller's may reach the next.
             self._leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
         return self._leases[socks_proxy]
 
-    async def _close(self, proxies: Iterable[str | None]) -> None:
-        # All are taken out first, so that none is lent out while another is being closed.
-        for lease in [self._leases.pop(proxy) for proxy in list(proxies)]:
-            await lease.session.close()
+    async def _close(self, which: Callable[[str | None, Lease], bool]) -> None:
+        # One at a time: during each wait others may be lent out, or this be cancelled.
+        while chosen := [proxy for proxy, lease in self._leases.items() if which(proxy, lease)]:
+            await self._leases.pop(chosen[0]).session.close()
 
     def _close_with_loop(self) -> None:
         if not self._loop.is_running():
@@ -88,7 +88,7 @@ class Pool:
         """Close every connection of a loop that does not run in this thread."""
         if self._loop.is_closed() or not self._leases:
             return
-        closing = asyncio.wait_for(self._close(self._leases), CLOSE_SECONDS)
+        closing = asyncio.wait_for(self._close(lambda proxy, lease: True), CLOSE_SECONDS)
         with suppress(asyncio.TimeoutError, TimeoutError):
             if self._loop.is_running():
                 asyncio.run_coroutine_threadsafe(closing, self._loop).result(CLOSE_SECONDS)
