@@ -61,8 +61,14 @@ SOCKS = ("socks4", "socks5", "socks5h")
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 IF_MOVED = "if Websim has moved, set WEBSIM_URL"
 WAIT = "wait a while, log in, or use another provider"
-ADVICE = {401: LOG_IN, 403: f"{LOG_IN}, or try from another network", 404: IF_MOVED, 413: "send less", 429: WAIT}
-ADVICE[407] = "look at the proxy's user and password"
+ADVICE = {
+    401: LOG_IN,
+    403: f"{LOG_IN}, or try from another network",
+    404: IF_MOVED,
+    407: "look at the proxy's user and password",
+    413: "send less",
+    429: WAIT,
+}
 ADVICE_BY_CLASS = {3: IF_MOVED, 4: "look at what was sent"}
 TRY_LATER = "try again later or use another provider"
 LOOK_AT_NETWORK = "look at the network, the proxy and WEBSIM_URL"
@@ -118,9 +124,10 @@ class Call(Generic[T]):
     ) -> None:
         self._url, self._headers, self._read, self._retries, self._key = url, headers, read, retries, key
         self._address = _endpoint(str(url))
-        self._proxy = proxy and _check_address("proxy", str(proxy), HTTP + SOCKS, "http://user:password@host:3128")
+        proxy = str(proxy) if proxy else None
+        self._proxy = proxy and _check_address("proxy", proxy, HTTP + SOCKS, "http://user:password@host:3128")
         self._socks_proxy = proxy if self._proxy and self._proxy.scheme in SOCKS else None
-        self._http_proxy = None if self._socks_proxy else proxy or None
+        self._http_proxy = None if self._socks_proxy else proxy
         self._timeout = _check_timeout(timeout)
         self._deadline = time.monotonic() + self._timeout
         self._payload = json.dumps(body).encode()
