@@ -1,8 +1,6 @@
 """How it travels: tries and waits, the bounds of a call, and errors that say what to do."""
 
 import asyncio
-import email.utils
-import time
 
 import g4f.debug
 import pytest
@@ -13,6 +11,9 @@ from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BODY_BYTES
 
 from .asking import HELLO, ask
+
+PAST = "Mon, 02 Jan 2006 15:04:05 GMT"
+FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
 
 TRIED_AGAIN = [408, 425, 429, 502, 503, 504]
 NOT_TRIED_AGAIN = [400, 401, 403, 404, 409, 413, 422, 451, 500, 501, 505]
@@ -29,10 +30,6 @@ def waits(monkeypatch):
 
 def retry_after(value: str, status: int = 429) -> Fault:
     return Fault(status=status, headers={"Retry-After": value})
-
-
-def http_date(seconds_from_now: float) -> str:
-    return email.utils.formatdate(time.time() + seconds_from_now, usegmt=True)
 
 
 @pytest.mark.parametrize("model", [None, "flux"])
@@ -95,7 +92,7 @@ async def test_each_wait_is_told_with_its_length_and_its_reason(websim, monkeypa
     assert "waiting 0.1 s before try 2 of 3" in line
 
 
-@pytest.mark.parametrize("value", ["0", "0.0", "00", http_date(-1000), "Mon, 02 Jan 2006 15:04:05 -0000"])
+@pytest.mark.parametrize("value", ["0", "0.0", "00", PAST, "Mon, 02 Jan 2006 15:04:05 -0000"])
 async def test_retry_after_may_ask_for_no_wait(websim, monkeypatch, waits, value):
     monkeypatch.setattr(Websim, "backoff", 1000.0)
     websim.misbehave(retry_after(value))
@@ -112,7 +109,7 @@ async def test_a_retry_after_that_says_nothing_is_as_none(websim, waits, value):
     assert len(websim.requests) == 2
 
 
-@pytest.mark.parametrize("value", ["61", "9" * 30, http_date(3600)])
+@pytest.mark.parametrize("value", ["61", "9" * 30, FUTURE])
 async def test_a_retry_after_beyond_max_wait_is_raised_at_once(websim, value):
     websim.misbehave(retry_after(value))
     with pytest.raises(RateLimitError):
