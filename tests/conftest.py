@@ -10,8 +10,11 @@ import pytest
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
+from g4f_websim import Websim  # noqa: E402
 from g4f_websim.cli import fill_offline_cache  # noqa: E402
 from g4f_websim.testing import websim  # noqa: E402
+
+from .rawserver import raw_server  # noqa: E402
 
 __all__ = ["websim"]
 
@@ -23,3 +26,12 @@ def fresh_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch):
+    """A raw server that Websim is aimed at, with waits of milliseconds."""
+    async with raw_server() as server:
+        monkeypatch.setattr(Websim, "url", server.url)
+        monkeypatch.setattr(Websim, "backoff", 0.001)
+        yield server

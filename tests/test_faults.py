@@ -48,14 +48,6 @@ MEANINGFUL_STATUSES = sorted(
 G4F_CHOOSES = {401: MissingAuthError, 429: RateLimitError}
 
 
-@pytest.fixture
-async def server(monkeypatch):
-    async with raw_server() as server:
-        monkeypatch.setattr(Websim, "url", server.url)
-        monkeypatch.setattr(Websim, "backoff", 0.001)
-        yield server
-
-
 def encoded(encoding: str, body: bytes) -> bytes:
     return http(body, headers=[("Content-Encoding", encoding)])
 

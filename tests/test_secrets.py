@@ -53,14 +53,6 @@ SECONDS_STALLED = 0.2
 
 
 @pytest.fixture
-async def server(monkeypatch):
-    async with raw_server() as server:
-        monkeypatch.setattr(Websim, "url", server.url)
-        monkeypatch.setattr(Websim, "backoff", 0.001)
-        yield server
-
-
-@pytest.fixture
 async def told(monkeypatch, caplog, capfd):
     """Return what was logged or printed so far, every log being at its most talkative."""
     lines = []
