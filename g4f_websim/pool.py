@@ -60,13 +60,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         return getattr(loop, _ATTRIBUTE, None) or cls(loop)
 
-    def lease(self, socks_proxy: str | None) -> Lease | None:
-        """Return the session for `socks_proxy`, or the one for all else where it is None; None where it is not open."""
-        return self._leases.get(socks_proxy)
-
-    async def open(self, socks_proxy: str | None) -> Lease:
-        """Open the session for `socks_proxy`, or the one for all else where it is None."""
-        if len(self._leases) > MAX_SOCKS_PROXIES:
+    async def lease(self, socks_proxy: str | None) -> Lease:
+        """Return the session for `socks_proxy`, or the one for all else where it is None."""
+        if socks_proxy not in self._leases and len(self._leases) > MAX_SOCKS_PROXIES:
             await self._close(lambda proxy, lease: bool(proxy) and not lease.users)
         if socks_proxy not in self._leases:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
@@ -80,24 +76,19 @@ class Pool:
             await self._leases.pop(chosen[0]).session.close()
 
     def _close_with_loop(self) -> None:
-        if not self._loop.is_running():
-            self.close_from_outside()
+        self.close_connections()
         self._close_loop()
 
-    def close_from_outside(self) -> None:
-        """Close every connection of a loop that does not run in this thread."""
-        if self._loop.is_closed() or not self._leases:
-            return
-        closing = asyncio.wait_for(self._close(lambda proxy, lease: True), CLOSE_SECONDS)
-        with suppress(asyncio.TimeoutError, TimeoutError):
-            if self._loop.is_running():
-                asyncio.run_coroutine_threadsafe(closing, self._loop).result(CLOSE_SECONDS)
-            elif asyncio._get_running_loop():
-                # Another loop runs in this thread, and two cannot.
-                with ThreadPoolExecutor() as elsewhere:
+    def close_connections(self) -> None:
+        """Close every connection, unless the loop runs, or is closed and they with it."""
+        if self._leases and not self._loop.is_running() and not self._loop.is_closed():
+            closing = asyncio.wait_for(self._close(lambda proxy, lease: True), CLOSE_SECONDS)
+            with suppress(asyncio.TimeoutError), ThreadPoolExecutor() as elsewhere:
+                if asyncio._get_running_loop():
+                    # Another loop runs in this thread, and two cannot.
                     elsewhere.submit(self._loop.run_until_complete, closing).result()
-            else:
-                self._loop.run_until_complete(closing)
+                else:
+                    self._loop.run_until_complete(closing)
 
     def leave_to_parent(self) -> None:
         """Touch no connection again: in a forked child they are the parent's, and so is the loop's selector."""
@@ -113,7 +104,7 @@ _inherited: list[Any] = []
 
 def _close_all() -> None:
     for pool in list(_pools):
-        pool.close_from_outside()
+        pool.close_connections()
 
 
 def _leave_all_to_parent() -> None:

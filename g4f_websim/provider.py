@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import string
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixi
 from g4f.providers.response import ImageResponse
 
 from . import request, response
-from .transport import Call, Retries
+from .transport import Call, Headers, Limits
 
 # The site's address since mid 2025; before, it was https://websim.ai.
 DEFAULT_URL = "https://websim.com"
@@ -159,36 +159,29 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(api_key))
         # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
-        both: dict[str, Any] = {"media": media, "api_key": api_key, "timeout": timeout}
+        options: dict[str, Any] = {"media": media, "api_key": api_key, "timeout": timeout}
         if not is_image:
-            both.update(prompt=prompt, response_format=response_format)
-            return cls._handle_chat_request(project_id, messages, headers, proxy, **both)
-        both.update(n=n, width=width, height=height, size=kwargs.get("size"), seed=seed, transparent=transparent)
-        return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **both)
+            options.update(prompt=prompt, response_format=response_format)
+            return cls._handle_chat_request(project_id, messages, headers, proxy, **options)
+        options.update(n=n, width=width, height=height, size=kwargs.get("size"), seed=seed, transparent=transparent)
+        return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
 
     @classmethod
     async def _handle_chat_request(
-        cls, project_id: str, messages: Any, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
+        cls, project_id: str, messages: Any, headers: Headers, proxy: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         body = request.chat_body(project_id, messages, **kwargs)
-        yield await cls._call(cls.chat_api_endpoint, body, headers, response.chat_text, proxy, **kwargs).answer()
+        yield await cls._call(cls.chat_api_endpoint, body, headers, proxy, kwargs).answer(response.chat_text)
 
     @classmethod
     async def _handle_image_request(
-        cls,
-        project_id: str,
-        messages: Any,
-        prompt: str | None,
-        aspect_ratio: str | None,
-        headers: Mapping[str, str],
-        proxy: str | None = None,
-        **kwargs: Any,
+        cls, project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, headers: Headers, proxy: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         count = request.check_count(kwargs.get("n"))
         body = request.image_body(project_id, messages, prompt, aspect_ratio, **kwargs)
+        call = cls._call(cls.image_api_endpoint, body, headers, proxy, kwargs)
         read = partial(response.picture_url, site=cls.url)
-        call = cls._call(cls.image_api_endpoint, body, headers, read, proxy, **kwargs)
-        outcomes = await asyncio.gather(*(call.answer() for _ in range(count)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(call.answer(read) for _ in range(count)), return_exceptions=True)
         urls = [outcome for outcome in outcomes if isinstance(outcome, str)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if not urls:
@@ -198,27 +191,16 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         yield ImageResponse(urls, body["prompt"])
 
     @classmethod
-    def _call(
-        cls,
-        url: str,
-        body: request.Json,
-        headers: Mapping[str, str],
-        read: Callable[[str], str],
-        proxy: str | None,
-        api_key: Any = None,
-        timeout: float | None = None,
-        **ignored: Any,
-    ) -> Call[str]:
-        retries = Retries(cls.max_tries, cls.backoff, cls.max_wait)
-        return Call(url, body, headers, read, retries, proxy, timeout, key=_own_key(api_key))
+    def _call(cls, url: str, body: request.Json, headers: Headers, proxy: Any, kwargs: request.Json) -> Call:
+        timeout = request.check_timeout(kwargs.get("timeout"))
+        limits = Limits(cls.max_tries, cls.backoff, cls.max_wait, timeout)
+        return Call(url, body, headers, limits, proxy, _own_key(kwargs.get("api_key")))
 
 
 def _login(api_key: Any) -> str | None:
     """Return the token to log in with: the caller's, else the environment's, None where neither is one."""
-    for key in (_own_key(api_key), os.environ.get("WEBSIM_API_KEY")):
-        if key and request.is_jwt(key):
-            return key
-    return None
+    keys = (_own_key(api_key), os.environ.get("WEBSIM_API_KEY"))
+    return next((key for key in keys if request.is_jwt(key)), None)
 
 
 def _own_key(api_key: Any) -> str | None:

@@ -162,6 +162,13 @@ def check_count(n: Any) -> int:
     return n or 1
 
 
+def check_timeout(timeout: Any) -> float:
+    """Return the seconds that a call may take, infinity where `timeout` is None or 0, or raise a `ValueError`."""
+    legal = timeout is None or (isinstance(timeout, (int, float)) and 0 <= timeout <= MAX_INT)
+    _require(legal and not isinstance(timeout, bool), "timeout", "seconds, as in timeout=60", timeout)
+    return float(timeout or math.inf)
+
+
 def picture_urls(media: Any) -> list[str]:
     """Return the pictures of g4f's `media` as addresses that Websim takes: `data:image/` URIs and web URLs.
 

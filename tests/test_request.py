@@ -305,7 +305,7 @@ REFUSED_CHATS = {
     "project_id: 1 to 64": {"messages": HELLO, "project_id": ""},
     "project_id: .* not 'a/b'": {"messages": HELLO, "project_id": "a/b"},
     "project_id: 1 to 64 of A-Z": {"messages": HELLO, "project_id": "a" * 65},
-    "timeout: a positive": {"messages": HELLO, "timeout": -1},
+    "timeout: seconds, as in timeout=60": {"messages": HELLO, "timeout": -1},
     "timeout: .* not nan": {"messages": HELLO, "timeout": float("nan")},
     "timeout: .* not 'soon'": {"messages": HELLO, "timeout": "soon"},
     "proxy: an address": {"messages": HELLO, "proxy": "ftp://127.0.0.1:21"},

@@ -126,7 +126,7 @@ async def test_retry_after_is_waited_for(websim, monkeypatch, waits):
 
 async def test_a_timeout_bounds_an_answer_that_does_not_come(websim):
     websim.misbehave(Fault(delay=30))
-    with pytest.raises(TimeoutError, match=r"127.0.0.1:\d+: no answer within 0.2 s"):
+    with pytest.raises(TimeoutError, match=r"no answer within 0.2 s \(127.0.0.1:\d+: try again"):
         await ask(None, HELLO, timeout=0.2)
 
 
@@ -184,7 +184,7 @@ async def test_an_address_that_is_none_is_refused(monkeypatch, url):
 
 async def test_a_refused_connection_names_the_host_and_what_to_do(websim, monkeypatch, unused_tcp_port):
     monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
-    with pytest.raises(ResponseError, match=f"127.0.0.1:{unused_tcp_port}: no connection .*; look at the network"):
+    with pytest.raises(ResponseError, match=rf"no connection: .* \(127.0.0.1:{unused_tcp_port}: look at the"):
         await ask(None, HELLO)
 
 
