@@ -5,19 +5,16 @@ g4f's files are never touched: all happens in the running process, and `unregist
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 import g4f.models
 from g4f import Provider
-
-GUI_API = "g4f.gui.server.api"
 
 _registered: dict[str, Any] = {}
 _undo = ExitStack()
@@ -32,6 +29,8 @@ def register(provider: Any, name: str) -> None:
     """
     if _registered.get(name) is provider:
         return
+    if not _registered:
+        _list_in_gui()
     _registered[name] = provider
     if hasattr(Provider, "ProviderLoader"):
         _register_with_loader(provider, name)
@@ -42,7 +41,6 @@ def register(provider: Any, name: str) -> None:
     else:
         _register_with_lists(provider, name)
     _append(Provider.__all__, name)
-    _list_in_gui(provider, name)
 
 
 def unregister() -> None:
@@ -74,33 +72,27 @@ def _register_with_lists(provider: Any, name: str) -> None:
     """g4f 0.4.9 to 7.6: lists made at import; up to 6.6 a provider of that name may be among them already."""
     shipped = Provider.__map__.get(name)
     _set_item(Provider.__map__, name, provider)
-    _replace_or_append(Provider.__providers__, shipped, provider)
-    _set_attribute(Provider, name, provider)
+    _set_item(vars(Provider), name, provider)
     if shipped is not None:
-        _replace_in_models(shipped, provider)
-        _undo.callback(_replace_in_models, provider, shipped)
+        _replace_in_lists(shipped, provider)
+        _undo.callback(_replace_in_lists, provider, shipped)
+    _append(Provider.__providers__, provider)
 
 
-def _replace_in_models(old: Any, new: Any) -> None:
-    """Put a provider in another's place in g4f's models, in its lists as they are now: g4f makes new ones."""
-    for model in list(vars(g4f.models).values()):
-        if getattr(model, "best_provider", None) is old:
-            model.best_provider = new
-    bests = (getattr(model, "best_provider", None) for model in vars(g4f.models).values())
-    working = (providers for _, providers in g4f.models.__models__.values())
-    for providers in [*(getattr(best, "providers", []) for best in bests), *working]:
+def _replace_in_lists(old: Any, new: Any) -> None:
+    """Put a provider in another's place in g4f's lists as they are now, those of its models among them."""
+    models = [model for model in list(vars(g4f.models).values()) if hasattr(model, "best_provider")]
+    lists = [getattr(model.best_provider, "providers", []) for model in models]
+    lists += [working for _, working in g4f.models.__models__.values()]
+    for providers in [Provider.__providers__, *lists]:
         if old in providers:
             providers[providers.index(old)] = new
+    for model in models:
+        model.best_provider = new if model.best_provider is old else model.best_provider
 
 
-def _list_in_gui(provider: Any, name: str) -> None:
-    """g4f 8.7 and later: the GUI's list is read from a file of g4f's, so it is completed after reading.
-
-    The GUI is heavy and may never be used; where it is not imported yet, this waits until it is.
-    """
-
-    def without_ours(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [entry for entry in entries if entry["name"] != name]
+def _list_in_gui() -> None:
+    """g4f 8.7 and later: the GUI's list is read from a file of g4f's, so it is completed after reading."""
 
     def complete(gui: ModuleType) -> None:
         if not hasattr(gui.Api, "_read_providers_cache"):
@@ -109,72 +101,48 @@ def _list_in_gui(provider: Any, name: str) -> None:
 
         def read_and_add() -> list[dict[str, Any]] | None:
             entries = read()
-            return entries and [*without_ours(entries), _gui_entry(provider, name, entries[0])]
+            others = [entry for entry in entries or () if entry["name"] not in _registered]
+            return entries and others + [_gui_entry(name, entries[0]) for name in _registered]
 
         _set_attribute(gui.Api, "_read_providers_cache", staticmethod(read_and_add))
         # With --debug, g4f writes its list anew into its own package.
         _set_attribute(gui.Api, "_write_providers_cache", staticmethod(lambda entries: False))
 
-    if hasattr(sys.modules.get(GUI_API), "Api"):
-        complete(sys.modules[GUI_API])
-    else:
-        finder = _AfterImport(GUI_API, complete)
-        sys.meta_path.insert(0, finder)
-        _undo.callback(finder.stop)
+    _after_import("g4f.gui.server.api", complete)
 
 
-def _gui_entry(provider: Any, name: str, other: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry with the fields of another provider's."""
-    entry: dict[str, Any] = {
-        **dict.fromkeys(other, False),
-        "name": name,
-        "parent": None,
-        "vision": bool(provider.vision_models),
-    }
-    entry |= {kind: len(getattr(provider, f"{kind}_models")) for kind in ("image", "audio", "video")}
-    return entry | {field: getattr(provider, field) for field in ("label", "login_url", "live")}
+def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a registered provider, with the fields of another's."""
+    provider = _registered[name]
+    counts = {kind: len(getattr(provider, f"{kind}_models")) for kind in ("image", "audio", "video")}
+    same = {field: getattr(provider, field) for field in ("label", "login_url", "live")}
+    own = {"name": name, "parent": None, "vision": bool(provider.vision_models)}
+    return {**dict.fromkeys(other, False), **counts, **same, **own}
 
 
-class _AfterImport(MetaPathFinder):
-    """Calls a function with a module as soon as that is imported."""
+def _after_import(name: str, then: Callable[[ModuleType], None]) -> None:
+    """Call `then` with a module: now, or as soon as it is imported, since it is heavy and may never be."""
+    if name in sys.modules:
+        then(sys.modules[name])
+        return
 
-    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
-        self._name, self._then = name, then
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+            spec = PathFinder.find_spec(fullname, path) if fullname == name else None
+            if spec and spec.loader:
+                execute = spec.loader.exec_module
+                spec.loader.exec_module = lambda module: (execute(module), then(module))  # type: ignore
+            return spec
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != self._name:
-            return None
-        self.stop()
-        spec = importlib.util.find_spec(name)
-        if spec and spec.loader:
-            execute = spec.loader.exec_module
-
-            def execute_then(module: ModuleType) -> None:
-                execute(module)
-                self._then(module)
-
-            spec.loader.exec_module = execute_then  # type: ignore[method-assign]
-        return spec
-
-    def stop(self) -> None:
-        """Wait no longer."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    _undo.callback(sys.meta_path.remove, finder)
 
 
 def _append(names: list[Any], value: Any) -> None:
     if value not in names:
         names.append(value)
         _undo.callback(names.remove, value)
-
-
-def _replace_or_append(providers: list[Any], old: Any, new: Any) -> None:
-    if old in providers:
-        index = providers.index(old)
-        providers[index] = new
-        _undo.callback(providers.__setitem__, index, old)
-    else:
-        _append(providers, new)
 
 
 def _set_item(mapping: dict[str, Any], key: str, value: Any) -> None:
@@ -187,8 +155,5 @@ def _set_item(mapping: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _set_attribute(owner: Any, name: str, value: Any) -> None:
-    if name in vars(owner):
-        _undo.callback(setattr, owner, name, vars(owner)[name])
-    else:
-        _undo.callback(delattr, owner, name)
+    _undo.callback(setattr, owner, name, vars(owner)[name])
     setattr(owner, name, value)
