@@ -1,32 +1,4 @@
-"""The command: g4f's own command line with Websim registered, and two commands besides, `check` and `emulator`."""
-
-from __future__ import annotations
-
-import argparse
-import asyncio
-import io
-import json
-import os
-import re
-import signal
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from datetime import date, timedelta
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import g4f.cookies
-import g4f.debug
-
-from . import Websim, __version__
-
-DESCRIPTION = """\
-g4f's own command line with Websim registered, and named as the provider where
+"""g4f's own command line with Websim registered, and named as the provider where
 you name none.
 
 commands of this package:
@@ -40,16 +12,30 @@ commands of g4f's, each with a --help of its own:
   gui       the web page
 """
 
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import g4f.debug
+
+from . import Websim, __version__
+
 # g4f's commands that take --provider. It comes before the user's own words, of which the last one counts.
 WITH_PROVIDER = ("client", "api")
 
 # An option of `api` in later g4f lines.
 NO_DOWNLOAD = "--disable-pa-auto-download"
-
-# Enough of the list that g4f otherwise fetches when it starts, for no network to be needed.
-NOWHERE = {"baseUrl": "http://127.0.0.1:9/v1"}
-OFFLINE_PROVIDERS = {"providers": {"default": NOWHERE, "orcarouter": NOWHERE}, "defaultModels": {}}
-OFFLINE_DAYS = 2
 
 CHECK_SECONDS = 60.0
 CHECK_PROMPT = "Say hello."
@@ -62,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the command's name; those of the process where it is None.
     """
     parser = argparse.ArgumentParser(
-        "g4f-websim", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        "g4f-websim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--offline", action="store_true", help="ask the embedded Websim; no network is needed")
     parser.add_argument("--version", action="version", version=f"g4f-websim {__version__}")
@@ -70,18 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="what the command takes")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "emulator":
-            return _emulator(options.words)
-        with _offline() if options.offline else nullcontext():
-            if options.command == "check":
-                return asyncio.run(_check())
-            return _g4f(options.command, options.words, options.offline)
+        if not options.offline:
+            return _run(options.command, options.words)
+        from .emulator import offline
+
+        with offline():
+            return _run(options.command, options.words, offline=True)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
-def _g4f(command: str, words: list[str], offline: bool) -> int:
-    """Run one of g4f's own commands."""
+def _run(command: str, words: list[str], offline: bool = False) -> int:
+    if command == "emulator":
+        return _emulator(words)
+    if command == "check":
+        return asyncio.run(_check())
     if sys.stderr.isatty():
         _tell_waits()
     try:
@@ -134,36 +123,6 @@ def _shorten_errors() -> None:
     import g4f.cli.client
 
     vars(g4f.cli.client)["traceback"] = SimpleNamespace(format_exc=lambda: _in_a_line(sys.exc_info()[1]))
-
-
-def fill_offline_cache(cache: Path) -> None:
-    """Put into a cache folder of g4f's what it would fetch from the network when it starts."""
-    for models in (".models", "models"):
-        for days in range(OFFLINE_DAYS):
-            folder = cache / models / str(date.today() + timedelta(days))
-            folder.mkdir(parents=True)
-            folder.joinpath("providers.json").write_text(json.dumps(OFFLINE_PROVIDERS))
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Aim all of this process and of its children at an embedded Websim, and keep g4f off the network."""
-    from .emulator import Emulator
-
-    with Emulator() as emulator, tempfile.TemporaryDirectory(prefix="g4f-websim-") as cache:
-        fill_offline_cache(Path(cache))
-        os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache)
-        os.environ.pop("G4F_PROXY", None)
-        # Up to 8.6, g4f looks for its lists in this folder.
-        g4f.cookies.set_cookies_dir(cache)
-        Websim.url = emulator.url
-        g4f.debug.version_check = False
-        # To end as by an exception, so that the folder goes and the server stops.
-        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _emulator(words: list[str]) -> int:

@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
+import signal
 import struct
+import sys
+import tempfile
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
+import g4f.cookies
+import g4f.debug
 from aiohttp import web
 
-from .provider import CHAT_PATH, IMAGE_PATH
+from .provider import CHAT_PATH, IMAGE_PATH, Websim
 
 HOST = "127.0.0.1"
 
@@ -32,6 +41,11 @@ KEPT_BYTES = 2 * MAX_REQUEST_BYTES
 
 # How long requests under way may take once the emulator is to stop.
 SHUTDOWN_SECONDS = 0.1
+
+# Enough of the list that g4f otherwise fetches when it starts, for no network to be needed.
+NOWHERE = {"baseUrl": "http://127.0.0.1:9/v1"}
+OFFLINE_PROVIDERS = {"providers": {"default": NOWHERE, "orcarouter": NOWHERE}, "defaultModels": {}}
+OFFLINE_DAYS = 2
 
 PICTURE_PATH = "/offline/{width}x{height}/{colours}.png"
 PICTURE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f]{12}}.png"
@@ -173,6 +187,34 @@ class Emulator:
         width, height = _picture_size(body)
         colours = hashlib.sha256(body["prompt"].encode("utf-8", "replace")).hexdigest()[:12]
         return {"url": self.url + PICTURE_PATH.format(width=width, height=height, colours=colours)}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Aim all of this process and of its children at an embedded Websim, and keep g4f off the network."""
+    with Emulator() as emulator, tempfile.TemporaryDirectory(prefix="g4f-websim-") as cache:
+        fill_offline_cache(Path(cache))
+        os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache)
+        os.environ.pop("G4F_PROXY", None)
+        # Up to 8.6, g4f looks for its lists in this folder.
+        g4f.cookies.set_cookies_dir(cache)
+        Websim.url = emulator.url
+        g4f.debug.version_check = False
+        # To end as by an exception, so that the folder goes and the server stops.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def fill_offline_cache(cache: Path) -> None:
+    """Put into a cache folder of g4f's what it would fetch from the network when it starts."""
+    for models in (".models", "models"):
+        for days in range(OFFLINE_DAYS):
+            folder = cache / models / str(date.today() + timedelta(days))
+            folder.mkdir(parents=True)
+            folder.joinpath("providers.json").write_text(json.dumps(OFFLINE_PROVIDERS))
 
 
 async def _misbehave(request: web.Request, fault: Fault) -> web.StreamResponse:

@@ -224,8 +224,7 @@ def _turns(messages: Any) -> list[Json]:
 def _turn(where: str, message: Any) -> Json:
     _require(isinstance(message, dict), where, "a dict with role and content", message)
     role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise ValueError(f"{where}.role: one of {', '.join(ROLES)}, not {role!r:.80}")
+    _require(isinstance(role, str) and role in ROLES, f"{where}.role", f"one of {', '.join(ROLES)}", role)
     content = message.get("content")
     return {"role": ROLES[role], "content": content if isinstance(content, str) else _content(where, content)}
 

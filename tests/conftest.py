@@ -11,7 +11,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
 from g4f_websim import Websim  # noqa: E402
-from g4f_websim.cli import fill_offline_cache  # noqa: E402
+from g4f_websim.emulator import fill_offline_cache  # noqa: E402
 from g4f_websim.testing import websim  # noqa: E402
 
 from .rawserver import raw_server  # noqa: E402

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from g4f_websim.cli import fill_offline_cache
+from g4f_websim.emulator import fill_offline_cache
 
 from .asking import HELLO
 
