@@ -44,12 +44,16 @@ class Lease:
 
 
 class Pool:
-    """The sessions of one event loop: one for direct and HTTP proxy connections, one for each SOCKS proxy."""
+    """The sessions of one event loop: one for direct and HTTP proxy connections, one for each SOCKS proxy.
+
+    Attributes:
+        leases: those that are open, by SOCKS proxy, None for the one without.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._close_loop = loop.close
-        self._leases: dict[str | None, Lease] = {}
+        self.leases: dict[str | None, Lease] = {}
         loop.close = self._close_with_loop  # type: ignore[method-assign]
         setattr(loop, _ATTRIBUTE, self)
         _pools.add(self)
@@ -60,20 +64,20 @@ class Pool:
         loop = asyncio.get_running_loop()
         return getattr(loop, _ATTRIBUTE, None) or cls(loop)
 
-    async def lease(self, socks_proxy: str | None) -> Lease:
-        """Return the session for `socks_proxy`, or the one for all else where it is None."""
-        if socks_proxy not in self._leases and len(self._leases) > MAX_SOCKS_PROXIES:
+    async def open(self, socks_proxy: str | None) -> Lease:
+        """Open the session for `socks_proxy`, or the one for all else where it is None."""
+        if socks_proxy not in self.leases and len(self.leases) > MAX_SOCKS_PROXIES:
             await self._close(lambda proxy, lease: bool(proxy) and not lease.users)
-        if socks_proxy not in self._leases:
+        if socks_proxy not in self.leases:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
             # No cookie of one caller's may reach the next.
-            self._leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
-        return self._leases[socks_proxy]
+            self.leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
+        return self.leases[socks_proxy]
 
     async def _close(self, which: Callable[[str | None, Lease], bool]) -> None:
         # One at a time: during each wait others may be lent out, or this be cancelled.
-        while chosen := [proxy for proxy, lease in self._leases.items() if which(proxy, lease)]:
-            await self._leases.pop(chosen[0]).session.close()
+        while chosen := [proxy for proxy, lease in self.leases.items() if which(proxy, lease)]:
+            await self.leases.pop(chosen[0]).session.close()
 
     def _close_with_loop(self) -> None:
         self.close_connections()
@@ -81,7 +85,7 @@ class Pool:
 
     def close_connections(self) -> None:
         """Close every connection, unless the loop runs, or is closed and they with it."""
-        if self._leases and not self._loop.is_running() and not self._loop.is_closed():
+        if self.leases and not self._loop.is_running() and not self._loop.is_closed():
             closing = asyncio.wait_for(self._close(lambda proxy, lease: True), CLOSE_SECONDS)
             with suppress(asyncio.TimeoutError), ThreadPoolExecutor() as elsewhere:
                 if asyncio._get_running_loop():
@@ -92,10 +96,10 @@ class Pool:
 
     def leave_to_parent(self) -> None:
         """Touch no connection again: in a forked child they are the parent's, and so is the loop's selector."""
-        for lease in self._leases.values():
+        for lease in self.leases.values():
             _inherited.append(lease.session.connector)
             lease.session.detach()
-        self._leases.clear()
+        self.leases.clear()
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -157,9 +157,10 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
         if project_id is None:
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
-        headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(api_key))
+        key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
+        headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(key))
         # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
-        options: dict[str, Any] = {"media": media, "api_key": api_key, "timeout": timeout}
+        options: dict[str, Any] = {"media": media, "api_key": key, "timeout": timeout}
         if not is_image:
             options.update(prompt=prompt, response_format=response_format)
             return cls._handle_chat_request(project_id, messages, headers, proxy, **options)
@@ -194,15 +195,12 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     def _call(cls, url: str, body: request.Json, headers: Headers, proxy: Any, kwargs: request.Json) -> Call:
         timeout = request.check_timeout(kwargs.get("timeout"))
         limits = Limits(cls.max_tries, cls.backoff, cls.max_wait, timeout)
-        return Call(url, body, headers, limits, proxy, _own_key(kwargs.get("api_key")))
+        return Call(url, body, headers, limits, proxy, kwargs.get("api_key"))
 
 
-def _login(api_key: Any) -> str | None:
+def _login(key: Any) -> str | None:
     """Return the token to log in with: the caller's, else the environment's, None where neither is one."""
-    keys = (_own_key(api_key), os.environ.get("WEBSIM_API_KEY"))
-    return next((key for key in keys if request.is_jwt(key)), None)
-
-
-def _own_key(api_key: Any) -> str | None:
-    key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
-    return key if isinstance(key, str) else None
+    for token in (key, os.environ.get("WEBSIM_API_KEY")):
+        if token and request.is_jwt(token):
+            return str(token)
+    return None

@@ -28,6 +28,9 @@ _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.
 # Where the stretch ends in the midst of an address, its start.
 _CUT_WORD = re.compile(r"[^\s@\"'<>:,;/*]{0,64}\Z")
 
+# JSON allows the halves of surrogate pairs, which no encoder takes.
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+
 NO_JSON = object()
 # No number is of use here; as floats, those of thousands of digits are no error.
 _DECODER = json.JSONDecoder(parse_int=float)
@@ -50,7 +53,7 @@ def chat_text(text: str) -> str:
         content = answer.get("content") if isinstance(answer, dict) else None
     if not isinstance(content, str) or not content.strip():
         raise ResponseError("an answer without content")
-    return _encodable(content.strip())
+    return _HALF_A_PAIR.sub("\ufffd", content.strip())
 
 
 def picture_url(text: str, site: str) -> str:
@@ -110,11 +113,6 @@ def _title(text: str) -> str:
     # g4f tells Cloudflare's pages by their titles, tags included.
     match = _TITLE.search(text, 0, SCRUBBED_CHARS)
     return f": {match[0]}" if match else ""
-
-
-def _encodable(text: str) -> str:
-    """Return `text` with U+FFFD for halves of surrogate pairs, which JSON allows and no encoder takes."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _is_picture_address(url: str) -> bool:

@@ -61,7 +61,6 @@ ADVICE = {
     407: "look at the proxy's user and password",
     413: "send less",
 }
-ADVICE_BY_CLASS = {3: IF_MOVED, 4: "look at what was sent"}
 TRY_LATER = "try again later or use another provider"
 LOOK_AT_NETWORK = "look at the network, the proxy and WEBSIM_URL"
 
@@ -103,7 +102,7 @@ class Call:
     """
 
     def __init__(
-        self, url: str, body: Json, headers: Headers, limits: Limits, proxy: Any = None, key: str | None = None
+        self, url: str, body: Json, headers: Headers, limits: Limits, proxy: Any = None, key: Any = None
     ) -> None:
         self._url, self._headers, self._limits, self._key = url, headers, limits, key
         self._payload = json.dumps(body).encode()
@@ -158,7 +157,8 @@ class Call:
         is_large = len(self._payload) > MAX_BYTES_IN_ONE_GO
         response = None
         try:
-            with await Pool.of_running_loop().lease(self._socks_proxy) as session:
+            pool = Pool.of_running_loop()
+            with pool.leases.get(self._socks_proxy) or await pool.open(self._socks_proxy) as session:
                 response = await session.post(
                     self._url,
                     data=io.BytesIO(self._payload) if is_large else self._payload,
@@ -187,15 +187,16 @@ class Call:
 
     async def _judge(self, response: ClientResponse, text: str, read: Callable[[str], str]) -> str | Failure:
         """Return the answer in a response, or the failure that it is."""
-        status, kind, what = response.status, errors.ResponseStatusError, text
-        advice = ADVICE.get(status) or ADVICE_BY_CLASS.get(status // 100, TRY_LATER)
+        status, kind, what, advice = response.status, errors.ResponseStatusError, text, TRY_LATER
         if 200 <= status < 300:
             try:
                 return read(text)
             except (errors.ResponseError, errors.NoMediaResponseError) as no_answer:
                 kind, what = type(no_answer), str(no_answer)
         elif status < 400:
-            what = f"a redirect to {response.headers.get('Location')}, which was not followed"
+            what, advice = f"a redirect to {response.headers.get('Location')}, which was not followed", IF_MOVED
+        elif status < 500:
+            advice = ADVICE.get(status, "look at what was sent")
         limited = status == 429 or is_rate_limit(text)
         if limited:
             kind, what, advice = errors.RateLimitError, text, WAIT
@@ -223,7 +224,7 @@ class Call:
             login = unquote(f"{proxy.username}:{proxy.password}").encode("latin-1", "replace")
             # The last is what aiohttp makes of them for Proxy-Authorization, which a proxy's error page may say again.
             secrets += [proxy.password, unquote(proxy.password), base64.b64encode(login).decode()]
-        return [secret for secret in secrets if secret]
+        return [secret for secret in secrets if secret and isinstance(secret, str)]
 
 
 async def _read_text(response: ClientResponse) -> str:
