@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import os
 import weakref
 from collections.abc import Callable
@@ -28,32 +29,23 @@ CLOSE_SECONDS = 1.0
 _ATTRIBUTE = "_g4f_websim_pool"
 
 
-class Lease:
-    """A session, and how many requests use it at the moment: so many as are inside its `with`."""
-
-    def __init__(self, session: ClientSession) -> None:
-        self.session = session
-        self.users = 0
-
-    def __enter__(self) -> ClientSession:
-        self.users += 1
-        return self.session
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.users -= 1
-
-
 class Pool:
     """The sessions of one event loop: one for direct and HTTP proxy connections, one for each SOCKS proxy.
 
+    One timer watches over all requests, where one each would cost a tenth of a small one.
+
     Attributes:
-        leases: those that are open, by SOCKS proxy, None for the one without.
+        sessions: those that are open, by SOCKS proxy, None for the one without.
+        users: the tasks that use them, each with its SOCKS proxy and with the loop's time at which it is cancelled.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._close_loop = loop.close
-        self.leases: dict[str | None, Lease] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_look = math.inf
+        self.sessions: dict[str | None, ClientSession] = {}
+        self.users: dict[asyncio.Task[Any], tuple[str | None, float]] = {}
         loop.close = self._close_with_loop  # type: ignore[method-assign]
         setattr(loop, _ATTRIBUTE, self)
         _pools.add(self)
@@ -64,20 +56,42 @@ class Pool:
         loop = asyncio.get_running_loop()
         return getattr(loop, _ATTRIBUTE, None) or cls(loop)
 
-    async def open(self, socks_proxy: str | None) -> Lease:
+    async def open(self, socks_proxy: str | None) -> ClientSession:
         """Open the session for `socks_proxy`, or the one for all else where it is None."""
-        if socks_proxy not in self.leases and len(self.leases) > MAX_SOCKS_PROXIES:
-            await self._close(lambda proxy, lease: bool(proxy) and not lease.users)
-        if socks_proxy not in self.leases:
+        if socks_proxy not in self.sessions and len(self.sessions) > MAX_SOCKS_PROXIES:
+            await self._close(lambda proxy: bool(proxy) and proxy not in {used for used, _ in self.users.values()})
+        if socks_proxy not in self.sessions:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
             # No cookie of one caller's may reach the next.
-            self.leases[socks_proxy] = Lease(ClientSession(connector=connector, cookie_jar=DummyCookieJar()))
-        return self.leases[socks_proxy]
+            self.sessions[socks_proxy] = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
+        return self.sessions[socks_proxy]
 
-    async def _close(self, which: Callable[[str | None, Lease], bool]) -> None:
-        # One at a time: during each wait others may be lent out, or this be cancelled.
-        while chosen := [proxy for proxy, lease in self.leases.items() if which(proxy, lease)]:
-            await self.leases.pop(chosen[0]).session.close()
+    def use(self, socks_proxy: str | None, seconds: float) -> Any:
+        """Enter the running task among the users, which it is to leave in so many seconds, and return it."""
+        task: Any = asyncio.current_task()
+        until = self._loop.time() + seconds
+        self.users[task] = socks_proxy, until
+        if until < self._next_look:
+            self._look_at(until)
+        return task
+
+    def _look_at(self, time: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._next_look = time
+        self._timer = self._loop.call_at(time, self._cancel_overdue) if self.users else None
+
+    def _cancel_overdue(self) -> None:
+        now = self._loop.time()
+        for task in [task for task, (_, until) in self.users.items() if until <= now]:
+            del self.users[task]
+            task.cancel()
+        self._look_at(min((until for _, until in self.users.values()), default=math.inf))
+
+    async def _close(self, which: Callable[[str | None], bool]) -> None:
+        # One at a time: during each wait others may come into use, or this be cancelled.
+        while chosen := list(filter(which, self.sessions)):
+            await self.sessions.pop(chosen[0]).close()
 
     def _close_with_loop(self) -> None:
         self.close_connections()
@@ -85,8 +99,8 @@ class Pool:
 
     def close_connections(self) -> None:
         """Close every connection, unless the loop runs, or is closed and they with it."""
-        if self.leases and not self._loop.is_running() and not self._loop.is_closed():
-            closing = asyncio.wait_for(self._close(lambda proxy, lease: True), CLOSE_SECONDS)
+        if self.sessions and not self._loop.is_running() and not self._loop.is_closed():
+            closing = asyncio.wait_for(self._close(lambda proxy: True), CLOSE_SECONDS)
             with suppress(asyncio.TimeoutError), ThreadPoolExecutor() as elsewhere:
                 if asyncio._get_running_loop():
                     # Another loop runs in this thread, and two cannot.
@@ -96,10 +110,10 @@ class Pool:
 
     def leave_to_parent(self) -> None:
         """Touch no connection again: in a forked child they are the parent's, and so is the loop's selector."""
-        for lease in self.leases.values():
-            _inherited.append(lease.session.connector)
-            lease.session.detach()
-        self.leases.clear()
+        for session in self.sessions.values():
+            _inherited.append(session.connector)
+            session.detach()
+        self.sessions.clear()
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import g4f.debug
-from aiohttp import ClientConnectionError, ClientResponse, ClientTimeout, ServerTimeoutError
+from aiohttp import BytesIOPayload, BytesPayload, ClientConnectionError, ClientResponse, ClientTimeout
 from g4f import errors
 from g4f.requests.raise_for_status import raise_for_status
 
@@ -36,7 +36,7 @@ Headers = Mapping[str, str]
 
 SECONDS_A_TRY = 300.0
 SECONDS_TO_CONNECT = 30.0
-A_TRY = ClientTimeout(total=SECONDS_A_TRY, sock_connect=SECONDS_TO_CONNECT)
+TO_CONNECT = ClientTimeout(total=None, sock_connect=SECONDS_TO_CONNECT)
 
 # A wait is up to this part longer at random, so that callers turned away together do not come back together.
 JITTER = 0.25
@@ -150,36 +150,40 @@ class Call:
         return failure.retry_after if failure.retry_after <= self._limits.max_wait else None
 
     async def _try(self, read: Callable[[str], str]) -> str | Failure:
-        seconds = self._deadline - time.monotonic()
-        if seconds <= 0:
-            return Failure(self._timeout_error())
-        within = A_TRY if seconds >= SECONDS_A_TRY else ClientTimeout(total=seconds, sock_connect=SECONDS_TO_CONNECT)
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            return Failure(self._timeout_error(remaining))
+        pool, response = Pool.of_running_loop(), None
         is_large = len(self._payload) > MAX_BYTES_IN_ONE_GO
-        response = None
+        task = pool.use(self._socks_proxy, min(remaining, SECONDS_A_TRY))
         try:
-            pool = Pool.of_running_loop()
-            with pool.leases.get(self._socks_proxy) or await pool.open(self._socks_proxy) as session:
-                response = await session.post(
-                    self._url,
-                    data=io.BytesIO(self._payload) if is_large else self._payload,
-                    headers=self._headers,
-                    proxy=self._http_proxy,
-                    allow_redirects=False,
-                    timeout=within,
-                )
-                text = await _read_text(response)
+            session = pool.sessions.get(self._socks_proxy) or await pool.open(self._socks_proxy)
+            response = await session.post(
+                self._url,
+                data=BytesIOPayload(io.BytesIO(self._payload)) if is_large else BytesPayload(self._payload),
+                headers=self._headers,
+                proxy=self._http_proxy,
+                allow_redirects=False,
+                timeout=TO_CONNECT,
+            )
+            text = await _read_text(response)
+        except asyncio.CancelledError:
+            # The pool's own leaves no user behind, and none of anybody else's besides; Python 3.10 cannot tell.
+            if task in pool.users or getattr(task, "uncancel", int)():
+                raise
+            return Failure(self._timeout_error(remaining))
         except errors.ResponseError as too_large:
             return Failure(errors.ResponseError(self._message(str(too_large), TRY_LATER)))
         except Exception as error:  # aiohttp, ssl and the SOCKS library raise what they like
             return self._broken(error, began=response is not None)
+        finally:
+            pool.users.pop(task, None)
         return await self._judge(response, text, read)
 
     def _broken(self, error: Exception, began: bool) -> Failure:
         """Return the failure of a connection."""
         if isinstance(error, errors.MissingRequirementsError):
             return Failure(type(error)('a SOCKS proxy needs one more package: pip install "g4f-websim[socks]"'))
-        if isinstance(error, asyncio.TimeoutError) and not isinstance(error, ServerTimeoutError):
-            return Failure(self._timeout_error())
         what = "the answer broke off" if began else "no connection"
         message = self._message(f"{what}: {str(error) or type(error).__name__}", LOOK_AT_NETWORK)
         may_pass = isinstance(error, (ClientConnectionError, OSError)) and not isinstance(error, ssl.CertificateError)
@@ -208,8 +212,8 @@ class Call:
         error = kind(f"Response {status}: {message}")
         return Failure(error, limited or status in TRIED_AGAIN, _retry_after(response.headers))
 
-    def _timeout_error(self) -> WebsimTimeoutError:
-        seconds = self._limits.timeout if time.monotonic() >= self._deadline else SECONDS_A_TRY
+    def _timeout_error(self, remaining: float) -> WebsimTimeoutError:
+        seconds = self._limits.timeout if remaining < SECONDS_A_TRY else SECONDS_A_TRY
         return WebsimTimeoutError(self._message(f"no answer within {seconds:g} s", TRY_LATER))
 
     def _message(self, what: str, advice: str) -> str:
