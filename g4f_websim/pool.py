@@ -19,6 +19,10 @@ from typing import Any
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from g4f.requests.aiohttp import get_connector
+from g4f.requests.defaults import DEFAULT_HEADERS
+
+# What the web application sends with every request. As the sessions' own, aiohttp sorts them in once.
+HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
 # A connector serves one SOCKS proxy alone; beyond this many, those that are idle are closed.
 MAX_SOCKS_PROXIES = 8
@@ -63,7 +67,8 @@ class Pool:
         if socks_proxy not in self.sessions:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
             # No cookie of one caller's may reach the next.
-            self.sessions[socks_proxy] = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
+            cookie_jar = DummyCookieJar()
+            self.sessions[socks_proxy] = ClientSession(headers=HEADERS, connector=connector, cookie_jar=cookie_jar)
         return self.sessions[socks_proxy]
 
     def use(self, socks_proxy: str | None, seconds: float) -> Any:

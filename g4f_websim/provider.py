@@ -23,6 +23,9 @@ from .transport import Call, Headers, Limits
 # The site's address since mid 2025; before, it was https://websim.ai.
 DEFAULT_URL = "https://websim.com"
 
+# A token for the calls that have none of their own; like the address, it is read once.
+TOKEN = os.environ.get("WEBSIM_API_KEY")
+
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
 
@@ -158,7 +161,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         if project_id is None:
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
-        headers = request.build_headers(cls.url, request.IMAGE_PAGE if is_image else request.CHAT_PAGE, _login(key))
+        page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
+        headers = request.build_headers(cls.url, page, keys=(key, TOKEN))
         # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
         options: dict[str, Any] = {"media": media, "api_key": key, "timeout": timeout}
         if not is_image:
@@ -196,11 +200,3 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         timeout = request.check_timeout(kwargs.get("timeout"))
         limits = Limits(cls.max_tries, cls.backoff, cls.max_wait, timeout)
         return Call(url, body, headers, limits, proxy, kwargs.get("api_key"))
-
-
-def _login(key: Any) -> str | None:
-    """Return the token to log in with: the caller's, else the environment's, None where neither is one."""
-    for token in (key, os.environ.get("WEBSIM_API_KEY")):
-        if token and request.is_jwt(token):
-            return str(token)
-    return None

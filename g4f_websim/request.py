@@ -11,13 +11,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from g4f.image import to_data_uri
 from g4f.providers.helper import to_string
-from g4f.requests.defaults import DEFAULT_HEADERS
 from g4f.tools.media import render_messages
 
 from .compat import format_media_prompt
@@ -27,6 +26,7 @@ Json = dict[str, Any]
 # Websim knows three roles; the others of OpenAI's say the same under another name.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
+A_MESSAGE = f"a dict with content and with a role, one of {', '.join(ROLES)}"
 
 JSON_FORMATS = ("json_object", "json_schema")
 
@@ -41,8 +41,6 @@ MAX_INT = 2**53 - 1
 # The pages of the site that g4f's provider of 2025 named, by type of request.
 CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
-
-STATIC_HEADERS = {"accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "width": (lambda value: _is_int(value) and value > 0, "pixels, as in width=1024"),
@@ -124,17 +122,18 @@ def image_body(
     return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **chosen}
 
 
-def build_headers(site: str, page: str, login: str | None) -> dict[str, str]:
-    """Return the headers of a request, as the web application sends them.
+def build_headers(site: str, page: str, keys: Iterable[Any]) -> dict[str, str]:
+    """Return the headers that a request has besides those of the pool, as the web application sends them.
 
     Args:
         site: the address of the site, `https://websim.com`.
         page: the path of the page that the request comes from.
-        login: a JWT, or None to stay anonymous.
+        keys: the first of them that is a JWT logs in; without one the request is anonymous.
     """
-    headers = {**DEFAULT_HEADERS, **STATIC_HEADERS, "origin": site, "referer": site + page}
-    if login:
-        headers["authorization"] = f"Bearer {login}"
+    headers = {"origin": site, "referer": site + page}
+    for key in keys:
+        if key and is_jwt(key):
+            return {**headers, "authorization": f"Bearer {key}"}
     return headers
 
 
@@ -164,8 +163,10 @@ def check_count(n: Any) -> int:
 
 def check_timeout(timeout: Any) -> float:
     """Return the seconds that a call may take, infinity where `timeout` is None or 0, or raise a `ValueError`."""
-    legal = timeout is None or (isinstance(timeout, (int, float)) and 0 <= timeout <= MAX_INT)
-    _require(legal and not isinstance(timeout, bool), "timeout", "seconds, as in timeout=60", timeout)
+    if timeout is None:
+        return math.inf
+    legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout <= MAX_INT
+    _require(legal, "timeout", "seconds, as in timeout=60", timeout)
     return float(timeout or math.inf)
 
 
@@ -222,11 +223,11 @@ def _turns(messages: Any) -> list[Json]:
 
 
 def _turn(where: str, message: Any) -> Json:
-    _require(isinstance(message, dict), where, "a dict with role and content", message)
-    role = message.get("role")
-    _require(isinstance(role, str) and role in ROLES, f"{where}.role", f"one of {', '.join(ROLES)}", role)
+    role = message.get("role") if isinstance(message, dict) else None
+    role = ROLES.get(role) if isinstance(role, str) else None
+    _require(role, where, A_MESSAGE, message)
     content = message.get("content")
-    return {"role": ROLES[role], "content": content if isinstance(content, str) else _content(where, content)}
+    return {"role": role, "content": content if isinstance(content, str) else _content(where, content)}
 
 
 def _content(where: str, content: Any) -> str | list[Json]:

@@ -178,7 +178,13 @@ class Call:
             return self._broken(error, began=response is not None)
         finally:
             pool.users.pop(task, None)
-        return await self._judge(response, text, read)
+        no_answer = None
+        if 200 <= response.status < 300:
+            try:
+                return read(text)
+            except (errors.ResponseError, errors.NoMediaResponseError) as error:
+                no_answer = error
+        return await self._refused(response, text, no_answer)
 
     def _broken(self, error: Exception, began: bool) -> Failure:
         """Return the failure of a connection."""
@@ -189,21 +195,18 @@ class Call:
         may_pass = isinstance(error, (ClientConnectionError, OSError)) and not isinstance(error, ssl.CertificateError)
         return Failure(errors.ResponseError(message), again=may_pass and not began)
 
-    async def _judge(self, response: ClientResponse, text: str, read: Callable[[str], str]) -> str | Failure:
-        """Return the answer in a response, or the failure that it is."""
+    async def _refused(self, response: ClientResponse, text: str, no_answer: Exception | None) -> Failure:
+        """Return the failure of a response, which has a status that is no success or has no answer in it."""
         status, kind, what, advice = response.status, errors.ResponseStatusError, text, TRY_LATER
-        if 200 <= status < 300:
-            try:
-                return read(text)
-            except (errors.ResponseError, errors.NoMediaResponseError) as no_answer:
-                kind, what = type(no_answer), str(no_answer)
+        limited = status == 429 or is_rate_limit(text)
+        if limited:
+            kind, advice = errors.RateLimitError, WAIT
+        elif no_answer:
+            kind, what = type(no_answer), str(no_answer)
         elif status < 400:
             what, advice = f"a redirect to {response.headers.get('Location')}, which was not followed", IF_MOVED
         elif status < 500:
             advice = ADVICE.get(status, "look at what was sent")
-        limited = status == 429 or is_rate_limit(text)
-        if limited:
-            kind, what, advice = errors.RateLimitError, text, WAIT
         message = self._message(what, advice)
         try:
             await raise_for_status(response, message)
@@ -233,18 +236,19 @@ class Call:
 
 async def _read_text(response: ClientResponse) -> str:
     """Return the body as text; a larger one than is read is an error as soon as it proves to be."""
-    body = bytearray()
+    body, expected = bytearray(), response.content_length or 0
     try:
-        while max(response.content_length or 0, len(body)) <= MAX_BODY_BYTES:
+        while expected <= MAX_BODY_BYTES >= len(body):
             chunk = await response.content.readany()
             if not chunk:
                 # RFC 8259: JSON is UTF-8, whatever a header says; its two other encodings show in the first bytes.
                 return body.decode(json.detect_encoding(body), "replace")
             body += chunk
-    finally:
-        # A connection whose response was read to its end is in the pool again by now; any other is closed here.
+        raise errors.ResponseError(f"an answer of more than {MAX_BODY_BYTES >> 20} MiB")
+    except BaseException:
+        # Only a response that was read to its end has handed its connection back to the pool.
         response.close()
-    raise errors.ResponseError(f"an answer of more than {MAX_BODY_BYTES >> 20} MiB")
+        raise
 
 
 def _retry_after(headers: Headers) -> float | None:

@@ -29,6 +29,7 @@ from g4f.client import AsyncClient, Client
 
 from g4f_websim import Websim, request
 from g4f_websim.emulator import Emulator, Fault
+from g4f_websim.pool import HEADERS
 
 from .asking import HELLO, ask
 from .fastserver import HOST, FastServer, fast_server
@@ -91,7 +92,7 @@ def throughput(run: Run) -> Iterator[Row]:
 
 
 async def _throughput(scheme: str, at_once: int, run: Run) -> list[Row]:
-    headers = request.build_headers(Websim.url, request.CHAT_PAGE, None)
+    headers = {**HEADERS, **request.build_headers(Websim.url, request.CHAT_PAGE, keys=())}
     body = request.chat_body(Websim.generate_project_id(), HELLO)
     url = Websim.chat_api_endpoint
 

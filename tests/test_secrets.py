@@ -18,7 +18,7 @@ import pytest
 import trustme
 from g4f.client import AsyncClient
 
-from g4f_websim import Websim
+from g4f_websim import Websim, provider
 from g4f_websim.emulator import MAX_REQUEST_BYTES, Emulator
 from g4f_websim.provider import CHAT_PATH
 
@@ -113,7 +113,7 @@ async def test_what_a_server_echoes_shows_no_secret(server, told, monkeypatch, e
         return [response(echo(f"{said} {EMAIL}").encode(), status, [("Location", quote(said))])]
 
     server.respond = echoing
-    monkeypatch.setenv("WEBSIM_API_KEY", ENVIRONMENT_KEY)
+    monkeypatch.setattr(provider, "TOKEN", ENVIRONMENT_KEY)
     error = await error_of("flux")
     assert markers_in(said_by(error) + told()) == []
 
@@ -156,7 +156,7 @@ def logins_of(request: Request) -> bytes:
 
 
 async def test_an_error_that_g4fs_client_hands_on_shows_no_secret(server, told, monkeypatch):
-    monkeypatch.setenv("WEBSIM_API_KEY", ENVIRONMENT_KEY)
+    monkeypatch.setattr(provider, "TOKEN", ENVIRONMENT_KEY)
     server.respond = lambda request: [response(logins_of(request), 400)]
     for key in (KEY, JWT):
         with pytest.raises(g4f.errors.ResponseStatusError) as raised:
@@ -167,7 +167,7 @@ async def test_an_error_that_g4fs_client_hands_on_shows_no_secret(server, told, 
 @pytest.mark.parametrize("model", ["", "flux"])
 async def test_a_key_that_is_no_token_is_sent_to_nobody(server, monkeypatch, model):
     server.respond = lambda request: [response(b'{"content": "fine", "url": "/cat.png"}')]
-    monkeypatch.setenv("WEBSIM_API_KEY", ENVIRONMENT_KEY)
+    monkeypatch.setattr(provider, "TOKEN", ENVIRONMENT_KEY)
     for key in (KEY, {"Websim": KEY}, {"Other": JWT}, None):
         await ask(model, HELLO, api_key=key)
     assert len(server.requests) == 4
@@ -185,7 +185,7 @@ async def test_a_token_is_sent_in_one_header_and_nowhere_else(server):
 
 
 async def test_the_environment_has_a_token_only_where_it_is_read(server, monkeypatch):
-    monkeypatch.setenv("WEBSIM_API_KEY", JWT)
+    monkeypatch.setattr(provider, "TOKEN", JWT)
     await ask(None, HELLO)
     assert f"authorization: Bearer {JWT}".encode() in server.requests[0].head
 
