@@ -1,7 +1,5 @@
 """Websim (websim.com) for g4f: chat and pictures, no key needed. Importing this registers `Websim` with g4f."""
 
-from __future__ import annotations
-
 from . import registry as _registry
 from .provider import Websim
 

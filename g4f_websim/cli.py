@@ -12,8 +12,6 @@ commands of g4f's, each with a --help of its own:
   gui       the web page
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import io
@@ -21,7 +19,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -68,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: list[str], offline: bool = False) -> int:
     if command == "emulator":
-        return _emulator(words)
+        from .emulator import serve
+
+        return serve(words)
     if command == "check":
         return asyncio.run(_check())
     if sys.stderr.isatty():
@@ -123,21 +122,6 @@ def _shorten_errors() -> None:
     import g4f.cli.client
 
     vars(g4f.cli.client)["traceback"] = SimpleNamespace(format_exc=lambda: _in_a_line(sys.exc_info()[1]))
-
-
-def _emulator(words: list[str]) -> int:
-    from .emulator import Emulator
-
-    parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
-    parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")
-    try:
-        with Emulator(parser.parse_args(words).port) as emulator:
-            print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
-            print(f"To aim at it: WEBSIM_URL={emulator.url}", flush=True)
-            threading.Event().wait()
-    except (OSError, OverflowError) as error:
-        print(f"g4f-websim: {error}; name another --port", file=sys.stderr)
-    return 1
 
 
 async def _check() -> int:

@@ -6,6 +6,7 @@ the service. It can be told to misbehave. It reads no file and keeps no picture:
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -215,6 +216,24 @@ def fill_offline_cache(cache: Path) -> None:
             folder = cache / models / str(date.today() + timedelta(days))
             folder.mkdir(parents=True)
             folder.joinpath("providers.json").write_text(json.dumps(OFFLINE_PROVIDERS))
+
+
+def serve(words: list[str]) -> int:
+    """Serve the embedded Websim until Ctrl-C, and return the exit status of a command that cannot.
+
+    Args:
+        words: those after `g4f-websim emulator`.
+    """
+    parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
+    parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")
+    try:
+        with Emulator(parser.parse_args(words).port) as emulator:
+            print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
+            print(f"To aim at it: WEBSIM_URL={emulator.url}", flush=True)
+            threading.Event().wait()
+    except (OSError, OverflowError) as error:
+        print(f"g4f-websim: {error}; name another --port", file=sys.stderr)
+    return 1
 
 
 async def _misbehave(request: web.Request, fault: Fault) -> web.StreamResponse:

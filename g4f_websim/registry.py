@@ -3,8 +3,6 @@
 g4f's files are never touched: all happens in the running process, and `unregister` undoes it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack

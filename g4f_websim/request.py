@@ -4,8 +4,6 @@ Nothing here reaches the network: transport.py sends what this module makes. A f
 take is never made, and input that it could not understand is a `ValueError`.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

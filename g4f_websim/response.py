@@ -3,8 +3,6 @@
 Nothing here reaches the network, and no secret leaves: what a server says is shown only after `scrub`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ names the host, says what to do and holds no secret. It has no other exception b
 and of the SOCKS library carry the proxy's password.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import email.utils
