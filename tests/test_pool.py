@@ -39,6 +39,23 @@ async def main():
 asyncio.run(main())
 """
 
+# Of the loop itself Python's development mode complains, and rightly so.
+IN_A_LOOP_NEVER_CLOSED = """
+import asyncio, threading, warnings
+from tests.asking import HELLO, ask
+
+def work():
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(ask(None, HELLO))
+
+warnings.resetwarnings()
+warnings.filterwarnings("ignore", "unclosed event loop")
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[FastServer]:
@@ -92,8 +109,11 @@ async def ask_at_once(calls: int, proxy: Callable[[int], str | None] = lambda nu
     await asyncio.gather(*(ask(None, HELLO, proxy=proxy(number)) for number in range(calls)))
 
 
-def call_in_a_row(proxy: str = "") -> None:
-    subprocess.run([sys.executable, "-c", IN_A_ROW, proxy], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+def run(script: str, *arguments: str) -> str:
+    """Run a script in an interpreter of its own, and return what it complains of."""
+    command = [sys.executable, "-W", "ignore", "-c", script, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "1"}
+    return subprocess.run(command, env=environment, check=True, stderr=subprocess.PIPE, text=True).stderr
 
 
 async def test_a_thousand_calls_in_a_row_share_a_connection(server):
@@ -115,8 +135,12 @@ async def test_a_hundred_calls_at_once_open_a_hundred_connections_at_most(server
 
 
 def test_calls_in_a_row_over_tls_share_a_handshake(tls_server):
-    call_in_a_row()
+    assert run(IN_A_ROW, "") == ""
     assert tls_server.counts() == {"connections": 1, "open": 0, "requests": CALLS}
+
+
+def test_over_tls_a_loop_that_is_never_closed_is_no_trouble_at_exit(tls_server):
+    assert run(IN_A_LOOP_NEVER_CLOSED) == ""
 
 
 async def test_calls_through_a_proxy_with_a_password_share_a_connection(server, proxy):
@@ -126,7 +150,7 @@ async def test_calls_through_a_proxy_with_a_password_share_a_connection(server, 
 
 
 def test_calls_over_tls_through_a_proxy_with_a_password_share_a_handshake(tls_server, proxy):
-    call_in_a_row(proxy)
+    run(IN_A_ROW, proxy)
     assert tls_server.counts()["connections"] == 1
     assert tls_server.counts()["requests"] == CALLS
 

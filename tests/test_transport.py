@@ -1,6 +1,8 @@
 """How it travels: tries and waits, the bounds of a call, and errors that say what to do."""
 
 import asyncio
+import sys
+from time import monotonic
 
 import g4f.debug
 import pytest
@@ -11,6 +13,7 @@ from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BODY_BYTES
 
 from .asking import HELLO, ask
+from .rawserver import Step
 
 PAST = "Mon, 02 Jan 2006 15:04:05 GMT"
 FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
@@ -26,6 +29,21 @@ def waits(monkeypatch):
     monkeypatch.setattr(g4f.debug, "logging", True)
     monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
     return lines
+
+
+@pytest.fixture
+async def stalled_call(server):
+    """A call without a timeout, which has arrived and is not answered."""
+    arrived = asyncio.Event()
+
+    def stall(request):
+        arrived.set()
+        return [Step.STALL]
+
+    server.respond = stall
+    call = asyncio.create_task(ask(None, HELLO))
+    await arrived.wait()
+    return call
 
 
 def retry_after(value: str, status: int = 429) -> Fault:
@@ -146,6 +164,46 @@ async def test_a_timeout_is_g4fs_as_well(websim):
 @pytest.mark.parametrize("timeout", [None, 0, 30])
 async def test_a_call_within_its_time_answers(websim, timeout):
     assert await ask(None, HELLO, timeout=timeout)
+
+
+async def test_calls_end_each_in_its_own_time(websim):
+    websim.misbehave(Fault(delay=30), times=3)
+    ended = []
+
+    async def end_of_a_call(timeout):
+        with pytest.raises(TimeoutError) as raised:
+            await ask(None, HELLO, timeout=timeout)
+        ended.append(str(raised.value).split(" (")[0])
+
+    await asyncio.gather(*map(end_of_a_call, (0.3, 0.1, 0.2)))
+    assert ended == ["no answer within 0.1 s", "no answer within 0.2 s", "no answer within 0.3 s"]
+
+
+async def test_without_a_timeout_a_try_ends_after_300_seconds(stalled_call, monkeypatch):
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda: monotonic() + 290)
+    await asyncio.wait([stalled_call], timeout=0.05)
+    assert not stalled_call.done()
+    monkeypatch.setattr(loop, "time", lambda: monotonic() + 301)
+    with pytest.raises(TimeoutError, match="no answer within 300 s"):
+        await stalled_call
+
+
+async def test_a_timeout_leaves_no_cancellation_behind(websim):
+    websim.misbehave(Fault(delay=30))
+    with pytest.raises(TimeoutError):
+        await ask(None, HELLO, timeout=0.1)
+    assert getattr(asyncio.current_task(), "cancelling", int)() == 0
+    assert await ask(None, HELLO)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count how often a task is cancelled")
+async def test_a_cancellation_goes_before_a_timeout_of_the_same_moment(stalled_call, monkeypatch):
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda: monotonic() + 301)
+    loop.call_soon(stalled_call.cancel)
+    await asyncio.wait([stalled_call])
+    assert stalled_call.cancelled()
 
 
 async def test_a_body_of_the_largest_size_is_read(websim):
