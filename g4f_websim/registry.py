@@ -129,7 +129,12 @@ def _after_import(name: str, then: Callable[[ModuleType], None]) -> None:
             spec = PathFinder.find_spec(fullname, path) if fullname == name else None
             if spec and spec.loader:
                 execute = spec.loader.exec_module
-                spec.loader.exec_module = lambda module: (execute(module), then(module))  # type: ignore
+
+                def execute_then(module: ModuleType) -> None:
+                    execute(module)
+                    then(module)
+
+                spec.loader.exec_module = execute_then  # type: ignore[method-assign]
             return spec
 
     finder = Finder()
