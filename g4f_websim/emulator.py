@@ -239,8 +239,7 @@ def serve(words: list[str]) -> int:
 async def _misbehave(request: web.Request, fault: Fault) -> web.StreamResponse:
     await asyncio.sleep(fault.delay)
     if fault.broken:
-        if request.transport:
-            request.transport.abort()
+        request.protocol.force_close()
         return web.Response()
     body = json.dumps({"error": "offline Websim: told to misbehave"}).encode() if fault.body is None else fault.body
     headers = {"Content-Type": "application/json", **fault.headers}

@@ -136,5 +136,5 @@ def _leave_all_to_parent() -> None:
 
 
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
+with suppress(AttributeError):  # Windows has none, and no fork
     os.register_at_fork(after_in_child=_leave_all_to_parent)

@@ -126,6 +126,13 @@ BARRED = (
         "ModelNotFoundError: Model not found: Websim:flux",
         "no provider is read out of a model's name",
     ),
+    Barred(
+        "8.4.9",
+        "8.4.9",
+        ("registry: listed once by the gui",),
+        "NameError: name 'Provider' is not defined",
+        "the GUI's list of providers has a name that it does not import",
+    ),
 )
 
 # What the lines need between them. 0.5.9 to 7.0 do not say that they need typing_extensions, which aiohttp brings
@@ -134,6 +141,7 @@ DEPENDENCIES = (
     "aiohttp>=3.13.4",
     "brotli",
     "coverage>=7.10",
+    "flask[async]",
     "nest_asyncio",
     "nest_asyncio2",
     "pycryptodome",

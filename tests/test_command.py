@@ -1,6 +1,7 @@
 """The command g4f-websim as a user meets it: words in, text and an exit status out."""
 
 import base64
+import importlib
 import os
 import re
 import shutil
@@ -212,6 +213,11 @@ def test_the_server_says_that_a_port_is_taken(home, taken_port):
     assert done.returncode != 0
     assert "address already in use" in done.stderr.lower()
     assert "Traceback" not in done.stderr
+
+
+def test_the_module_runs_nothing_when_it_is_imported(capsys):
+    importlib.import_module("g4f_websim.__main__")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_version_is_told(home):

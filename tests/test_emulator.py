@@ -193,6 +193,15 @@ def test_what_was_sent_can_be_looked_at_and_forgotten(emulator):
     assert not emulator.requests
 
 
+def test_of_large_requests_the_newest_are_kept(emulator, monkeypatch):
+    monkeypatch.setattr("g4f_websim.emulator.KEPT_BYTES", 300)
+    emulator.reset()
+    for said in ("first", "second" * 30):
+        chat(emulator, CHAT | {"messages": [{"role": "user", "content": said}]})
+    (kept,) = emulator.requests
+    assert kept.json["messages"][0]["content"] == "second" * 30
+
+
 def test_a_port_can_be_named_and_one_that_is_taken_is_an_error(unused_tcp_port):
     with Emulator(unused_tcp_port) as named:
         assert named.url == f"http://127.0.0.1:{unused_tcp_port}"

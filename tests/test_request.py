@@ -397,6 +397,11 @@ async def test_a_token_in_the_environment_is_sent_where_the_caller_has_none(webs
     assert websim.requests[-1].header("authorization") == f"Bearer {JWT}"
 
 
+async def test_an_empty_list_of_pictures_changes_nothing(websim):
+    await ask(None, HELLO, media=[])
+    assert websim.requests[-1].json["messages"] == HELLO
+
+
 def test_g4f_is_told_which_keys_are_websims():
     assert Websim.is_provider_api_key(JWT)
     assert not any(map(Websim.is_provider_api_key, FOREIGN_KEYS))

@@ -6,7 +6,13 @@ from time import monotonic
 
 import g4f.debug
 import pytest
-from g4f.errors import MissingAuthError, RateLimitError, ResponseError, ResponseStatusError
+from g4f.errors import (
+    MissingAuthError,
+    MissingRequirementsError,
+    RateLimitError,
+    ResponseError,
+    ResponseStatusError,
+)
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
@@ -244,6 +250,13 @@ async def test_a_refused_connection_names_the_host_and_what_to_do(websim, monkey
     monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
     with pytest.raises(ResponseError, match=rf"no connection: .* \(127.0.0.1:{unused_tcp_port}: look at the"):
         await ask(None, HELLO)
+
+
+async def test_a_socks_proxy_without_its_package_says_which(websim, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
+    with pytest.raises(MissingRequirementsError, match=r'pip install "g4f-websim\[socks\]"'):
+        await ask(None, HELLO, proxy="socks5://127.0.0.1:9")
+    assert not websim.requests
 
 
 async def test_a_cancelled_call_ends_its_wait(websim, monkeypatch):

@@ -410,6 +410,15 @@ def attribute_of_the_package_of_providers(websim):
 
 
 @way("registry")
+def listed_once_by_the_gui(websim):
+    from g4f.gui.server.api import Api
+
+    listed = json.loads(json.dumps(Api.get_providers()))
+    names = [entry["name"] if isinstance(entry, dict) else entry for entry in listed]
+    expect(names.count("Websim"), 1, "times in the list of the GUI")
+
+
+@way("registry")
 def model_lists_have_it_in_place_of_the_one_shipped(websim):
     shipped = BEFORE["found"]
     expected = {
