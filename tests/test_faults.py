@@ -489,10 +489,11 @@ async def test_the_wait_is_what_retry_after_says(server, monkeypatch, value, sec
     assert waits == [seconds] * (MAX_TRIES - 1)
 
 
-async def test_the_wait_is_until_the_date_that_retry_after_says(server, monkeypatch):
+@pytest.mark.parametrize("hours", [0, 1, -7])
+async def test_the_wait_is_until_the_date_that_retry_after_says(server, monkeypatch, hours):
     waits = waits_of_the_provider(monkeypatch)
-    now = datetime.now(timezone.utc)
-    date = email.utils.format_datetime(now + timedelta(seconds=50), usegmt=True)
+    now = datetime.now(timezone(timedelta(hours=hours)))
+    date = email.utils.format_datetime(now + timedelta(seconds=50))
     await error_of(server, [http(status=429, headers=[("Retry-After", date)])])
     assert len(waits) == MAX_TRIES - 1
     assert all(50 - SECONDS_A_CALL <= wait <= 50 for wait in waits)

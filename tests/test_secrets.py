@@ -118,6 +118,18 @@ async def test_what_a_server_echoes_shows_no_secret(server, told, monkeypatch, e
     assert markers_in(said_by(error) + told()) == []
 
 
+@pytest.mark.parametrize("with_proxy", [False, True])
+async def test_a_token_of_an_unusual_form_is_not_shown_either(server, monkeypatch, with_proxy):
+    token = f"{base64url('{' + chr(10) + json.dumps('alg') + ': 1}')}.{CLAIMS}.{SIGNATURE}"
+    assert Websim.is_provider_api_key(token)
+    monkeypatch.setattr(provider, "TOKEN", token)
+    server.respond = lambda request: [response(logins_of(request), 400)]
+    proxy = f"http://{USER}:{QUOTED_PASSWORD}@{server.host}" if with_proxy else None
+    error = await error_of(api_key=KEY, proxy=proxy)
+    assert "authorization: Bearer ***" in str(error)
+    assert markers_in(said_by(error)) == []
+
+
 WAYS_TO_FAIL = {
     "closed": [],
     "reset": [Step.RESET],

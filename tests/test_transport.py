@@ -7,6 +7,7 @@ from time import monotonic
 import g4f.debug
 import pytest
 from g4f.errors import (
+    CloudflareError,
     MissingAuthError,
     MissingRequirementsError,
     RateLimitError,
@@ -78,6 +79,35 @@ async def test_any_other_refusal_is_raised_at_once(websim, status):
     with pytest.raises((ResponseStatusError, MissingAuthError), match=f"Response {status}: .*127.0.0.1"):
         await ask(None, HELLO)
     assert len(websim.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (302, "if Websim has moved, set WEBSIM_URL"),
+        (400, "look at what was sent"),
+        (401, "log in with a Websim token as api_key or in WEBSIM_API_KEY"),
+        (403, "log in with a Websim token as api_key or in WEBSIM_API_KEY, or try from another network"),
+        (404, "if Websim has moved, set WEBSIM_URL"),
+        (407, "look at the proxy's user and password"),
+        (413, "send less"),
+        (429, "wait a while, log in, or use another provider"),
+        (499, "look at what was sent"),
+        (500, "try again later or use another provider"),
+        (503, "try again later or use another provider"),
+    ],
+)
+async def test_a_refusal_says_what_to_do(websim, status, advice):
+    websim.misbehave(Fault(status=status), times=3)
+    with pytest.raises((ResponseStatusError, MissingAuthError)) as raised:
+        await ask(None, HELLO)
+    assert str(raised.value).endswith(f": {advice})")
+
+
+async def test_a_page_of_cloudflares_is_told_apart(websim):
+    websim.misbehave(Fault(status=403, body=b"<html><title>Just a moment...</title></html>"))
+    with pytest.raises(CloudflareError, match="Response 403: an HTML page: <title>Just a moment"):
+        await ask(None, HELLO)
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 500])
@@ -254,7 +284,9 @@ async def test_a_refused_connection_names_the_host_and_what_to_do(websim, monkey
 
 async def test_a_socks_proxy_without_its_package_says_which(websim, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
-    with pytest.raises(MissingRequirementsError, match=r'pip install "g4f-websim\[socks\]"'):
+    with pytest.raises(
+        MissingRequirementsError, match=r'^a SOCKS proxy needs one more package: pip install "g4f-websim\[socks\]"$'
+    ):
         await ask(None, HELLO, proxy="socks5://127.0.0.1:9")
     assert not websim.requests
 
