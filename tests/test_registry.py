@@ -55,7 +55,9 @@ def test_unregistering_puts_back_what_was_there():
     before = (list(loader.names), dict(loader.loaded), list(g4f.Provider.__all__), list(sys.meta_path))
     register()
     register("Another-Name")
+    register("Third_Name")
     assert convert_to_provider("anothername") is Websim
+    assert convert_to_provider("thirdname") is Websim
     assert unregister() is Websim
     assert (list(loader.names), dict(loader.loaded), list(g4f.Provider.__all__), list(sys.meta_path)) == before
 
