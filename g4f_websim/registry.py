@@ -79,14 +79,12 @@ def _register_with_lists(provider: Any, name: str) -> None:
 
 def _replace_in_lists(old: Any, new: Any) -> None:
     """Put a provider in another's place in g4f's lists as they are now, those of its models among them."""
-    models = [model for model in list(vars(g4f.models).values()) if hasattr(model, "best_provider")]
-    lists = [getattr(model.best_provider, "providers", []) for model in models]
+    bests = [getattr(model, "best_provider", None) for model in list(vars(g4f.models).values())]
+    lists = [getattr(best, "providers", []) for best in bests]
     lists += [working for _, working in g4f.models.__models__.values()]
     for providers in [Provider.__providers__, *lists]:
         if old in providers:
             providers[providers.index(old)] = new
-    for model in models:
-        model.best_provider = new if model.best_provider is old else model.best_provider
 
 
 def _list_in_gui() -> None:

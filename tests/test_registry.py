@@ -90,7 +90,7 @@ def listed():
 (entry,) = listed()
 other = next(entry for entry in Api.get_providers() if entry["name"] != "Websim")
 assert entry.keys() == other.keys(), entry.keys() ^ other.keys()
-assert entry["image"] == 1 and entry["vision"] and not entry["auth"]
+assert entry["image"] == 1 and entry["vision"] is True and entry["auth"] is False and entry["nodriver"] is False
 assert file.read_bytes() == before
 g4f_websim.unregister()
 assert not listed()
