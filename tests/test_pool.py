@@ -13,6 +13,7 @@ from time import monotonic, sleep
 
 import pytest
 import trustme
+from g4f.errors import ResponseError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
@@ -162,6 +163,15 @@ async def test_calls_with_and_without_a_proxy_share_no_connection(server, proxy)
     assert server.counts()["connections"] == 2
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_no_call_goes_around_its_proxy(server, monkeypatch, unused_tcp_port, scheme):
+    monkeypatch.setattr(Websim, "max_tries", 1)
+    await ask(None, HELLO)
+    with pytest.raises(ResponseError, match="no connection"):
+        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{unused_tcp_port}")
+    assert server.counts()["requests"] == 1
+
+
 @pytest.fixture
 def proxies() -> Iterator[Callable[[int], str]]:
     """Return a function that returns as many different SOCKS proxies as there are numbers."""
@@ -181,7 +191,8 @@ async def test_a_socks_proxy_closed_for_idleness_is_opened_again(server, proxies
         assert await ask(None, HELLO, proxy=proxies(number))
 
 
-async def test_socks_proxies_in_use_beyond_the_limit_stay_open(server, proxies):
+async def test_socks_proxies_in_use_beyond_the_limit_stay_open(server, proxies, monkeypatch):
+    monkeypatch.setattr(Websim, "max_tries", 1)
     await ask_at_once(3 * MAX_SOCKS_PROXIES, proxies)
     assert server.counts()["requests"] == 3 * MAX_SOCKS_PROXIES
 

@@ -17,7 +17,7 @@ from g4f.errors import (
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-from g4f_websim.transport import MAX_BODY_BYTES
+from g4f_websim.transport import MAX_BODY_BYTES, MAX_BYTES_IN_ONE_GO
 
 from .asking import HELLO, ask
 from .rawserver import Step
@@ -252,6 +252,15 @@ async def test_a_larger_body_is_an_error(websim):
     websim.misbehave(Fault(body=b"x" * (MAX_BODY_BYTES + 1)))
     with pytest.raises(ResponseError, match="an answer of more than 32 MiB"):
         await ask(None, HELLO)
+
+
+@pytest.mark.parametrize("size", [MAX_BYTES_IN_ONE_GO, 2 * MAX_BYTES_IN_ONE_GO])
+async def test_a_large_request_is_sent_whole_at_every_try(websim, recwarn, size):
+    websim.misbehave(Fault(status=503))
+    said = "x" * size
+    await ask(None, [{"role": "user", "content": said}])
+    assert [request.json["messages"][0]["content"] for request in websim.requests] == [said, said]
+    assert len(recwarn) == 0
 
 
 async def test_a_redirect_is_not_followed(websim):
