@@ -124,7 +124,7 @@ class Emulator:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._run(self._runner.cleanup())
+        self._run(self._stop())
         self._stop_loop()
 
     def misbehave(self, fault: Fault, times: int = 1) -> None:
@@ -155,6 +155,14 @@ class Emulator:
         await web.TCPSite(self._runner, HOST, self._port).start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        # Of a request whose client has left, aiohttp knows no more.
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, _chat_problem, _chat_answer)

@@ -6,7 +6,7 @@ import sys
 
 import g4f.debug
 import pytest
-from g4f.errors import NoMediaResponseError, RateLimitError
+from g4f.errors import CloudflareError, NoMediaResponseError, RateLimitError
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 
 from g4f_websim import Websim
@@ -199,4 +199,10 @@ async def test_the_health_of_the_site_is_asked_without_anybodys_key(websim):
 async def test_a_rate_limit_is_g4fs(websim):
     websim.misbehave(Fault(status=429), times=3)
     with pytest.raises(RateLimitError, match="Response 429: .*wait a while"):
+        await ask(None, HELLO)
+
+
+async def test_a_page_of_cloudflares_is_told_apart(websim):
+    websim.misbehave(Fault(status=403, body=b"<html><title>Just a moment...</title></html>"))
+    with pytest.raises(CloudflareError, match="Response 403: an HTML page: <title>Just a moment"):
         await ask(None, HELLO)

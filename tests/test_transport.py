@@ -7,7 +7,6 @@ from time import monotonic
 import g4f.debug
 import pytest
 from g4f.errors import (
-    CloudflareError,
     MissingAuthError,
     MissingRequirementsError,
     RateLimitError,
@@ -102,12 +101,6 @@ async def test_a_refusal_says_what_to_do(websim, status, advice):
     with pytest.raises((ResponseStatusError, MissingAuthError)) as raised:
         await ask(None, HELLO)
     assert str(raised.value).endswith(f": {advice})")
-
-
-async def test_a_page_of_cloudflares_is_told_apart(websim):
-    websim.misbehave(Fault(status=403, body=b"<html><title>Just a moment...</title></html>"))
-    with pytest.raises(CloudflareError, match="Response 403: an HTML page: <title>Just a moment"):
-        await ask(None, HELLO)
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 500])
