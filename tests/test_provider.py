@@ -12,7 +12,7 @@ from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixi
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 
-from .asking import HELLO, ask
+from .asking import HELLO, JWT, ask
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
@@ -62,6 +62,12 @@ def test_the_address_comes_from_the_environment_at_import(monkeypatch, value, ur
     program = "from g4f_websim import Websim; print(Websim.url, Websim.image_api_endpoint)"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.split() == [url, url + IMAGE_PATH]
+
+
+def test_a_token_comes_from_the_environment_at_import(monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", JWT)
+    program = "from g4f_websim import provider; print(provider.TOKEN)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == JWT
 
 
 async def test_a_subclass_may_aim_elsewhere(websim):
