@@ -17,12 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from g4f.requests.aiohttp import get_connector
 from g4f.requests.defaults import DEFAULT_HEADERS
 
 # What the web application sends with every request. As the sessions' own, aiohttp sorts them in once.
 HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
+
+# How long a whole try may take is for `use` to say.
+TO_CONNECT = ClientTimeout(total=None, sock_connect=30.0)
 
 # A connector serves one SOCKS proxy alone; beyond this many, those that are idle are closed.
 MAX_SOCKS_PROXIES = 8
@@ -68,7 +71,9 @@ class Pool:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
             # No cookie of one caller's may reach the next.
             cookie_jar = DummyCookieJar()
-            self.sessions[socks_proxy] = ClientSession(headers=HEADERS, connector=connector, cookie_jar=cookie_jar)
+            self.sessions[socks_proxy] = ClientSession(
+                headers=HEADERS, timeout=TO_CONNECT, connector=connector, cookie_jar=cookie_jar
+            )
         return self.sessions[socks_proxy]
 
     def use(self, socks_proxy: str | None, seconds: float) -> Any:

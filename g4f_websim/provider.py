@@ -18,7 +18,7 @@ from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixi
 from g4f.providers.response import ImageResponse
 
 from . import request, response
-from .transport import Call, Headers, Limits
+from .transport import Call, Headers
 
 # The site's address since mid 2025; before, it was https://websim.ai.
 DEFAULT_URL = "https://websim.com"
@@ -28,10 +28,6 @@ TOKEN = os.environ.get("WEBSIM_API_KEY")
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
-
-DEFAULT_MODEL = "gemini-1.5-pro"
-CHAT_MODELS = (DEFAULT_MODEL, "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash")
-IMAGE_MODEL = "flux"
 
 # A character for each value of a byte.
 _ID_CHARACTERS = ((string.ascii_lowercase + string.digits) * 8)[:256].encode()
@@ -56,24 +52,19 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
     label = "Websim"
     url: str = (os.environ.get("WEBSIM_URL") or DEFAULT_URL).rstrip("/")
-    login_url = health_url = _UnderUrl("")
+    login_url = _UnderUrl("")
     chat_api_endpoint = _UnderUrl(CHAT_PATH)
     image_api_endpoint = _UnderUrl(IMAGE_PATH)
 
-    working = True
-    needs_auth = False
-    use_nodriver = False
-    supports_stream = True
-    supports_system_message = True
-    supports_message_history = True
+    working = supports_stream = supports_system_message = supports_message_history = True
     # g4f's stream_timeout is for the gaps between tokens, and here there are none: `timeout` is the one that holds.
-    use_stream_timeout = False
+    needs_auth = use_nodriver = use_stream_timeout = False
 
-    default_model = default_vision_model = DEFAULT_MODEL
-    default_image_model = IMAGE_MODEL
-    image_models: ClassVar[list[str]] = [IMAGE_MODEL]
-    vision_models: ClassVar[list[str]] = [*CHAT_MODELS]
-    models: ClassVar[list[str]] = [*CHAT_MODELS, IMAGE_MODEL]
+    default_model = default_vision_model = "gemini-1.5-pro"
+    default_image_model = "flux"
+    vision_models: ClassVar[list[str]] = [default_model, "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash"]
+    image_models: ClassVar[list[str]] = [default_image_model]
+    models: ClassVar[list[str]] = [*vision_models, *image_models]
 
     max_tries = 3
     backoff = 2.0
@@ -94,16 +85,6 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     def is_provider_api_key(cls, api_key: Any) -> bool:
         """Whether a key is Websim's own, that is a JSON Web Token; g4f asks this before it hands one over."""
         return request.is_jwt(api_key)
-
-    @classmethod
-    async def get_health(cls, api_key: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Return g4f's report on whether the site answers.
-
-        Args:
-            api_key: not sent; g4f passes the key of whoever asked its server.
-        """
-        health: dict[str, Any] = await cls.probe_health(cls.health_url)
-        return health
 
     @classmethod
     def create_async_generator(
@@ -163,19 +144,19 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
         headers = request.build_headers(cls.url, page, keys=(key, TOKEN))
-        # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
-        options: dict[str, Any] = {"media": media, "api_key": key, "timeout": timeout}
         if not is_image:
-            options.update(prompt=prompt, response_format=response_format)
-            return cls._handle_chat_request(project_id, messages, headers, proxy, **options)
-        options.update(n=n, width=width, height=height, size=kwargs.get("size"), seed=seed, transparent=transparent)
+            said = {"prompt": prompt, "media": media, "response_format": response_format}
+            return cls._handle_chat_request(project_id, messages, headers, proxy, api_key=key, timeout=timeout, **said)
+        options: request.Json = {"width": width, "height": height, "seed": seed, "transparent": transparent}
+        # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
+        options |= {"media": media, "n": n, "size": kwargs.get("size"), "api_key": key, "timeout": timeout}
         return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
 
     @classmethod
     async def _handle_chat_request(
         cls, project_id: str, messages: Any, headers: Headers, proxy: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        body = request.chat_body(project_id, messages, **kwargs)
+        body = request.chat_body(project_id, messages, kwargs)
         yield await cls._call(cls.chat_api_endpoint, body, headers, proxy, kwargs).answer(response.chat_text)
 
     @classmethod
@@ -183,7 +164,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, headers: Headers, proxy: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         count = request.check_count(kwargs.get("n"))
-        body = request.image_body(project_id, messages, prompt, aspect_ratio, **kwargs)
+        body = request.image_body(project_id, messages, prompt, aspect_ratio, kwargs)
         call = cls._call(cls.image_api_endpoint, body, headers, proxy, kwargs)
         read = partial(response.picture_url, site=cls.url)
         outcomes = await asyncio.gather(*(call.answer(read) for _ in range(count)), return_exceptions=True)
@@ -198,5 +179,4 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     @classmethod
     def _call(cls, url: str, body: request.Json, headers: Headers, proxy: Any, kwargs: request.Json) -> Call:
         timeout = request.check_timeout(kwargs.get("timeout"))
-        limits = Limits(cls.max_tries, cls.backoff, cls.max_wait, timeout)
-        return Call(url, body, headers, limits, proxy, kwargs.get("api_key"))
+        return Call(url, body, headers, cls, proxy, kwargs.get("api_key"), timeout)

@@ -17,20 +17,27 @@ from g4f.image import to_data_uri
 from g4f.providers.helper import to_string
 from g4f.tools.media import render_messages
 
-from .compat import format_media_prompt
+try:
+    from g4f.providers.helper import format_media_prompt
+except ImportError:  # g4f up to 0.5.3
+    from g4f.providers.helper import format_image_prompt as format_media_prompt
 
 Json = dict[str, Any]
 
 # Websim knows three roles; the others of OpenAI's say the same under another name.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
-A_MESSAGE = f"a dict with content and with a role, one of {', '.join(ROLES)}"
+
+HELLO = '[{"role": "user", "content": "Hello"}]'
 
 JSON_FORMATS = ("json_object", "json_schema")
 
 DEFAULT_ASPECT_RATIO = "1:1"
-# Those seen in public clients of Websim.
-ASPECT_RATIOS = (DEFAULT_ASPECT_RATIO, "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21")
+# Those seen in public clients of Websim, with the logarithm of width by height: of two ratios, how far they are apart.
+ASPECT_RATIOS = {
+    f"{width}:{height}": math.log(width / height)
+    for width, height in ((1, 1), (16, 9), (9, 16), (4, 3), (3, 4), (3, 2), (2, 3), (21, 9), (9, 21))
+}
 
 MAX_PICTURES = 10
 # Beyond it, readers of JSON may not agree on a number (RFC 8259, section 6).
@@ -53,41 +60,39 @@ _SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
-def chat_body(
-    project_id: str, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None, **ignored: Any
-) -> Json:
+def chat_body(project_id: Any, messages: Any, options: Mapping[str, Any]) -> Json:
     """Return the body of a chat request.
 
     Args:
         project_id: 1 to 64 of `A-Za-z0-9_-`.
         messages: g4f's list of dicts with `role` and `content`.
-        prompt: the last user turn, unless the messages end with it.
-        media: pictures that join the last user turn, see `picture_urls`.
-        response_format: OpenAI's; of type `json_object` or `json_schema` it asks for a JSON answer.
+        options: `prompt`, the last user turn unless the messages end with it; `media`, pictures that join the last user
+            turn, see `picture_urls`; OpenAI's `response_format`, of which types `json_object` and `json_schema` ask
+            for a JSON answer. Any other is ignored.
 
     Raises:
         ValueError: there is nothing to say, or something that cannot be said to Websim.
     """
     _check_project_id(project_id)
     turns = _turns(messages)
-    if prompt is not None:
-        spoken = {"role": "user", "content": _text("prompt", prompt)}
+    if options.get("prompt") is not None:
+        spoken = {"role": "user", "content": _text("prompt", options["prompt"])}
         if turns[-1:] != [spoken]:
             turns.append(spoken)
-    if media is not None:
-        _join_last_user_turn(turns, [_picture_part(url) for url in picture_urls(media)])
+    if pictures := picture_urls(options.get("media")):
+        turn = _last_user_turn(turns)
+        turn["content"] = _parts_of(turn) + [_picture_part(url) for url in pictures]
     turns = [turn for turn in turns if turn["content"]]
     if not turns:
-        raise ValueError('messages: nothing to say; pass messages=[{"role": "user", "content": "Hello"}] or a prompt')
+        raise ValueError(f"messages: nothing to say; pass messages={HELLO} or a prompt")
     body: Json = {"project_id": project_id, "messages": turns}
+    response_format = options.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") in JSON_FORMATS:
         body["json"] = True
     return body
 
 
-def image_body(
-    project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, media: Any = None, size: Any = None, **options: Any
-) -> Json:
+def image_body(project_id: Any, messages: Any, prompt: Any, aspect_ratio: Any, options: Mapping[str, Any]) -> Json:
     """Return the body of a picture request.
 
     Args:
@@ -95,26 +100,27 @@ def image_body(
         messages: g4f's list of dicts; where `prompt` is None, the last user turn is drawn, after its own pictures.
         prompt: what to draw.
         aspect_ratio: `W:H`. The default gives way to the known ratio nearest to `width` and `height`.
-        media: reference pictures, see `picture_urls`.
-        size: OpenAI's way to say `width` and `height` in pixels, as `1024x768`.
-        options: `width`, `height` in pixels, `seed`, `transparent`; others are ignored.
+        options: `width` and `height` in pixels, or OpenAI's `size` for both, as `1024x768`; `seed`; `transparent`;
+            `media`, reference pictures, see `picture_urls`. Any other is ignored.
 
     Raises:
         ValueError: an argument is out of range, or there is nothing to draw.
     """
     _check_project_id(project_id)
-    references = picture_urls(media)
+    references = picture_urls(options.get("media"))
     if prompt is None:
         turns = [turn for turn in _turns(messages) if turn["content"]]
         prompt = format_media_prompt(turns, None)
-        references = _pictures_of_last_user_turn(turns) + references
+        shown = [part for part in _parts_of(_last_user_turn(turns)) if part["type"] == "image_url"]
+        references = [part["image_url"]["url"] for part in shown] + references
     _require(_text("prompt", prompt).strip(), "prompt", "something to draw, as in prompt='a cat on a couch'", prompt)
     ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
     legal = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
     _require(legal, "aspect_ratio", "W:H of positive whole numbers, as in 16:9", ratio)
-    chosen = _image_options(size, options)
+    chosen = _image_options(options)
     if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= chosen.keys():
-        ratio = _nearest_aspect_ratio(chosen["width"], chosen["height"])
+        shape = math.log(chosen["width"] / chosen["height"])
+        ratio = min(ASPECT_RATIOS, key=lambda known: abs(ASPECT_RATIOS[known] - shape))
     if references:
         chosen["image_inputs"] = [{"url": url} for url in references]
     return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **chosen}
@@ -131,17 +137,17 @@ def build_headers(site: str, page: str, keys: Iterable[Any]) -> dict[str, str]:
     headers = {"origin": site, "referer": site + page}
     for key in keys:
         if key and is_jwt(key):
-            return {**headers, "authorization": f"Bearer {key}"}
+            headers["authorization"] = f"Bearer {key}"
+            break
     return headers
 
 
 def is_jwt(key: Any) -> bool:
     """Whether `key` has the form of a JSON Web Token, the only kind of key that Websim hands out."""
     match = _JWT.fullmatch(key) if isinstance(key, str) else None
-    if not match:
-        return False
     try:
-        header = json.loads(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)))
+        # More padding than is missing does no harm.
+        header = json.loads(base64.urlsafe_b64decode(match[1] + "==")) if match else None
     except (ValueError, RecursionError):
         return False
     return isinstance(header, dict) and "alg" in header
@@ -149,8 +155,10 @@ def is_jwt(key: Any) -> bool:
 
 def plain_model(model: Any) -> str:
     """Return the name of a model without the provider's before it, "" where none was named."""
-    _require(model is None or isinstance(model, str), "model", "a name, as in flux", model)
-    return (model or "").removeprefix("Websim:")
+    if not model:
+        return ""
+    _require(isinstance(model, str), "model", "a name, as in flux", model)
+    return str(model).removeprefix("Websim:")
 
 
 def check_count(n: Any) -> int:
@@ -178,14 +186,10 @@ def picture_urls(media: Any) -> list[str]:
     Raises:
         ValueError: one of them is no picture, or cannot be read.
     """
-    expected = 'a list of pictures, as in [Path("cat.png")]'
-    _require(media is None or isinstance(media, (list, tuple)), "media", expected, media)
-    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
-
-
-def _check_project_id(project_id: Any) -> None:
-    legal = isinstance(project_id, str) and _PROJECT_ID.fullmatch(project_id)
-    _require(legal, "project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
+    if media is None:
+        return []
+    _require(isinstance(media, (list, tuple)), "media", 'a list of pictures, as in [Path("cat.png")]', media)
+    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media)]
 
 
 def _picture_url(where: str, item: Any) -> str:
@@ -209,31 +213,33 @@ def _check_picture_url(where: str, url: Any) -> str:
     return str(url)
 
 
-def _picture_part(url: str) -> Json:
-    return {"type": "image_url", "image_url": {"url": url}}
+def _check_project_id(project_id: Any) -> None:
+    if not isinstance(project_id, str) or not _PROJECT_ID.fullmatch(project_id):
+        raise _invalid("project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
 
 
 def _turns(messages: Any) -> list[Json]:
     """Return Websim's form of each message, those without content still among them."""
-    expected = 'a list of dicts, as in [{"role": "user", "content": "Hello"}]'
-    _require(messages is None or isinstance(messages, (list, tuple)), "messages", expected, messages)
-    return [_turn(f"messages[{index}]", message) for index, message in enumerate(messages or ())]
+    if messages is None:
+        return []
+    _require(isinstance(messages, (list, tuple)), "messages", f"a list of dicts, as in {HELLO}", messages)
+    return [_turn(index, message) for index, message in enumerate(messages)]
 
 
-def _turn(where: str, message: Any) -> Json:
+def _turn(index: int, message: Any) -> Json:
     role = message.get("role") if isinstance(message, dict) else None
-    role = ROLES.get(role) if isinstance(role, str) else None
-    _require(role, where, A_MESSAGE, message)
+    if not isinstance(role, str) or role not in ROLES:
+        expected = f"a dict with content and with a role, one of {', '.join(ROLES)}"
+        raise _invalid(f"messages[{index}]", expected, message)
     content = message.get("content")
-    return {"role": role, "content": content if isinstance(content, str) else _content(where, content)}
+    if not isinstance(content, str):
+        content = _parts(f"messages[{index}].content", content)
+    return {"role": ROLES[role], "content": content}
 
 
-def _content(where: str, content: Any) -> str | list[Json]:
-    if content is None:
-        return ""
-    where = f"{where}.content"
-    _require(isinstance(content, (list, tuple)), where, "text or a list of parts", content)
-    parts = [_part(f"{where}[{index}]", part) for index, part in enumerate(content) if part]
+def _parts(where: str, content: Any) -> list[Json]:
+    _require(content is None or isinstance(content, (list, tuple)), where, "text or a list of parts", content)
+    parts = [_part(f"{where}[{index}]", part) for index, part in enumerate(content or ()) if part]
     return [part for part in parts if part.get("text") != ""]
 
 
@@ -261,27 +267,26 @@ def _render_g4f_part(where: str, part: Mapping[str, Any]) -> Json:
         raise ValueError(f"{where}: g4f cannot read this part ({error!r:.80})") from error
 
 
-def _join_last_user_turn(turns: list[Json], pictures: list[Json]) -> None:
-    turn = _last_user_turn(turns)
-    if turn is None:
-        turns.append({"role": "user", "content": pictures})
-    elif pictures:
-        content = turn["content"]
-        parts = [{"type": "text", "text": content}] if content and isinstance(content, str) else [*content]
-        turn["content"] = parts + pictures
+def _last_user_turn(turns: list[Json]) -> Json:
+    """Return the last user turn, a new one where there is none."""
+    for turn in reversed(turns):
+        if turn["role"] == "user":
+            return turn
+    turns.append({"role": "user", "content": ""})
+    return turns[-1]
 
 
-def _pictures_of_last_user_turn(turns: list[Json]) -> list[str]:
-    turn = _last_user_turn(turns)
-    parts = [part for part in turn["content"] if isinstance(part, dict)] if turn else []
-    return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+def _parts_of(turn: Json) -> list[Json]:
+    content = turn["content"]
+    return [{"type": "text", "text": content}] if content and isinstance(content, str) else list(content)
 
 
-def _last_user_turn(turns: list[Json]) -> Json | None:
-    return next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
+def _picture_part(url: str) -> Json:
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
+def _image_options(options: Mapping[str, Any]) -> Json:
+    size = options.get("size")
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     _require(match or size in (None, "auto"), "size", "WIDTHxHEIGHT, as in 1024x768", size)
     chosen = {"width": int(match[1]), "height": int(match[2])} if match else {}
@@ -290,14 +295,6 @@ def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
             _require(is_legal(options[name]), name, expected, options[name])
             chosen[name] = options[name]
     return chosen
-
-
-def _nearest_aspect_ratio(width: int, height: int) -> str:
-    def distance(ratio: str) -> float:
-        w, h = map(int, ratio.split(":"))
-        return abs(math.log(width) - math.log(height) - math.log(w / h))
-
-    return min(ASPECT_RATIOS, key=distance)
 
 
 def _text(where: str, text: Any) -> str:
@@ -311,8 +308,12 @@ def _is_int(value: Any) -> bool:
 
 def _require(legal: object, where: str, expected: str, value: Any) -> None:
     if not legal:
-        try:
-            shown = f"{value!r:.80}"
-        except ValueError:  # Python writes no int of more than 4,300 digits
-            shown = "this"
-        raise ValueError(f"{where}: {expected}, not {shown}")
+        raise _invalid(where, expected, value)
+
+
+def _invalid(where: str, expected: str, value: Any) -> ValueError:
+    try:
+        shown = f"{value!r:.80}"
+    except ValueError:  # Python writes no int of more than 4,300 digits
+        shown = "this"
+    return ValueError(f"{where}: {expected}, not {shown}")

@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import g4f.debug
-from aiohttp import BytesIOPayload, BytesPayload, ClientConnectionError, ClientResponse, ClientTimeout
+from aiohttp import ClientConnectionError, ClientResponse
 from g4f import errors
 from g4f.requests.raise_for_status import raise_for_status
 
@@ -33,8 +33,6 @@ Json = Mapping[str, Any]
 Headers = Mapping[str, str]
 
 SECONDS_A_TRY = 300.0
-SECONDS_TO_CONNECT = 30.0
-TO_CONNECT = ClientTimeout(total=None, sock_connect=SECONDS_TO_CONNECT)
 
 # A wait is up to this part longer at random, so that callers turned away together do not come back together.
 JITTER = 0.25
@@ -51,29 +49,31 @@ SOCKS = ("socks4", "socks5", "socks5h")
 
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 IF_MOVED = "if Websim has moved, set WEBSIM_URL"
-WAIT = "wait a while, log in, or use another provider"
+TRY_LATER = "try again later or use another provider"
+LOOK_AT_NETWORK = "look at the network, the proxy and WEBSIM_URL"
+# What to do about a status, and about the others of its class.
 ADVICE = {
+    3: IF_MOVED,
+    4: "look at what was sent",
     401: LOG_IN,
     403: f"{LOG_IN}, or try from another network",
     404: IF_MOVED,
     407: "look at the proxy's user and password",
     413: "send less",
+    429: "wait a while, log in, or use another provider",
 }
-TRY_LATER = "try again later or use another provider"
-LOOK_AT_NETWORK = "look at the network, the proxy and WEBSIM_URL"
 
 
 class WebsimTimeoutError(errors.TimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
     """The time allowed was over; g4f's `TimeoutError` and Python's own in one."""
 
 
-class Limits(NamedTuple):
-    """How often a request is tried, and seconds: before the second try, of the longest wait asked for, of the call."""
+class Limits(Protocol):
+    """How often a request is tried, and seconds: before the second try, and of the longest wait asked for."""
 
     max_tries: int
     backoff: float
     max_wait: float
-    timeout: float = math.inf
 
 
 class Failure(NamedTuple):
@@ -91,27 +91,26 @@ class Call:
         url: the endpoint.
         body: what to send, as JSON.
         headers: the request's headers.
-        limits: how often to try and how long.
+        limits: how often to try and how long to wait, read at each try.
         proxy: an http, https, socks4, socks5 or socks5h address.
         key: what no error may show, besides the login in the headers and the proxy's password.
+        timeout: seconds for all tries and the waits between them.
 
     Raises:
         ValueError: an address that no request can go to.
     """
 
     def __init__(
-        self, url: str, body: Json, headers: Headers, limits: Limits, proxy: Any = None, key: Any = None
+        self, url: str, body: Json, headers: Headers, limits: type[Limits], proxy: Any, key: Any, timeout: float
     ) -> None:
-        self._url, self._headers, self._limits, self._key = url, headers, limits, key
+        self._url, self._headers, self._limits, self._key = str(url), headers, limits, key
+        self._timeout, self._deadline = timeout, time.monotonic() + timeout
+        self._host = _host(self._url)
         self._payload = json.dumps(body).encode()
-        self._deadline = time.monotonic() + limits.timeout
-        self._host = _host(str(url))
-        self._http_proxy = str(proxy) if proxy else None
-        self._socks_proxy = None
-        if self._http_proxy:
-            example = "http://user:password@host:3128"
-            if _check_address("proxy", self._http_proxy, HTTP + SOCKS, example).scheme in SOCKS:
-                self._socks_proxy, self._http_proxy = self._http_proxy, None
+        self._http_proxy = self._socks_proxy = None
+        if proxy:
+            is_socks = _address("proxy", str(proxy), HTTP + SOCKS, "http://user:password@host:3128").scheme in SOCKS
+            self._http_proxy, self._socks_proxy = (None, str(proxy)) if is_socks else (str(proxy), None)
 
     async def answer(self, read: Callable[[str], str]) -> str:
         """Send, try again where that may help, and return the answer.
@@ -150,28 +149,25 @@ class Call:
     async def _try(self, read: Callable[[str], str]) -> str | Failure:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
-            return Failure(self._timeout_error(remaining))
-        pool, response = Pool.of_running_loop(), None
+            return self._timed_out(remaining)
         is_large = len(self._payload) > MAX_BYTES_IN_ONE_GO
+        pool, response = Pool.of_running_loop(), None
         task = pool.use(self._socks_proxy, min(remaining, SECONDS_A_TRY))
         try:
             session = pool.sessions.get(self._socks_proxy) or await pool.open(self._socks_proxy)
             response = await session.post(
                 self._url,
-                data=BytesIOPayload(io.BytesIO(self._payload)) if is_large else BytesPayload(self._payload),
+                data=io.BytesIO(self._payload) if is_large else self._payload,
                 headers=self._headers,
                 proxy=self._http_proxy,
                 allow_redirects=False,
-                timeout=TO_CONNECT,
             )
             text = await _read_text(response)
         except asyncio.CancelledError:
             # The pool's own leaves no user behind, and none of anybody else's besides; Python 3.10 cannot tell.
             if task in pool.users or getattr(task, "uncancel", int)():
                 raise
-            return Failure(self._timeout_error(remaining))
-        except errors.ResponseError as too_large:
-            return Failure(errors.ResponseError(self._message(str(too_large), TRY_LATER)))
+            return self._timed_out(remaining)
         except Exception as error:  # aiohttp, ssl and the SOCKS library raise what they like
             return self._broken(error, began=response is not None)
         finally:
@@ -184,10 +180,16 @@ class Call:
                 no_answer = error
         return await self._refused(response, text, no_answer)
 
+    def _timed_out(self, remaining: float) -> Failure:
+        seconds = self._timeout if remaining < SECONDS_A_TRY else SECONDS_A_TRY
+        return Failure(WebsimTimeoutError(self._message(f"no answer within {seconds:g} s", TRY_LATER)))
+
     def _broken(self, error: Exception, began: bool) -> Failure:
         """Return the failure of a connection."""
         if isinstance(error, errors.MissingRequirementsError):
             return Failure(type(error)('a SOCKS proxy needs one more package: pip install "g4f-websim[socks]"'))
+        if isinstance(error, errors.ResponseError):
+            return Failure(errors.ResponseError(self._message(str(error), TRY_LATER)))
         what = "the answer broke off" if began else "no connection"
         message = self._message(f"{what}: {str(error) or type(error).__name__}", LOOK_AT_NETWORK)
         may_pass = isinstance(error, (ClientConnectionError, OSError)) and not isinstance(error, ssl.CertificateError)
@@ -195,27 +197,21 @@ class Call:
 
     async def _refused(self, response: ClientResponse, text: str, no_answer: Exception | None) -> Failure:
         """Return the failure of a response, which has a status that is no success or has no answer in it."""
-        status, kind, what, advice = response.status, errors.ResponseStatusError, text, TRY_LATER
+        status, what = response.status, str(no_answer or text)
         limited = status == 429 or is_rate_limit(text)
         if limited:
-            kind, advice = errors.RateLimitError, WAIT
-        elif no_answer:
-            kind, what = type(no_answer), str(no_answer)
-        elif status < 400:
-            what, advice = f"a redirect to {response.headers.get('Location')}, which was not followed", IF_MOVED
-        elif status < 500:
-            advice = ADVICE.get(status, "look at what was sent")
-        message = self._message(what, advice)
+            what = text
+        elif 300 <= status < 400:
+            what = f"a redirect to {response.headers.get('Location')}, which was not followed"
+        code = 429 if limited else status
+        message = self._message(what, ADVICE.get(code) or ADVICE.get(code // 100, TRY_LATER))
+        kind = type(no_answer) if no_answer else errors.ResponseStatusError
         try:
             await raise_for_status(response, message)
         except Exception as refusal:  # its type is g4f's to choose, though the oldest lines know no rate limit
-            kind = kind if limited else type(refusal)
-        error = kind(f"Response {status}: {message}")
+            kind = type(refusal)
+        error = (errors.RateLimitError if limited else kind)(f"Response {status}: {message}")
         return Failure(error, limited or status in TRIED_AGAIN, _retry_after(response.headers))
-
-    def _timeout_error(self, remaining: float) -> WebsimTimeoutError:
-        seconds = self._limits.timeout if remaining < SECONDS_A_TRY else SECONDS_A_TRY
-        return WebsimTimeoutError(self._message(f"no answer within {seconds:g} s", TRY_LATER))
 
     def _message(self, what: str, advice: str) -> str:
         """Return what an error says: what happened, at which host, and what to do; no secret of this call's."""
@@ -234,19 +230,19 @@ class Call:
 
 async def _read_text(response: ClientResponse) -> str:
     """Return the body as text; a larger one than is read is an error as soon as it proves to be."""
-    body, expected = bytearray(), response.content_length or 0
+    content, body, size = response.content, bytearray(), response.content_length or 0
     try:
-        while expected <= MAX_BODY_BYTES >= len(body):
-            chunk = await response.content.readany()
-            if not chunk:
-                # RFC 8259: JSON is UTF-8, whatever a header says; its two other encodings show in the first bytes.
-                return body.decode(json.detect_encoding(body), "replace")
-            body += chunk
-        raise errors.ResponseError(f"an answer of more than {MAX_BODY_BYTES >> 20} MiB")
+        while size <= MAX_BODY_BYTES and not content.at_eof():
+            body += await content.readany()
+            size = len(body)
+        if size > MAX_BODY_BYTES:
+            raise errors.ResponseError(f"an answer of more than {MAX_BODY_BYTES >> 20} MiB")
     except BaseException:
         # Only a response that was read to its end has handed its connection back to the pool.
         response.close()
         raise
+    # RFC 8259: JSON is UTF-8, whatever a header says; only in its two other encodings are there zeros at the start.
+    return body.decode(json.detect_encoding(body) if 0 in body[:4] else "utf-8-sig", "replace")
 
 
 def _retry_after(headers: Headers) -> float | None:
@@ -264,10 +260,10 @@ def _retry_after(headers: Headers) -> float | None:
 
 @lru_cache(maxsize=8)
 def _host(url: str) -> str:
-    return _check_address("WEBSIM_URL", url, HTTP, "https://websim.com").netloc.rpartition("@")[2]
+    return _address("WEBSIM_URL", url, HTTP, "https://websim.com").netloc.rpartition("@")[2]
 
 
-def _check_address(name: str, address: str, schemes: tuple[str, ...], example: str) -> SplitResult:
+def _address(name: str, address: str, schemes: tuple[str, ...], example: str) -> SplitResult:
     """Return the parts of an address; an error does not quote it, since it may hold a password."""
     try:
         parts = urlsplit(address)
