@@ -35,7 +35,7 @@ WITH_PROVIDER = ("client", "api")
 NO_DOWNLOAD = "--disable-pa-auto-download"
 
 CHECK_SECONDS = 60.0
-CHECK_PROMPT = "Say hello."
+CHECK = [{"role": "user", "content": "Say hello."}]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,25 +126,20 @@ def _shorten_errors() -> None:
 
 async def _check() -> int:
     """Ask both endpoints once, print a line for each, and return 0 if both answer."""
-    chat = await _check_endpoint(Websim.chat_api_endpoint, None)
-    image = await _check_endpoint(Websim.image_api_endpoint, Websim.default_image_model)
-    return 0 if chat and image else 1
 
-
-async def _check_endpoint(url: str, model: str | None) -> bool:
     class Once(Websim):
         max_tries = 1
 
-    messages = [{"role": "user", "content": CHECK_PROMPT}]
-    start = time.perf_counter()
-    try:
-        proxy = os.environ.get("G4F_PROXY")
-        chunks = Once.create_async_generator(model, messages, proxy=proxy, timeout=CHECK_SECONDS)
-        failure = "" if [chunk async for chunk in chunks] else "no answer"
-    except Exception as error:  # whatever it is, it is what the user wants to know
-        failure = str(error)
-    seconds = time.perf_counter() - start
-    status = re.search(r"^Response (\d+)", failure or "Response 200")
-    verdict = f"FAILED  {failure}" if failure else "ok  it answers, nothing to do"
-    print(f"{url}  {status[1] if status else 'no status'}  {seconds:.2f} s  {verdict}")
-    return not failure
+    exit_status = 0
+    for url, model in ((Once.chat_api_endpoint, None), (Once.image_api_endpoint, Once.default_image_model)):
+        start = time.perf_counter()
+        status, verdict = "200", "ok  it answers, nothing to do"
+        try:
+            proxy = os.environ.get("G4F_PROXY")
+            async for _ in Once.create_async_generator(model, CHECK, proxy=proxy, timeout=CHECK_SECONDS):
+                pass
+        except Exception as error:  # whatever it is, it is what the user wants to know
+            found = re.match(r"Response (\d+)", str(error))
+            status, verdict, exit_status = found[1] if found else "no status", f"FAILED  {error}", 1
+        print(f"{url}  {status}  {time.perf_counter() - start:.2f} s  {verdict}")
+    return exit_status

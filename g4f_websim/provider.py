@@ -52,7 +52,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
     label = "Websim"
     url: str = (os.environ.get("WEBSIM_URL") or DEFAULT_URL).rstrip("/")
-    login_url = _UnderUrl("")
+    login_url = health_url = _UnderUrl("")
     chat_api_endpoint = _UnderUrl(CHAT_PATH)
     image_api_endpoint = _UnderUrl(IMAGE_PATH)
 
@@ -85,6 +85,15 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     def is_provider_api_key(cls, api_key: Any) -> bool:
         """Whether a key is Websim's own, that is a JSON Web Token; g4f asks this before it hands one over."""
         return request.is_jwt(api_key)
+
+    @classmethod
+    async def get_health(cls, api_key: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Return g4f's report on whether the site answers.
+
+        Args:
+            api_key: not sent; g4f passes the key of whoever asked its server.
+        """
+        return dict(await cls.probe_health(cls.health_url))
 
     @classmethod
     def create_async_generator(

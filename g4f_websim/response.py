@@ -1,4 +1,4 @@
-"""What comes back: Websim's answers turned into text and pictures, its refusals into g4f's errors.
+"""What comes back: Websim's answers turned into text and pictures, its refusals into what an error may say.
 
 Nothing here reaches the network, and no secret leaves: what a server says is shown only after `scrub`.
 """
@@ -16,8 +16,6 @@ from g4f.errors import NoMediaResponseError, ResponseError
 EXCERPT_CHARS = 300
 SCRUBBED_CHARS = 10_000
 
-RATE_LIMIT_WORDS = "rate limit exceeded"
-
 _HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 # Also what is left of them where the stretch ends in their midst.
@@ -25,7 +23,6 @@ _JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
 _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
 # Where the stretch ends in the midst of an address, its start.
 _CUT_WORD = re.compile(r"[^\s@\"'<>:,;/*]{0,64}\Z")
-
 # JSON allows the halves of surrogate pairs, which no encoder takes.
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -41,17 +38,16 @@ def chat_text(text: str) -> str:
         ResponseError: there is none.
     """
     answer = _parse(text)
+    content = answer.get("content") if isinstance(answer, dict) else None
     if answer is NO_JSON:
         if is_html(text):
             raise ResponseError(f"an HTML page instead of an answer{_title(text)}")
         if text.lstrip().startswith("{"):
             raise ResponseError("an answer that breaks off")
-        content: Any = text
-    else:
-        content = answer.get("content") if isinstance(answer, dict) else None
-    if not isinstance(content, str) or not content.strip():
+        content = text
+    if not isinstance(content, str) or not (content := content.strip()):
         raise ResponseError("an answer without content")
-    return _HALF_A_PAIR.sub("\ufffd", content.strip())
+    return _HALF_A_PAIR.sub("\ufffd", content)
 
 
 def picture_url(text: str, site: str) -> str:
@@ -75,16 +71,9 @@ def is_html(text: str) -> bool:
     return _HTML.match(text) is not None
 
 
-def is_rate_limit(text: str) -> bool:
-    """Whether a body says that too much was asked; some say so under another status than 429."""
-    return RATE_LIMIT_WORDS in text.lower()
-
-
 def excerpt(text: str, secrets: Iterable[str]) -> str:
     """Return what may be shown of a body: 300 characters of it at most, and no secret among them."""
-    if is_html(text):
-        text = f"an HTML page{_title(text)}"
-    return scrub(text, secrets)[:EXCERPT_CHARS]
+    return scrub(f"an HTML page{_title(text)}" if is_html(text) else text, secrets)[:EXCERPT_CHARS]
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
@@ -114,9 +103,6 @@ def _title(text: str) -> str:
 
 
 def _is_picture_address(url: str) -> bool:
-    if not url.isprintable() or " " in url:
-        return False
-    if url.startswith("data:image/"):
-        return True
     parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return url.isprintable() and " " not in url and (is_web or url.startswith("data:image/"))

@@ -27,7 +27,7 @@ from g4f import errors
 from g4f.requests.raise_for_status import raise_for_status
 
 from .pool import Pool
-from .response import EXCERPT_CHARS, excerpt, is_rate_limit
+from .response import EXCERPT_CHARS, excerpt
 
 Json = Mapping[str, Any]
 Headers = Mapping[str, str]
@@ -43,6 +43,9 @@ MAX_BYTES_IN_ONE_GO = 1024 * 1024
 
 # The server declined (408, 425, 429) or was not reached (502 to 504): to repeat does not double the work.
 TRIED_AGAIN = frozenset({408, 425, 429, 502, 503, 504})
+
+# Some servers say so under another status than 429.
+RATE_LIMIT_WORDS = "rate limit exceeded"
 
 HTTP = ("http", "https")
 SOCKS = ("socks4", "socks5", "socks5h")
@@ -198,7 +201,7 @@ class Call:
     async def _refused(self, response: ClientResponse, text: str, no_answer: Exception | None) -> Failure:
         """Return the failure of a response, which has a status that is no success or has no answer in it."""
         status, what = response.status, str(no_answer or text)
-        limited = status == 429 or is_rate_limit(text)
+        limited = status == 429 or RATE_LIMIT_WORDS in text.lower()
         if limited:
             what = text
         elif 300 <= status < 400:
