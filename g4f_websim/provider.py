@@ -153,28 +153,35 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
         headers = request.build_headers(cls.url, page, keys=(key, TOKEN))
-        if not is_image:
-            said = {"prompt": prompt, "media": media, "response_format": response_format}
-            return cls._handle_chat_request(project_id, messages, headers, proxy, api_key=key, timeout=timeout, **said)
-        options: request.Json = {"width": width, "height": height, "seed": seed, "transparent": transparent}
-        # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
-        options |= {"media": media, "n": n, "size": kwargs.get("size"), "api_key": key, "timeout": timeout}
-        return cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
+        if is_image:
+            # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
+            options: dict[str, Any] = {"width": width, "height": height, "size": kwargs.get("size")}
+            options |= {"seed": seed, "transparent": transparent, "media": media}
+            return cls._handle_image_request(
+                project_id, messages, prompt, aspect_ratio, headers, proxy, n=n, api_key=key, timeout=timeout, **options
+            )
+        return cls._handle_chat_request(
+            project_id, messages, headers, proxy,
+            prompt=prompt, media=media, response_format=response_format, api_key=key, timeout=timeout,
+        )  # fmt: skip
 
     @classmethod
     async def _handle_chat_request(
-        cls, project_id: str, messages: Any, headers: Headers, proxy: Any, **kwargs: Any
-    ) -> AsyncGenerator[Any, None]:
-        body = request.chat_body(project_id, messages, kwargs)
-        yield await cls._call(cls.chat_api_endpoint, body, headers, proxy, kwargs).answer(response.chat_text)
+        cls, project_id: str, messages: Any, headers: Headers, proxy: Any,
+        *, prompt: Any = None, media: Any = None, response_format: Any = None, api_key: Any = None, timeout: Any = None,
+        **ignored: Any,
+    ) -> AsyncGenerator[Any, None]:  # fmt: skip
+        body = request.chat_body(project_id, messages, prompt, media, response_format)
+        yield await cls._call(cls.chat_api_endpoint, body, headers, proxy, api_key, timeout).answer(response.chat_text)
 
     @classmethod
     async def _handle_image_request(
-        cls, project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, headers: Headers, proxy: Any, **kwargs: Any
-    ) -> AsyncGenerator[Any, None]:
-        count = request.check_count(kwargs.get("n"))
-        body = request.image_body(project_id, messages, prompt, aspect_ratio, kwargs)
-        call = cls._call(cls.image_api_endpoint, body, headers, proxy, kwargs)
+        cls, project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, headers: Headers, proxy: Any,
+        *, n: Any = None, api_key: Any = None, timeout: Any = None, **options: Any,
+    ) -> AsyncGenerator[Any, None]:  # fmt: skip
+        count = request.check_count(n)
+        body = request.image_body(project_id, messages, prompt, aspect_ratio, **options)
+        call = cls._call(cls.image_api_endpoint, body, headers, proxy, api_key, timeout)
         read = partial(response.picture_url, site=cls.url)
         outcomes = await asyncio.gather(*(call.answer(read) for _ in range(count)), return_exceptions=True)
         urls = [outcome for outcome in outcomes if isinstance(outcome, str)]
@@ -186,6 +193,5 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         yield ImageResponse(urls, body["prompt"])
 
     @classmethod
-    def _call(cls, url: str, body: request.Json, headers: Headers, proxy: Any, kwargs: request.Json) -> Call:
-        timeout = request.check_timeout(kwargs.get("timeout"))
-        return Call(url, body, headers, cls, proxy, kwargs.get("api_key"), timeout)
+    def _call(cls, url: str, body: request.Json, headers: Headers, proxy: Any, key: Any, timeout: Any) -> Call:
+        return Call(url, body, headers, cls, proxy, key, request.check_timeout(timeout))

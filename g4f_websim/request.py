@@ -60,39 +60,42 @@ _SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
-def chat_body(project_id: Any, messages: Any, options: Mapping[str, Any]) -> Json:
+def chat_body(
+    project_id: Any, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None
+) -> Json:
     """Return the body of a chat request.
 
     Args:
         project_id: 1 to 64 of `A-Za-z0-9_-`.
         messages: g4f's list of dicts with `role` and `content`.
-        options: `prompt`, the last user turn unless the messages end with it; `media`, pictures that join the last user
-            turn, see `picture_urls`; OpenAI's `response_format`, of which types `json_object` and `json_schema` ask
-            for a JSON answer. Any other is ignored.
+        prompt: the last user turn, unless the messages end with it.
+        media: pictures that join the last user turn, see `picture_urls`.
+        response_format: OpenAI's; of type `json_object` or `json_schema` it asks for a JSON answer.
 
     Raises:
         ValueError: there is nothing to say, or something that cannot be said to Websim.
     """
     _check_project_id(project_id)
     turns = _turns(messages)
-    if options.get("prompt") is not None:
-        spoken = {"role": "user", "content": _text("prompt", options["prompt"])}
+    if prompt is not None:
+        spoken = {"role": "user", "content": _text("prompt", prompt)}
         if turns[-1:] != [spoken]:
             turns.append(spoken)
-    if pictures := picture_urls(options.get("media")):
+    if media is not None and (pictures := picture_urls(media)):
         turn = _last_user_turn(turns)
         turn["content"] = _parts_of(turn) + [_picture_part(url) for url in pictures]
     turns = [turn for turn in turns if turn["content"]]
     if not turns:
         raise ValueError(f"messages: nothing to say; pass messages={HELLO} or a prompt")
     body: Json = {"project_id": project_id, "messages": turns}
-    response_format = options.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") in JSON_FORMATS:
         body["json"] = True
     return body
 
 
-def image_body(project_id: Any, messages: Any, prompt: Any, aspect_ratio: Any, options: Mapping[str, Any]) -> Json:
+def image_body(
+    project_id: Any, messages: Any, prompt: Any, aspect_ratio: Any, media: Any = None, size: Any = None, **options: Any
+) -> Json:
     """Return the body of a picture request.
 
     Args:
@@ -100,14 +103,15 @@ def image_body(project_id: Any, messages: Any, prompt: Any, aspect_ratio: Any, o
         messages: g4f's list of dicts; where `prompt` is None, the last user turn is drawn, after its own pictures.
         prompt: what to draw.
         aspect_ratio: `W:H`. The default gives way to the known ratio nearest to `width` and `height`.
-        options: `width` and `height` in pixels, or OpenAI's `size` for both, as `1024x768`; `seed`; `transparent`;
-            `media`, reference pictures, see `picture_urls`. Any other is ignored.
+        media: reference pictures, see `picture_urls`.
+        size: OpenAI's way to say `width` and `height` in pixels, as `1024x768`.
+        options: `width`, `height` in pixels, `seed`, `transparent`; others are ignored.
 
     Raises:
         ValueError: an argument is out of range, or there is nothing to draw.
     """
     _check_project_id(project_id)
-    references = picture_urls(options.get("media"))
+    references = picture_urls(media)
     if prompt is None:
         turns = [turn for turn in _turns(messages) if turn["content"]]
         prompt = format_media_prompt(turns, None)
@@ -117,7 +121,7 @@ def image_body(project_id: Any, messages: Any, prompt: Any, aspect_ratio: Any, o
     ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
     legal = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
     _require(legal, "aspect_ratio", "W:H of positive whole numbers, as in 16:9", ratio)
-    chosen = _image_options(options)
+    chosen = _image_options(size, options)
     if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= chosen.keys():
         shape = math.log(chosen["width"] / chosen["height"])
         ratio = min(ASPECT_RATIOS, key=lambda known: abs(ASPECT_RATIOS[known] - shape))
@@ -285,8 +289,7 @@ def _picture_part(url: str) -> Json:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _image_options(options: Mapping[str, Any]) -> Json:
-    size = options.get("size")
+def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     _require(match or size in (None, "auto"), "size", "WIDTHxHEIGHT, as in 1024x768", size)
     chosen = {"width": int(match[1]), "height": int(match[2])} if match else {}

@@ -93,7 +93,7 @@ def throughput(run: Run) -> Iterator[Row]:
 
 async def _throughput(scheme: str, at_once: int, run: Run) -> list[Row]:
     headers = {**HEADERS, **request.build_headers(Websim.url, request.CHAT_PAGE, keys=())}
-    body = request.chat_body(Websim.generate_project_id(), HELLO, {})
+    body = request.chat_body(Websim.generate_project_id(), HELLO)
     url = Websim.chat_api_endpoint
 
     async def post(session: ClientSession) -> object:
@@ -202,7 +202,7 @@ def sync(run: Run) -> Iterator[Row]:
     create = Client(provider=Websim).chat.completions.create
     create_async = AsyncClient(provider=Websim).chat.completions.create
     url = Websim.chat_api_endpoint
-    body = request.chat_body(Websim.generate_project_id(), HELLO, {})
+    body = request.chat_body(Websim.generate_project_id(), HELLO)
 
     async def in_one_loop() -> None:
         for _ in range(calls):
