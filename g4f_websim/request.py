@@ -28,8 +28,6 @@ Json = dict[str, Any]
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
 
-HELLO = '[{"role": "user", "content": "Hello"}]'
-
 JSON_FORMATS = ("json_object", "json_schema")
 
 DEFAULT_ASPECT_RATIO = "1:1"
@@ -81,12 +79,12 @@ def chat_body(
         spoken = {"role": "user", "content": _text("prompt", prompt)}
         if turns[-1:] != [spoken]:
             turns.append(spoken)
-    if media is not None and (pictures := picture_urls(media)):
+    if pictures := picture_urls(media):
         turn = _last_user_turn(turns)
         turn["content"] = _parts_of(turn) + [_picture_part(url) for url in pictures]
     turns = [turn for turn in turns if turn["content"]]
     if not turns:
-        raise ValueError(f"messages: nothing to say; pass messages={HELLO} or a prompt")
+        raise ValueError('messages: nothing to say; pass messages=[{"role": "user", "content": "Hello"}] or a prompt')
     body: Json = {"project_id": project_id, "messages": turns}
     if isinstance(response_format, dict) and response_format.get("type") in JSON_FORMATS:
         body["json"] = True
@@ -159,10 +157,8 @@ def is_jwt(key: Any) -> bool:
 
 def plain_model(model: Any) -> str:
     """Return the name of a model without the provider's before it, "" where none was named."""
-    if not model:
-        return ""
-    _require(isinstance(model, str), "model", "a name, as in flux", model)
-    return str(model).removeprefix("Websim:")
+    _require(model is None or isinstance(model, str), "model", "a name, as in flux", model)
+    return (model or "").removeprefix("Websim:")
 
 
 def check_count(n: Any) -> int:
@@ -190,10 +186,9 @@ def picture_urls(media: Any) -> list[str]:
     Raises:
         ValueError: one of them is no picture, or cannot be read.
     """
-    if media is None:
-        return []
-    _require(isinstance(media, (list, tuple)), "media", 'a list of pictures, as in [Path("cat.png")]', media)
-    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media)]
+    legal = media is None or isinstance(media, (list, tuple))
+    _require(legal, "media", 'a list of pictures, as in [Path("cat.png")]', media)
+    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
 
 
 def _picture_url(where: str, item: Any) -> str:
@@ -224,10 +219,9 @@ def _check_project_id(project_id: Any) -> None:
 
 def _turns(messages: Any) -> list[Json]:
     """Return Websim's form of each message, those without content still among them."""
-    if messages is None:
-        return []
-    _require(isinstance(messages, (list, tuple)), "messages", f"a list of dicts, as in {HELLO}", messages)
-    return [_turn(index, message) for index, message in enumerate(messages)]
+    legal = messages is None or isinstance(messages, (list, tuple))
+    _require(legal, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
+    return [_turn(index, message) for index, message in enumerate(messages or ())]
 
 
 def _turn(index: int, message: Any) -> Json:
