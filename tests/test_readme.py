@@ -2,10 +2,12 @@
 
 import base64
 import importlib.metadata
+import os
 import re
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -25,7 +27,9 @@ START_SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
-def surroundings(websim, tmp_path):
+def surroundings(websim, monkeypatch, tmp_path):
+    # The commands are those of this environment, whether or not it is active.
+    monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
     tmp_path.joinpath("cat.png").write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
     return websim
 
