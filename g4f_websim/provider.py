@@ -172,7 +172,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         **ignored: Any,
     ) -> AsyncGenerator[Any, None]:  # fmt: skip
         body = request.chat_body(project_id, messages, prompt, media, response_format)
-        yield await cls._call(cls.chat_api_endpoint, body, headers, proxy, api_key, timeout).answer(response.chat_text)
+        call = Call(cls.chat_api_endpoint, body, headers, cls, proxy, api_key, request.check_timeout(timeout))
+        yield await call.answer(response.chat_text)
 
     @classmethod
     async def _handle_image_request(
@@ -181,7 +182,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     ) -> AsyncGenerator[Any, None]:  # fmt: skip
         count = request.check_count(n)
         body = request.image_body(project_id, messages, prompt, aspect_ratio, **options)
-        call = cls._call(cls.image_api_endpoint, body, headers, proxy, api_key, timeout)
+        call = Call(cls.image_api_endpoint, body, headers, cls, proxy, api_key, request.check_timeout(timeout))
         read = partial(response.picture_url, site=cls.url)
         outcomes = await asyncio.gather(*(call.answer(read) for _ in range(count)), return_exceptions=True)
         urls = [outcome for outcome in outcomes if isinstance(outcome, str)]
@@ -191,7 +192,3 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         for failure in failures:
             g4f.debug.error(f"Websim: {len(failures)} of {count} pictures failed:", failure)
         yield ImageResponse(urls, body["prompt"])
-
-    @classmethod
-    def _call(cls, url: str, body: request.Json, headers: Headers, proxy: Any, key: Any, timeout: Any) -> Call:
-        return Call(url, body, headers, cls, proxy, key, request.check_timeout(timeout))

@@ -153,17 +153,13 @@ class Call:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             return self._timed_out(remaining)
-        is_large = len(self._payload) > MAX_BYTES_IN_ONE_GO
+        data = io.BytesIO(self._payload) if len(self._payload) > MAX_BYTES_IN_ONE_GO else self._payload
         pool, response = Pool.of_running_loop(), None
         task = pool.use(self._socks_proxy, min(remaining, SECONDS_A_TRY))
         try:
             session = pool.sessions.get(self._socks_proxy) or await pool.open(self._socks_proxy)
             response = await session.post(
-                self._url,
-                data=io.BytesIO(self._payload) if is_large else self._payload,
-                headers=self._headers,
-                proxy=self._http_proxy,
-                allow_redirects=False,
+                self._url, data=data, headers=self._headers, proxy=self._http_proxy, allow_redirects=False
             )
             text = await _read_text(response)
         except asyncio.CancelledError:
