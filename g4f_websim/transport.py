@@ -37,6 +37,9 @@ SECONDS_A_TRY = 300.0
 # A wait is up to this part longer at random, so that callers turned away together do not come back together.
 JITTER = 0.25
 
+# What request.py makes holds nothing that holds itself.
+_ENCODER = json.JSONEncoder(check_circular=False)
+
 MAX_BODY_BYTES = 32 * 1024 * 1024
 # Above this size aiohttp warns of bytes, which it writes in one go; a file it writes in pieces.
 MAX_BYTES_IN_ONE_GO = 1024 * 1024
@@ -109,7 +112,7 @@ class Call:
         self._url, self._headers, self._limits, self._key = str(url), headers, limits, key
         self._timeout, self._deadline = timeout, time.monotonic() + timeout
         self._host = _host(self._url)
-        self._payload = json.dumps(body).encode()
+        self._payload = _ENCODER.encode(body).encode()
         self._http_proxy = self._socks_proxy = None
         if proxy:
             is_socks = _address("proxy", str(proxy), HTTP + SOCKS, "http://user:password@host:3128").scheme in SOCKS
