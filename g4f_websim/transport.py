@@ -189,7 +189,7 @@ class Call:
     def _broken(self, error: Exception, began: bool) -> Failure:
         """Return the failure of a connection."""
         if isinstance(error, errors.MissingRequirementsError):
-            return Failure(type(error)('a SOCKS proxy needs one more package: pip install "g4f-websim[socks]"'))
+            return Failure(type(error)("a SOCKS proxy needs one more package: pip install aiohttp_socks"))
         if isinstance(error, errors.ResponseError):
             return Failure(errors.ResponseError(self._message(str(error), TRY_LATER)))
         what = "the answer broke off" if began else "no connection"

@@ -226,6 +226,16 @@ async def test_a_picture_takes_all_its_options(websim):
     assert body["image_inputs"] == [{"url": PNG_URI}]
 
 
+@pytest.mark.parametrize("seed", [2**53 - 1, -(2**53 - 1)])
+async def test_a_seed_may_be_any_number_that_all_readers_of_json_agree_on(websim, seed):
+    assert (await sent(websim, "flux", None, prompt="a cat", seed=seed))["seed"] == seed
+
+
+async def test_a_picture_may_be_of_one_pixel(websim):
+    body = await sent(websim, "flux", None, prompt="a dot", width=1, height=1)
+    assert (body["width"], body["height"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("size", "ratio"),
     [
@@ -292,6 +302,9 @@ REFUSED_CHATS = {
     r"messages\[0\].content\[0\].type: text or image_url, not 'input_audio'": {
         "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]
     },
+    r"messages\[0\].content\[0\].type: text or image_url, not 'video'": {
+        "messages": [{"role": "user", "content": [{"type": "video", "text": "a"}]}]
+    },
     r"messages\[0\].content\[0\].image_url: a picture is": {
         "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]
     },
@@ -327,8 +340,12 @@ REFUSED_PICTURES = {
     "n: .* not '2'": {"prompt": "a cat", "n": "2"},
     "n: .* not True": {"prompt": "a cat", "n": True},
     "width: pixels, as in width=1024, not 0": {"prompt": "a cat", "width": 0},
+    "width: .* not -1": {"prompt": "a cat", "width": -1},
     "height: .* not 2.5": {"prompt": "a cat", "height": 2.5},
+    "height: .* not 0": {"prompt": "a cat", "height": 0},
     "seed: a whole number": {"prompt": "a cat", "seed": "7"},
+    "seed: .* not 9007199254740992": {"prompt": "a cat", "seed": 2**53},
+    "seed: .* not -9007199254740992": {"prompt": "a cat", "seed": -(2**53)},
     "transparent: True or False": {"prompt": "a cat", "transparent": "no"},
     "size: WIDTHxHEIGHT, .* not 'large'": {"prompt": "a cat", "size": "large"},
     "media: a list of pictures": {"prompt": "a cat", "media": "cat.png"},
@@ -388,6 +405,12 @@ async def test_a_token_of_websims_is_sent(websim, api_key):
 async def test_no_other_key_is_sent(websim, api_key):
     await ask(None, HELLO, api_key=api_key)
     assert websim.requests[-1].header("authorization") is None
+
+
+async def test_a_callers_token_goes_before_that_of_the_environment(websim, monkeypatch):
+    monkeypatch.setattr(provider, "TOKEN", f"{JWT}-of-the-environment")
+    await ask(None, HELLO, api_key=JWT)
+    assert websim.requests[-1].header("authorization") == f"Bearer {JWT}"
 
 
 @pytest.mark.parametrize("model", [None, "flux"])

@@ -287,7 +287,7 @@ async def test_a_refused_connection_names_the_host_and_what_to_do(websim, monkey
 async def test_a_socks_proxy_without_its_package_says_which(websim, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
     with pytest.raises(
-        MissingRequirementsError, match=r'^a SOCKS proxy needs one more package: pip install "g4f-websim\[socks\]"$'
+        MissingRequirementsError, match=r"^a SOCKS proxy needs one more package: pip install aiohttp_socks$"
     ):
         await ask(None, HELLO, proxy="socks5://127.0.0.1:9")
     assert not websim.requests
