@@ -141,7 +141,7 @@ class Call:
             number += 1
             which = f"try {number} of {self._limits.max_tries}"
             g4f.debug.log(f"Websim: {outcome.error}; waiting {wait:.1f} s before {which}")
-            await asyncio.sleep(min(wait, max(self._deadline - time.monotonic(), 0)))
+            await asyncio.sleep(min(wait, self._deadline - time.monotonic()))
         return outcome
 
     def _wait_after(self, number: int, failure: Failure) -> float | None:

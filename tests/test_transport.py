@@ -72,6 +72,12 @@ async def test_the_last_refusal_is_raised_after_max_tries(websim, status):
     assert len(websim.requests) == 3
 
 
+@pytest.mark.parametrize("status", [200, 201, 299])
+async def test_an_answer_may_have_any_status_of_success(websim, status):
+    websim.misbehave(Fault(status=status, body=b'{"content": "Hi"}'))
+    assert await ask(None, HELLO) == ["Hi"]
+
+
 @pytest.mark.parametrize("status", NOT_TRIED_AGAIN)
 async def test_any_other_refusal_is_raised_at_once(websim, status):
     websim.misbehave(Fault(status=status, body=b"for a reason"))
@@ -182,6 +188,7 @@ async def test_a_timeout_bounds_the_waits_too(websim, monkeypatch):
     websim.misbehave(Fault(status=503))
     with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
         await ask(None, HELLO, timeout=0.2)
+    assert len(websim.requests) == 1
 
 
 async def test_a_timeout_is_g4fs_as_well(websim):
