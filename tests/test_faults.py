@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import gzip
 import json
+import math
 import os
 import random
 import socket
@@ -469,6 +470,14 @@ def waits_of_the_provider(monkeypatch) -> list[float]:
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     return waits
+
+
+async def test_a_wait_is_twice_as_long_as_the_one_before(server, monkeypatch):
+    monkeypatch.setattr(Websim, "backoff", DEFAULT_BACKOFF)
+    monkeypatch.setattr(Websim, "max_tries", 6)
+    waits = waits_of_the_provider(monkeypatch)
+    await error_of(server, [http(status=503)])
+    assert [math.floor(math.log2(wait)) for wait in waits] == [1, 2, 3, 4, 5]
 
 
 async def test_the_waits_are_2_and_4_seconds_and_up_to_a_quarter_longer(server, monkeypatch):

@@ -204,6 +204,12 @@ async def test_a_picture_alone_is_something_to_say(websim, messages):
     assert await messages_sent(websim, messages, media=[PNG]) == [{"role": "user", "content": [PICTURE_PART]}]
 
 
+async def test_a_picture_without_a_user_turn_makes_one(websim):
+    instructions = {"role": "system", "content": "Be brief."}
+    messages = await messages_sent(websim, [instructions], media=[PNG])
+    assert messages == [instructions, {"role": "user", "content": [PICTURE_PART]}]
+
+
 async def test_the_callers_messages_are_not_changed(websim):
     messages = [{"role": "developer", "content": [{"type": "text", "text": "a"}]}, {"role": "user", "content": "b"}]
     before = json.dumps(messages)
@@ -252,7 +258,7 @@ async def test_a_picture_may_be_of_one_pixel(websim):
     ],
 )
 async def test_width_and_height_set_the_nearest_known_ratio(websim, size, ratio):
-    body = await sent(websim, "flux", None, prompt="a cat", width=size[0], height=size[1])
+    body = await sent(websim, "flux", None, prompt="a cat", width=size[0], height=size[1], seed=7)
     assert body["aspect_ratio"] == ratio
 
 

@@ -23,6 +23,7 @@ from g4f_websim.emulator import MAX_REQUEST_BYTES, Emulator
 from g4f_websim.provider import CHAT_PATH
 
 from .asking import HELLO, ask
+from .fastserver import socks_proxy
 from .rawserver import HOST, Request, Step, raw_server
 from .rawserver import http as response
 from .test_faults import tls_of
@@ -160,6 +161,14 @@ async def test_a_proxy_that_is_not_there_shows_no_password(server, told, passwor
         with pytest.raises((ValueError, g4f.errors.ResponseError)) as raised:
             await ask(None, HELLO, proxy=proxy)
     assert "marker" not in said_by(raised.value) + told()
+
+
+@pytest.mark.parametrize("said", [PASSWORD, QUOTED_PASSWORD])
+async def test_what_is_said_behind_a_socks_proxy_shows_no_password(server, said):
+    server.respond = lambda request: [response(said.encode(), 400)]
+    with socks_proxy(PASSWORD) as host:
+        error = await error_of(proxy=f"socks5://{USER}:{QUOTED_PASSWORD}@{host}")
+    assert "Response 400: ***" in str(error)
 
 
 def logins_of(request: Request) -> bytes:

@@ -16,13 +16,17 @@ from g4f.errors import (
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-from g4f_websim.transport import MAX_BODY_BYTES, MAX_BYTES_IN_ONE_GO
+from g4f_websim.transport import MAX_BYTES_IN_ONE_GO
 
 from .asking import HELLO, ask
 from .rawserver import Step
 
 PAST = "Mon, 02 Jan 2006 15:04:05 GMT"
 FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+# A wait that should have been cut short is not sat out.
+PATIENCE_SECONDS = 10
 
 TRIED_AGAIN = [408, 425, 429, 502, 503, 504]
 NOT_TRIED_AGAIN = [400, 401, 403, 404, 409, 413, 422, 451, 500, 501, 505]
@@ -128,8 +132,9 @@ async def test_a_connection_that_broke_before_the_answer_is_tried_again(websim):
     assert len(websim.requests) == 3
 
 
-async def test_tries_are_set_on_the_class(websim, monkeypatch):
-    monkeypatch.setattr(Websim, "max_tries", 1)
+@pytest.mark.parametrize("max_tries", [1, 0])
+async def test_tries_are_set_on_the_class(websim, monkeypatch, max_tries):
+    monkeypatch.setattr(Websim, "max_tries", max_tries)
     websim.misbehave(Fault(status=503))
     with pytest.raises(ResponseStatusError):
         await ask(None, HELLO)
@@ -187,7 +192,7 @@ async def test_a_timeout_bounds_the_waits_too(websim, monkeypatch):
     monkeypatch.setattr(Websim, "backoff", 30.0)
     websim.misbehave(Fault(status=503))
     with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
-        await ask(None, HELLO, timeout=0.2)
+        await asyncio.wait_for(ask(None, HELLO, timeout=0.2), PATIENCE_SECONDS)
     assert len(websim.requests) == 1
 
 
@@ -268,6 +273,15 @@ async def test_a_redirect_is_not_followed(websim):
     with pytest.raises(ResponseStatusError, match="308: a redirect to https://websim.example/.*set WEBSIM_URL"):
         await ask(None, HELLO)
     assert len(websim.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "what"), [(299, "an answer without content"), (300, "a redirect to None"), (399, "a redirect to None")]
+)
+async def test_a_status_from_300_to_399_is_a_redirect(websim, status, what):
+    websim.misbehave(Fault(status=status, body=b"{}"))
+    with pytest.raises(ResponseError, match=f"^Response {status}: {what}"):
+        await ask(None, HELLO)
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
