@@ -69,6 +69,7 @@ def _run(command: str, words: list[str], offline: bool = False) -> int:
 
         return serve(words)
     if command == "check":
+        argparse.ArgumentParser("g4f-websim check", description=_check.__doc__).parse_args(words)
         return asyncio.run(_check())
     if sys.stderr.isatty():
         _tell_waits()
@@ -125,7 +126,7 @@ def _shorten_errors() -> None:
 
 
 async def _check() -> int:
-    """Ask both endpoints once, print a line for each, and return 0 if both answer."""
+    """Ask both endpoints once and print a line for each; the exit status is 0 if both answer."""
 
     class Once(Websim):
         max_tries = 1

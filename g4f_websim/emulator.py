@@ -26,6 +26,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import g4f.config
 import g4f.cookies
 import g4f.debug
 from aiohttp import web
@@ -203,8 +204,10 @@ def offline() -> Iterator[None]:
     """Aim all of this process and of its children at an embedded Websim, and keep g4f off the network."""
     with Emulator() as emulator, tempfile.TemporaryDirectory(prefix="g4f-websim-") as cache:
         fill_offline_cache(Path(cache))
-        os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache)
+        os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache, G4F_CONFIG_DIR=cache)
         os.environ.pop("G4F_PROXY", None)
+        # What is said offline is no part of the conversation that g4f keeps and sends along later.
+        g4f.config.CONFIG_DIR = Path(cache)
         # Up to 8.6, g4f looks for its lists in this folder.
         g4f.cookies.set_cookies_dir(cache)
         Websim.url = emulator.url

@@ -40,7 +40,7 @@ class _UnderUrl:
         self._path = path
 
     def __get__(self, instance: object, owner: type[Websim]) -> str:
-        return owner.url + self._path
+        return owner.url.rstrip("/") + self._path
 
 
 class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc]  # g4f has no types
@@ -152,7 +152,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
-        headers = request.build_headers(cls.url, page, keys=(key, TOKEN))
+        headers = request.build_headers(cls.login_url, page, keys=(key, TOKEN))
         if is_image:
             # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
             options: dict[str, Any] = {"width": width, "height": height, "size": kwargs.get("size")}

@@ -208,7 +208,7 @@ def _picture_url(where: str, item: Any) -> str:
 
 def _check_picture_url(where: str, url: Any) -> str:
     legal = isinstance(url, str) and url.startswith(("data:image/", "https://", "http://"))
-    _require(legal, where, "a picture is bytes, a path object, a data:image/ URI or a web URL", url)
+    _require(legal, where, 'a picture is bytes, a path object as Path("cat.png"), a data:image/ URI or a web URL', url)
     return str(url)
 
 

@@ -66,7 +66,7 @@ ADVICE = {
     404: IF_MOVED,
     407: "look at the proxy's user and password",
     413: "send less",
-    429: "wait a while, log in, or use another provider",
+    429: "wait {wait}, log in, or use another provider",
 }
 
 
@@ -193,7 +193,9 @@ class Call:
         if isinstance(error, errors.ResponseError):
             return Failure(errors.ResponseError(self._message(str(error), TRY_LATER)))
         what = "the answer broke off" if began else "no connection"
-        message = self._message(f"{what}: {str(error) or type(error).__name__}", LOOK_AT_NETWORK)
+        # Only a proxy that refuses to connect to a TLS server has a status here that there is advice for.
+        advice = ADVICE.get(getattr(error, "status", 0), LOOK_AT_NETWORK)
+        message = self._message(f"{what}: {str(error) or type(error).__name__}", advice)
         may_pass = isinstance(error, (ClientConnectionError, OSError)) and not isinstance(error, ssl.CertificateError)
         return Failure(errors.ResponseError(message), again=may_pass and not began)
 
@@ -205,19 +207,20 @@ class Call:
             what = text
         elif 300 <= status < 400:
             what = f"a redirect to {response.headers.get('Location')}, which was not followed"
-        code = 429 if limited else status
-        message = self._message(what, ADVICE.get(code) or ADVICE.get(code // 100, TRY_LATER))
+        code, retry_after = 429 if limited else status, _retry_after(response.headers)
+        advice = ADVICE.get(code) or ADVICE.get(code // 100, TRY_LATER)
+        message = self._message(what, advice, wait=f"{retry_after:.0f} s" if retry_after else "a while")
         kind = type(no_answer) if no_answer else errors.ResponseStatusError
         try:
             await raise_for_status(response, message)
         except Exception as refusal:  # its type is g4f's to choose, though the oldest lines know no rate limit
             kind = type(refusal)
         error = (errors.RateLimitError if limited else kind)(f"Response {status}: {message}")
-        return Failure(error, limited or status in TRIED_AGAIN, _retry_after(response.headers))
+        return Failure(error, limited or status in TRIED_AGAIN, retry_after)
 
-    def _message(self, what: str, advice: str) -> str:
+    def _message(self, what: str, advice: str, wait: str = "a while") -> str:
         """Return what an error says: what happened, at which host, and what to do; no secret of this call's."""
-        tail = f" ({self._host}: {advice})"
+        tail = f" ({self._host}: {advice.format(wait=wait)})"
         return excerpt(what, self._secrets())[: EXCERPT_CHARS - len(tail)] + tail
 
     def _secrets(self) -> list[str]:

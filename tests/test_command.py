@@ -76,6 +76,12 @@ def test_a_chat_is_answered(home, command):
     assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER + "\n", "")
 
 
+def test_what_is_said_offline_is_not_sent_along_later(home, websim):
+    run("--offline", "client", "A secret", home=home)
+    run("client", "Hello", home=home, WEBSIM_URL=websim.url)
+    assert websim.requests[-1].json["messages"] == HELLO
+
+
 def test_a_picture_is_saved(home):
     done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
     assert (done.returncode, done.stderr) == (0, "")
@@ -172,6 +178,12 @@ def test_check_reports_that_nobody_is_there(home, closed_url):
     done = run("check", home=home, WEBSIM_URL=closed_url)
     assert (done.returncode, done.stderr) == (1, "")
     assert [line.count("no connection") for line in done.stdout.splitlines()] == [1, 1]
+
+
+def test_check_asks_nothing_when_it_is_misspelt(home, websim):
+    done = run("check", "chat", home=home, WEBSIM_URL=websim.url)
+    assert (done.returncode, list(websim.requests)) == (2, [])
+    assert "unrecognized arguments: chat" in done.stderr
 
 
 def test_check_reports_one_that_refuses(home, websim):

@@ -79,6 +79,14 @@ async def test_a_subclass_may_aim_elsewhere(websim):
     assert Elsewhere.login_url == websim.url
 
 
+async def test_a_slash_at_the_end_of_the_address_changes_nothing(websim, monkeypatch):
+    url = websim.url
+    monkeypatch.setattr(Websim, "url", f"{url}/")
+    await ask(None, HELLO)
+    (request,) = websim.requests
+    assert (request.path, request.header("origin"), Websim.login_url) == (CHAT_PATH, url, url)
+
+
 async def test_an_assignment_changes_what_is_sent_and_where(websim, monkeypatch):
     monkeypatch.setattr(Websim, "chat_api_endpoint", Websim.image_api_endpoint)
     monkeypatch.setattr(Websim, "image_models", ["sketch"])

@@ -19,7 +19,7 @@ from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BYTES_IN_ONE_GO
 
 from .asking import HELLO, ask
-from .rawserver import Step
+from .rawserver import Step, http
 
 PAST = "Mon, 02 Jan 2006 15:04:05 GMT"
 FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
@@ -175,6 +175,12 @@ async def test_a_retry_after_beyond_max_wait_is_raised_at_once(websim, value):
     assert len(websim.requests) == 1
 
 
+async def test_a_rate_limit_says_how_long_to_wait(websim):
+    websim.misbehave(retry_after("3600"))
+    with pytest.raises(RateLimitError, match="wait 3600 s, log in, or use another provider"):
+        await ask(None, HELLO)
+
+
 async def test_retry_after_is_waited_for(websim, monkeypatch, waits):
     monkeypatch.setattr(Websim, "max_wait", 0.2)
     websim.misbehave(retry_after("0.1"))
@@ -280,7 +286,7 @@ async def test_a_redirect_is_not_followed(websim):
 )
 async def test_a_status_from_300_to_399_is_a_redirect(websim, status, what):
     websim.misbehave(Fault(status=status, body=b"{}"))
-    with pytest.raises(ResponseError, match=f"^Response {status}: {what}"):
+    with pytest.raises((ResponseError, ResponseStatusError), match=f"^Response {status}: {what}"):
         await ask(None, HELLO)
 
 
@@ -303,6 +309,17 @@ async def test_a_refused_connection_names_the_host_and_what_to_do(websim, monkey
     monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
     with pytest.raises(ResponseError, match=rf"no connection: .* \(127.0.0.1:{unused_tcp_port}: look at the"):
         await ask(None, HELLO)
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"), [(407, "look at the proxy's user and password"), (429, "wait a while, log in")]
+)
+async def test_a_proxy_that_refuses_to_connect_to_a_tls_server_says_what_to_do(server, monkeypatch, status, advice):
+    proxy = server.url
+    monkeypatch.setattr(Websim, "url", "https://websim.example")
+    server.respond = lambda request: [http(status=status)]
+    with pytest.raises(ResponseError, match=rf"no connection: {status}, .* \(websim.example: {advice}"):
+        await ask(None, HELLO, proxy=proxy)
 
 
 async def test_a_socks_proxy_without_its_package_says_which(websim, monkeypatch):
