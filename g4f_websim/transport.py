@@ -209,7 +209,7 @@ class Call:
             what = f"a redirect to {response.headers.get('Location')}, which was not followed"
         code, retry_after = 429 if limited else status, _retry_after(response.headers)
         advice = ADVICE.get(code) or ADVICE.get(code // 100, TRY_LATER)
-        message = self._message(what, advice, wait=f"{retry_after:.0f} s" if retry_after else "a while")
+        message = self._message(what, advice, wait=f"{round(retry_after):g} s" if retry_after else "a while")
         kind = type(no_answer) if no_answer else errors.ResponseStatusError
         try:
             await raise_for_status(response, message)

@@ -175,10 +175,12 @@ async def test_a_retry_after_beyond_max_wait_is_raised_at_once(websim, value):
     assert len(websim.requests) == 1
 
 
-async def test_a_rate_limit_says_how_long_to_wait(websim):
-    websim.misbehave(retry_after("3600"))
-    with pytest.raises(RateLimitError, match="wait 3600 s, log in, or use another provider"):
+@pytest.mark.parametrize(("value", "wait"), [("3600", "3600 s"), ("99.6", "100 s"), ("1" + "0" * 300, "1e.300 s")])
+async def test_a_rate_limit_says_how_long_to_wait(websim, value, wait):
+    websim.misbehave(Fault(status=429, headers={"Retry-After": value}, body=b"word " * 100))
+    with pytest.raises(RateLimitError, match=f"wait {wait}, log in, or use another provider") as raised:
         await ask(None, HELLO)
+    assert len(str(raised.value)) <= len("Response 429: ") + 300
 
 
 async def test_retry_after_is_waited_for(websim, monkeypatch, waits):
