@@ -20,13 +20,12 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import g4f.config
 import g4f.cookies
 import g4f.debug
 from aiohttp import web
@@ -207,7 +206,10 @@ def offline() -> Iterator[None]:
         os.environ.update(WEBSIM_URL=emulator.url, G4F_CACHE_DIR=cache, G4F_CONFIG_DIR=cache)
         os.environ.pop("G4F_PROXY", None)
         # What is said offline is no part of the conversation that g4f keeps and sends along later.
-        g4f.config.CONFIG_DIR = Path(cache)
+        with suppress(ImportError):  # up to 0.5.5 it keeps none
+            from g4f import config
+
+            config.CONFIG_DIR = Path(cache)
         # Up to 8.6, g4f looks for its lists in this folder.
         g4f.cookies.set_cookies_dir(cache)
         Websim.url = emulator.url
