@@ -201,7 +201,8 @@ async def test_a_timeout_bounds_the_waits_too(websim, monkeypatch):
     websim.misbehave(Fault(status=503))
     with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
         await asyncio.wait_for(ask(None, HELLO, timeout=0.2), PATIENCE_SECONDS)
-    assert len(websim.requests) == 1
+    # On a slow machine not even the first came in time; a second would be one too many.
+    assert len(websim.requests) <= 1
 
 
 async def test_a_timeout_is_g4fs_as_well(websim):
