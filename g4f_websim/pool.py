@@ -70,8 +70,9 @@ class Pool:
         if socks_proxy not in self.sessions:
             connector = get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector()
             # No cookie of one caller's may reach the next.
-            options: Any = {"connector": connector, "cookie_jar": DummyCookieJar()}
-            self.sessions[socks_proxy] = ClientSession(headers=HEADERS, timeout=TO_CONNECT, **options)
+            self.sessions[socks_proxy] = ClientSession(
+                headers=HEADERS, timeout=TO_CONNECT, connector=connector, cookie_jar=DummyCookieJar()
+            )
         return self.sessions[socks_proxy]
 
     def use(self, socks_proxy: str | None, seconds: float) -> Any:
