@@ -308,6 +308,9 @@ REFUSED_CHATS = {
     r"messages\[0\].content\[0\].type: text or image_url, not 'input_audio'": {
         "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]
     },
+    r"messages\[0\].content\[0\].type: text or image_url, not 'file'": {
+        "messages": [{"role": "user", "content": [{"type": "file", "image_url": PNG_URI}]}]
+    },
     r"messages\[0\].content\[0\].type: text or image_url, not 'video'": {
         "messages": [{"role": "user", "content": [{"type": "video", "text": "a"}]}]
     },
@@ -318,6 +321,7 @@ REFUSED_CHATS = {
     "media: a list .* not b'": {"messages": HELLO, "media": PNG},
     r"media\[0\]: a picture is": {"messages": HELLO, "media": ["cat.png"]},
     r"media\[0\]: a picture is bytes, .* not 'data:audio": {"messages": HELLO, "media": [(b"RIFF", "cat.wav")]},
+    r"media\[0\]: a picture that cannot be read": {"messages": HELLO, "media": [(PNG,)]},
     r"media\[1\]: a picture that cannot be read": {"messages": HELLO, "media": [PNG, b"no picture"]},
     r"media\[0\]: a picture that cannot be read .*No such file": {"messages": HELLO, "media": [Path("none.png")]},
     "model: a name, as in flux, not 7": {"model": 7, "messages": HELLO},
@@ -349,6 +353,7 @@ REFUSED_PICTURES = {
     "width: .* not -1": {"prompt": "a cat", "width": -1},
     "height: .* not 2.5": {"prompt": "a cat", "height": 2.5},
     "height: .* not 0": {"prompt": "a cat", "height": 0},
+    "height: .* not -1": {"prompt": "a cat", "height": -1},
     "seed: a whole number": {"prompt": "a cat", "seed": "7"},
     "seed: .* not 9007199254740992": {"prompt": "a cat", "seed": 2**53},
     "seed: .* not -9007199254740992": {"prompt": "a cat", "seed": -(2**53)},
