@@ -152,6 +152,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
         key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
+        # The login's address is that of the site, without a slash at its end.
         headers = request.build_headers(cls.login_url, page, keys=(key, TOKEN))
         if is_image:
             # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.

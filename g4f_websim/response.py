@@ -103,6 +103,10 @@ def _title(text: str) -> str:
 
 
 def _is_picture_address(url: str) -> bool:
+    if not url.isprintable() or " " in url:
+        return False
+    if url.startswith("data:image/"):
+        # Not for urlsplit, which would keep the whole picture in its cache.
+        return True
     parts = urlsplit(url)
-    is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
-    return url.isprintable() and " " not in url and (is_web or url.startswith("data:image/"))
+    return parts.scheme in ("http", "https") and bool(parts.hostname)

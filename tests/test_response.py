@@ -1,13 +1,14 @@
 """What comes back: answers, pictures, and what of a server's words an error may show."""
 
 import json
+from urllib.parse import urlsplit
 
 import pytest
 from g4f.errors import NoMediaResponseError, ResponseError
 from g4f.providers.response import ImageResponse
 
 from g4f_websim.emulator import Fault
-from g4f_websim.response import EXCERPT_CHARS, excerpt, scrub
+from g4f_websim.response import EXCERPT_CHARS, excerpt, picture_url, scrub
 
 from .asking import HELLO, JWT, PNG_URI, ask
 
@@ -79,6 +80,12 @@ async def test_a_picture_is_handed_back_by_its_address(websim, url):
     (picture,) = await ask("flux", HELLO, prompt="a cat")
     assert isinstance(picture, ImageResponse)
     assert (picture.get_list(), picture.alt) == ([url], "a cat")
+
+
+def test_a_picture_that_is_its_own_address_is_not_kept_in_a_cache():
+    urlsplit.cache_clear()
+    assert picture_url(json.dumps({"url": PNG_URI}), "https://websim.com") == PNG_URI
+    assert urlsplit.cache_info().currsize == 0
 
 
 async def test_a_path_is_one_of_the_sites(websim):
