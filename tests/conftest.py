@@ -13,8 +13,7 @@ os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 from g4f_websim import Websim  # noqa: E402
 from g4f_websim.emulator import fill_offline_cache  # noqa: E402
 from g4f_websim.testing import websim  # noqa: E402
-
-from .rawserver import raw_server  # noqa: E402
+from tests.support.raw_server import raw_server  # noqa: E402
 
 __all__ = ["websim"]
 

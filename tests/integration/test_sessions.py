@@ -18,11 +18,10 @@ from g4f.errors import ResponseError
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.pool import MAX_SOCKS_PROXIES
+from tests.support.calls import HELLO, ask
+from tests.support.fast_server import HOST, FastServer, fast_server, socks_proxy
+from tests.support.paths import ROOT
 
-from .asking import HELLO, ask
-from .fastserver import HOST, FastServer, fast_server, socks_proxy
-
-ROOT = Path(__file__).parent.parent
 USER, PASSWORD = "user", "p%40ss"
 PLAIN_PASSWORD = "p@ss"
 PATIENCE_SECONDS = 30
@@ -31,7 +30,7 @@ POLL_SECONDS = 0.01
 CALLS = 20
 IN_A_ROW = f"""
 import asyncio, sys
-from tests.asking import HELLO, ask
+from tests.support.calls import HELLO, ask
 
 async def main():
     for _ in range({CALLS}):
@@ -43,7 +42,7 @@ asyncio.run(main())
 # Of the loop itself Python's development mode complains, and rightly so.
 IN_A_LOOP_NEVER_CLOSED = """
 import asyncio, threading, warnings
-from tests.asking import HELLO, ask
+from tests.support.calls import HELLO, ask
 
 def work():
     loop = asyncio.new_event_loop()

@@ -9,8 +9,7 @@ from g4f.providers.response import ImageResponse
 
 from g4f_websim.emulator import Fault
 from g4f_websim.response import EXCERPT_CHARS, excerpt, picture_url, scrub
-
-from .asking import HELLO, JWT, PNG_URI, ask
+from tests.support.calls import HELLO, JWT, PNG_URI, ask
 
 PAGE = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
 

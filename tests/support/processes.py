@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 
 from g4f_websim.emulator import fill_offline_cache
-
-from .asking import HELLO
+from tests.support.calls import HELLO
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
 MODULE = (sys.executable, "-m", "g4f_websim")

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,9 +17,9 @@ import pytest
 from g4f_websim import __version__, cli
 from g4f_websim.emulator import Fault
 from g4f_websim.provider import CHAT_PATH
-
-from .asking import HELLO, PNG_URI
-from .processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, first_on_path, make_home, run, server, stop
+from tests.support.calls import HELLO, PNG_URI
+from tests.support.paths import ROOT
+from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, first_on_path, make_home, run, server, stop
 
 PNG = base64.b64decode(PNG_URI.partition(",")[2])
 
@@ -37,12 +36,12 @@ WITHOUT_INPUT = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
 
 TERMINAL_COLUMNS = 80
 
-ROOT = Path(__file__).parents[1]
 ISOLATED = 'ip link set lo up && exec "$@"'
 CHAT_WITH_SERVER = """
 import sys
 from pathlib import Path
-from tests.processes import API, server
+from tests.support.paths import ROOT
+from tests.support.processes import API, server
 with server("--offline", *API, home=Path(sys.argv[1])) as started:
     print(started.chat())
 """

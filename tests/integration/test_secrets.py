@@ -21,12 +21,11 @@ from g4f.client import AsyncClient
 from g4f_websim import Websim, provider
 from g4f_websim.emulator import MAX_REQUEST_BYTES, Emulator
 from g4f_websim.provider import CHAT_PATH
-
-from .asking import HELLO, ask
-from .fastserver import socks_proxy
-from .rawserver import HOST, Request, Step, raw_server
-from .rawserver import http as response
-from .test_faults import tls_of
+from tests.support.calls import HELLO, ask
+from tests.support.fast_server import socks_proxy
+from tests.support.raw_server import HOST, Request, Step, raw_server
+from tests.support.raw_server import http as response
+from tests.support.tls import server_context
 
 
 def base64url(data: str) -> str:
@@ -275,7 +274,7 @@ NO_VERIFICATION = {"ssl": False, "verify": False, "verify_ssl": False, "ssl_cont
 async def test_nothing_switches_the_verification_of_tls_off(monkeypatch):
     for name, value in (("PYTHONHTTPSVERIFY", "0"), ("CURL_CA_BUNDLE", ""), ("NODE_TLS_REJECT_UNAUTHORIZED", "0")):
         monkeypatch.setenv(name, value)
-    async with raw_server(tls=tls_of(trustme.CA(), HOST)) as stranger:
+    async with raw_server(tls=server_context(trustme.CA(), HOST)) as stranger:
         monkeypatch.setattr(Websim, "url", stranger.url)
         assert "certificate verify failed" in str(await error_of(**NO_VERIFICATION))
     assert not stranger.requests

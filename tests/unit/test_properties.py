@@ -22,9 +22,8 @@ from jsonschema.validators import extend
 
 from g4f_websim import Websim
 from g4f_websim.provider import CHAT_PATH, IMAGE_PATH
-
-from .asking import HELLO, JWT, PNG_URI, ask
-from .rawserver import http, raw_server
+from tests.support.calls import HELLO, JWT, PNG_URI, ask
+from tests.support.raw_server import http, raw_server
 
 EXAMPLES = os.environ.get("WEBSIM_TEST_EXAMPLES")
 QUICK_EXAMPLES = 250

@@ -11,9 +11,8 @@ import pytest
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator
-
-from .asking import HELLO
-from .processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, first_on_path, make_home, server
+from tests.support.calls import HELLO
+from tests.support.processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, first_on_path, make_home, server
 
 PACKAGE = Path(g4f.__file__).parent
 LIST = "providers.json"

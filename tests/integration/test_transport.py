@@ -17,9 +17,8 @@ from g4f.errors import (
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BYTES_IN_ONE_GO
-
-from .asking import HELLO, ask
-from .rawserver import Step, http
+from tests.support.calls import HELLO, ask
+from tests.support.raw_server import Step, http
 
 PAST = "Mon, 02 Jan 2006 15:04:05 GMT"
 FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"

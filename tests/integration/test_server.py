@@ -15,9 +15,8 @@ from langchain_openai import ChatOpenAI
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.provider import CHAT_PATH, IMAGE_PATH
-
-from .asking import HELLO, JWT, PNG_URI
-from .processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, make_home, server
+from tests.support.calls import HELLO, JWT, PNG_URI
+from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, make_home, server
 
 SECRET = "the-secret-of-the-g4f-server"
 WITH_SECRET = {"g4f-api-key": SECRET}

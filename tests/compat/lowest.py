@@ -1,4 +1,4 @@
-"""Makes real calls with the lowest aiohttp and the lowest g4f that pyproject.toml allows: `python -m tests.lowest`."""
+"""Run real calls with the lowest aiohttp and g4f that pyproject.toml allows: `python -m tests.compat.lowest`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ import tempfile
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
 
 # What the tests below need besides.
-FOR_TESTS = ("pytest>=8", "pytest-asyncio>=0.24", "pytest-xdist>=3.6", "trustme>=1.1", "brotli>=1.2", "requests")
-TESTS = ("test_faults.py", "test_transport.py", "test_response.py", "test_emulator.py")
+FOR_TESTS = (
+    "integration/test_faults.py",
+    "integration/test_transport.py",
+    "integration/test_emulator.py",
+    "unit/test_response.py",
+)
+TESTS = (
+    "integration/test_faults.py",
+    "integration/test_transport.py",
+    "unit/test_response.py",
+    "integration/test_emulator.py",
+)
 
 OFFLINE_COMMAND = ("-m", "g4f_websim", "--offline", "check")
 OFFLINE_CALLS = """

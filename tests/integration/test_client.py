@@ -12,8 +12,7 @@ from g4f.Provider import IterListProvider, RetryProvider
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-
-from .asking import HELLO, JWT, PNG_URI
+from tests.support.calls import HELLO, JWT, PNG_URI
 
 ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
 BY_CLASS_AND_NAME = pytest.mark.parametrize("provider", [Websim, "Websim"], ids=["class", "name"])

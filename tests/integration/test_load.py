@@ -10,9 +10,8 @@ import pytest
 from g4f.errors import MissingAuthError, RateLimitError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-
-from .asking import ask
-from .rawserver import Request, Script, Step, http, raw_server
+from tests.support.calls import ask
+from tests.support.raw_server import Request, Script, Step, http, raw_server
 
 CALLS = 2_000
 AT_ONCE = 200

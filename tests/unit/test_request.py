@@ -13,8 +13,7 @@ from g4f.requests.defaults import DEFAULT_HEADERS
 
 from g4f_websim import Websim, provider
 from g4f_websim.emulator import Emulator
-
-from .asking import HELLO, JWT, PNG_URI, ask
+from tests.support.calls import HELLO, JWT, PNG_URI, ask
 
 PNG = base64.b64decode(PNG_URI.partition(",")[2])
 PICTURE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}

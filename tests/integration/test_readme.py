@@ -9,13 +9,13 @@ import subprocess
 import sys
 import sysconfig
 import time
-from pathlib import Path
 
 import pytest
 
-from .asking import PNG_URI
+from tests.support.calls import PNG_URI
+from tests.support.paths import ROOT
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]

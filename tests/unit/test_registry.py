@@ -1,4 +1,4 @@
-"""How the installed g4f gets to know Websim, and how it forgets it again; tests/lines.py asks the older lines."""
+"""How the installed g4f gets to know Websim, and how it forgets it again; tests/compat asks the older lines."""
 
 import subprocess
 import sys

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from g4f_websim import __version__
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "g4f_websim"
 NAME = f"g4f_websim-{__version__}"
 DIST_INFO = f"{NAME}.dist-info"
@@ -71,7 +71,7 @@ def test_the_wheel_is_for_every_machine(wheel):
 
 
 def test_the_sdist_holds_the_package_its_tests_and_its_papers_and_nothing_else(sdist):
-    tests = {f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")}
+    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     assert names_in_sdist(sdist) == MODULES | {"g4f_websim/py.typed"} | tests | SDIST_FILES
 
 

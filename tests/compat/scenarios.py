@@ -1,4 +1,4 @@
-"""The ways into the g4f that stands on the path, gone one by one, a line of JSON for each; tests/lines.py runs it."""
+"""Run every use of Websim through the g4f on sys.path and print a line of JSON for each; lines.py runs this."""
 
 import asyncio
 import base64
@@ -55,8 +55,7 @@ BEFORE = standing()
 from g4f_websim import Websim, register, unregister  # noqa: E402
 from g4f_websim.emulator import Emulator, Fault  # noqa: E402
 from g4f_websim.provider import CHAT_PATH, IMAGE_PATH  # noqa: E402
-
-from .asking import HELLO, PNG_URI, ask  # noqa: E402
+from tests.support.calls import HELLO, PNG_URI, ask  # noqa: E402
 
 BACKOFF_SECONDS = 0.001
 

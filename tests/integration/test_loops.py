@@ -9,9 +9,9 @@ from textwrap import dedent
 
 import pytest
 
-from .fastserver import FastServer, fast_server
+from tests.support.fast_server import FastServer, fast_server
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 SECONDS_A_SCRIPT = 60
 
 # What g4f's own modules warn of when they are imported is not of interest, nor is how slow this machine is.
@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     import nest_asyncio2, uvloop
     from g4f.client import Client
     from g4f_websim import Websim
-    from tests.asking import HELLO, ask
+    from tests.support.calls import HELLO, ask
 
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
 

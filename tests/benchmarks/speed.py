@@ -1,4 +1,4 @@
-"""How fast it is and what it costs: `python -m tests.benchmark` prints a table, `--help` says how to get a part of it.
+"""Measure speed and cost: `python -m tests.benchmarks.speed` prints a table; `--help` lists its parts.
 
 A throughput is compared with another of the same run, by turns, and the median of the ratios is shown. Each part has
 a process of its own, and so has the server, which is faster than any client here.
@@ -30,9 +30,8 @@ from g4f.client import AsyncClient, Client
 from g4f_websim import Websim, request
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.pool import HEADERS
-
-from .asking import HELLO, ask
-from .fastserver import HOST, FastServer, fast_server
+from tests.support.calls import HELLO, ask
+from tests.support.fast_server import HOST, FastServer, fast_server
 
 AT_ONCE = (1, 16, 100)
 PAIRS = 7
@@ -244,7 +243,7 @@ def _rows(part: str, run: Run) -> list[Row]:
 
 def main() -> None:
     """Run the parts that are named on the command line, all of them where none is."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; all where none is named")
     parser.add_argument("--quick", action="store_true", help=f"a {QUICK_DIVISOR}th of the calls")
     options = parser.parse_args()

@@ -8,7 +8,6 @@ import math
 import os
 import random
 import socket
-import ssl
 import sys
 import zlib
 from datetime import datetime, timedelta, timezone
@@ -23,9 +22,9 @@ from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, R
 
 from g4f_websim import Websim
 from g4f_websim.transport import JITTER
-
-from .asking import HELLO, ask
-from .rawserver import FINE, FINE_ANSWER, HOST, Endless, RawServer, Step, chunked, http, raw_server
+from tests.support.calls import HELLO, ask
+from tests.support.raw_server import FINE, FINE_ANSWER, HOST, Endless, RawServer, Step, chunked, http, raw_server
+from tests.support.tls import server_context
 
 G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 WHAT_TO_DO = ("look at", "try again", "wait a while", "log in", "set WEBSIM_URL", "send less")
@@ -373,20 +372,14 @@ LONG_AGO, DAY = datetime(2020, 1, 1, tzinfo=timezone.utc), timedelta(days=1)
 TLS_REASONS = ("unable to get local issuer certificate", "certificate has expired", "IP address mismatch")
 
 
-def tls_of(authority: trustme.CA, name: str, **options) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name, **options).configure_cert(context)
-    return context
-
-
 async def test_only_a_certificate_that_is_trusted_and_valid_and_the_hosts_own_is_taken(tmp_path):
     trusted, unknown = trustme.CA(), trustme.CA()
     trusted.cert_pem.write_to_path(tmp_path / "trusted.pem")
     async with (
-        raw_server(tls=tls_of(trusted, HOST)) as good,
-        raw_server(tls=tls_of(unknown, HOST)) as stranger,
-        raw_server(tls=tls_of(trusted, HOST, not_before=LONG_AGO, not_after=LONG_AGO + DAY)) as expired,
-        raw_server(tls=tls_of(trusted, "elsewhere.example")) as elsewhere,
+        raw_server(tls=server_context(trusted, HOST)) as good,
+        raw_server(tls=server_context(unknown, HOST)) as stranger,
+        raw_server(tls=server_context(trusted, HOST, not_before=LONG_AGO, not_after=LONG_AGO + DAY)) as expired,
+        raw_server(tls=server_context(trusted, "elsewhere.example")) as elsewhere,
     ):
         servers = [good, stranger, expired, elsewhere]
         printed = await run_python(

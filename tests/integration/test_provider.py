@@ -11,8 +11,7 @@ from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixi
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-
-from .asking import HELLO, JWT, ask
+from tests.support.calls import HELLO, JWT, ask
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"

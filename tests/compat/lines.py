@@ -1,4 +1,4 @@
-"""Goes the ways of tests/ways.py into the last release of each g4f line: `python -m tests.lines --help`.
+"""Run tests/compat/scenarios.py on the last release of each g4f line: `python -m tests.compat.lines --help`.
 
 Each line is installed apart, without its dependencies, into a cache folder; one folder of dependencies serves all.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
 
 # The last release of each line, and what changed with the line for whoever plugs a provider in.
 LINES = {
@@ -182,7 +182,7 @@ def results_of(version: str, cache: Path) -> list[Result]:
         try:
             process = subprocess.run(
                 # Without site-packages, in which another g4f may be.
-                [sys.executable, "-s", "-S", "-m", *measured(), "tests.ways"],
+                [sys.executable, "-s", "-S", "-m", *measured(), "tests.compat.scenarios"],
                 cwd=folder,
                 env=environment(folder, [ROOT, line, dependencies(cache)]),
                 capture_output=True,
@@ -314,7 +314,7 @@ def default_cache() -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m tests.lines", description="Go the ways into g4f, line by line.")
+    parser = argparse.ArgumentParser("python -m tests.compat.lines", description="Go the ways into g4f, line by line.")
     parser.add_argument("versions", nargs="*", metavar="VERSION", help="releases (default: the last of each line)")
     parser.add_argument("--quick", action="store_true", help="only the lines at which something changed")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where to install (default: %(default)s)")
