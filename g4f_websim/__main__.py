@@ -1,10 +1,11 @@
-"""`python -m g4f_websim`: the command g4f-websim."""
+"""Run the command as `python -m g4f_websim`."""
 
 import sys
 
 from . import cli
 
 if __name__ == "__main__":
-    # What a spawned worker imports in place of this module, which it would not import again; so it knows Websim.
+    # A spawned worker process imports the main module of its parent, but never a `__main__.py`. With this spec it
+    # imports cli.py, which registers Websim with g4f.
     __spec__ = cli.__spec__
     sys.exit(cli.main())

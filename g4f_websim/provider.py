@@ -1,40 +1,37 @@
-"""Websim, the provider: its attributes, which of the two requests a call is, and what is handed back.
+"""`Websim`, the provider: its attributes, which of the two requests a call is, and what it yields.
 
-request.py turns the arguments into what is sent, transport.py sends it, response.py reads what comes back.
+request.py builds what is sent, transport.py sends it, and response.py reads the response.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import random
 import string
-from collections.abc import AsyncGenerator
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import g4f.debug
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
-from . import request, response
-from .transport import Call, Headers
+from . import login, request, response, transport
+from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
+from .target import Target
 
-# The site's address since mid 2025; before, it was https://websim.ai.
-DEFAULT_URL = "https://websim.com"
+logger = logging.getLogger("g4f_websim")
 
-# A token for the calls that have none of their own; like the address, it is read once.
-TOKEN = os.environ.get("WEBSIM_API_KEY")
-
-CHAT_PATH = "/api/v1/inference/run_chat_completion"
-IMAGE_PATH = "/api/v1/inference/run_image_generation"
-
-# A character for each value of a byte.
-_ID_CHARACTERS = ((string.ascii_lowercase + string.digits) * 8)[:256].encode()
+# Sends a prepared request and returns what the given function reads from the response body.
+Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 
-class _UnderUrl:
-    """A class attribute that is an address under the class's `url`, whatever that is by then."""
+class _SiteUrl:
+    """A class attribute whose value is `url`, as it is when the attribute is read, followed by a path."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -44,20 +41,26 @@ class _UnderUrl:
 
 
 class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc]  # g4f has no types
-    """g4f's provider for Websim (websim.com): chat and pictures, no key needed.
+    """g4f's provider for Websim (websim.com): chat and images, no key needed.
 
-    Every attribute is read at call time: a subclass or an assignment changes what is sent, and where. Websim picks
-    the model itself, so the name of a chat model is a label and is not sent. An answer comes whole, as one chunk.
+    All attributes are read at call time: a subclass or an assignment changes what is sent and where. Websim chooses
+    the model itself: the names of chat models are labels and are not sent. A response arrives in one chunk.
+
+    Attributes:
+        url: the URL of the site.
+        max_attempts: the maximum number of attempts of a request.
+        backoff: seconds before the second attempt; doubled before each further one.
+        max_wait: the longest time in seconds that a call waits because of a rate limit.
     """
 
     label = "Websim"
     url: str = (os.environ.get("WEBSIM_URL") or DEFAULT_URL).rstrip("/")
-    login_url = health_url = _UnderUrl("")
-    chat_api_endpoint = _UnderUrl(CHAT_PATH)
-    image_api_endpoint = _UnderUrl(IMAGE_PATH)
+    login_url = health_url = _SiteUrl("")
+    chat_api_endpoint = _SiteUrl(CHAT_PATH)
+    image_api_endpoint = _SiteUrl(IMAGE_PATH)
 
     working = supports_stream = supports_system_message = supports_message_history = True
-    # g4f's stream_timeout is for the gaps between tokens, and here there are none: `timeout` is the one that holds.
+    # g4f's stream_timeout limits the gap between two chunks. There is only one chunk, so `timeout` applies instead.
     needs_auth = use_nodriver = use_stream_timeout = False
 
     default_model = default_vision_model = "gemini-1.5-pro"
@@ -66,37 +69,39 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     image_models: ClassVar[list[str]] = [default_image_model]
     models: ClassVar[list[str]] = [*vision_models, *image_models]
 
-    max_tries = 3
+    max_attempts = 3
     backoff = 2.0
     max_wait = 60.0
 
     @staticmethod
     def generate_project_id(for_image: bool = False) -> str:
-        """Return a random project id of the shape that Websim's own have.
+        """Return a random project id in the form of Websim's own ids.
 
         Args:
-            for_image: whether the id is for a picture (as `kx0m131_rzz66qb2xoy7`) or a chat (`ke3_xh5gai3gjkmruomu`).
+            for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
+                (`ke3_xh5gai3gjkmruomu`).
         """
-        characters = random.randbytes(19).translate(_ID_CHARACTERS).decode()
-        cut = 7 if for_image else 3
-        return f"{characters[:cut]}_{characters[cut:]}"
+        characters = "".join(random.choices(string.ascii_lowercase + string.digits, k=19))
+        position = 7 if for_image else 3
+        return f"{characters[:position]}_{characters[position:]}"
 
     @classmethod
     def is_provider_api_key(cls, api_key: Any) -> bool:
-        """Whether a key is Websim's own, that is a JSON Web Token; g4f asks this before it hands one over."""
-        return request.is_jwt(api_key)
+        """Return whether a key is a Websim token, a JSON Web Token; g4f asks this before it passes a key on."""
+        return login.is_token(api_key)
 
     @classmethod
     async def get_health(cls, api_key: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Return g4f's report on whether the site answers.
+        """Return g4f's report on whether the site responds.
 
         Args:
-            api_key: not sent; g4f passes the key of whoever asked its server.
+            api_key: not sent; g4f passes the key of the client of its server.
+            kwargs: ignored.
         """
         return dict(await cls.probe_health(cls.health_url))
 
     @classmethod
-    def create_async_generator(
+    async def create_async_generator(
         cls,
         model: str | None,
         messages: list[dict[str, Any]] | None,
@@ -116,80 +121,132 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         timeout: float | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[str | ImageResponse, None]:
-        """Ask Websim for an answer or for pictures.
+        """Request an answer or images from Websim.
 
         Args:
-            model: one of `image_models` for a picture, anything else for a chat; None, "" or "auto" is a picture
-                where there is a prompt and a chat where there is none.
-            messages: the conversation, OpenAI's way.
-            prompt: what to draw, or the last user turn of a chat.
-            proxy: an http, https, socks4, socks5 or socks5h address.
-            aspect_ratio: of the picture, `W:H`.
-            project_id: the Websim project to ask as; WEBSIM_PROJECT_ID or a random id where it is None.
-            media: pictures to look at in a chat, or to draw after.
-            n: how many pictures, 1 to 10.
-            width, height: of the picture in pixels.
-            seed: of the picture.
-            transparent: whether the picture's background is to be.
-            response_format: `{"type": "json_object"}` asks for a JSON answer.
-            api_key: a Websim token (a JWT), or a dict that has one under "Websim". No other key is ever sent.
-            timeout: seconds for the whole call, waits included.
-            kwargs: what g4f passes besides, ignored but for OpenAI's `size`.
+            model: one of `image_models` for an image, any other name for a chat. None, "" or "auto" is an image with
+                a prompt, and a chat without one.
+            messages: the conversation in OpenAI's form.
+            prompt: what to draw, or the last user message of a chat.
+            proxy: URL of an http, https, socks4, socks5 or socks5h proxy.
+            aspect_ratio: the aspect ratio of the image, `W:H`.
+            project_id: a Websim project id or the URL of a project page. The default is WEBSIM_PROJECT_ID, or else a
+                random id.
+            media: images to ask about in a chat, or reference images for an image.
+            n: the number of images, 1 to 10.
+            width: the width of the image in pixels.
+            height: the height of the image in pixels.
+            seed: the seed of the image.
+            transparent: whether the background of the image is transparent.
+            response_format: `{"type": "json_object"}` requests a JSON answer.
+            api_key: a Websim token (a JSON Web Token), or a dict with one under "Websim". Other keys are not sent.
+            timeout: seconds for the whole call, delays and the queue included.
+            kwargs: other arguments of g4f, ignored except OpenAI's `size`.
 
         Returns:
-            An async generator of the answer as one `str`, or of the pictures as one `ImageResponse`; it raises all of
-            the errors below, and nothing is sent before it is iterated.
+            An async generator of one `str`, or of one `ImageResponse`. Nothing is sent before it is iterated.
 
         Raises:
-            ValueError: an argument is not what it should be; nothing was sent.
-            RateLimitError, MissingAuthError, ResponseStatusError: Websim refused.
-            ResponseError, NoMediaResponseError: the connection failed, or what came is no answer.
-            TimeoutError: `timeout` is over.
+            ValueError: an argument is malformed or out of range; nothing was sent.
+            RateLimitError: the rate limit is exceeded.
+            MissingAuthError: login is needed.
+            ResponseStatusError: Websim refused the request for another reason.
+            ResponseError: the connection failed, or the response contains no answer.
+            NoMediaResponseError: the response contains no image.
+            TimeoutError: the call took longer than `timeout`.
         """
-        model = request.plain_model(model)
+        model = request.strip_provider_prefix(model)
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
-        if project_id is None:
-            project_id = os.environ.get("WEBSIM_PROJECT_ID") or cls.generate_project_id(for_image=is_image)
-        key = api_key.get("Websim") if isinstance(api_key, dict) else api_key
+        project_id = request.check_project_id(project_id) or cls.generate_project_id(for_image=is_image)
+        key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
-        # The login's address is that of the site, without a slash at its end.
-        headers = request.build_headers(cls.login_url, page, keys=(key, TOKEN))
+        headers = request.build_headers(cls.login_url, page, _choose_token(key))
+        options: dict[str, Any] = {"media": media, "api_key": key, "timeout": timeout}
         if is_image:
-            # Of the rest only `size` is read; a caller's `headers` or `url` would clash with arguments of ours.
-            options: dict[str, Any] = {"width": width, "height": height, "size": kwargs.get("size")}
-            options |= {"seed": seed, "transparent": transparent, "media": media}
-            return cls._handle_image_request(
-                project_id, messages, prompt, aspect_ratio, headers, proxy, n=n, api_key=key, timeout=timeout, **options
-            )
-        return cls._handle_chat_request(
-            project_id, messages, headers, proxy,
-            prompt=prompt, media=media, response_format=response_format, api_key=key, timeout=timeout,
-        )  # fmt: skip
+            # Of the other arguments only OpenAI's `size` is used.
+            options |= {"n": n, "width": width, "height": height, "size": kwargs.get("size")}
+            options |= {"seed": seed, "transparent": transparent}
+            chunks = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
+        else:
+            request.check_chat_model(model, cls.image_models)
+            options |= {"prompt": prompt, "response_format": response_format}
+            chunks = cls._handle_chat_request(project_id, messages, headers, proxy, **options)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     @classmethod
     async def _handle_chat_request(
-        cls, project_id: str, messages: Any, headers: Headers, proxy: Any,
-        *, prompt: Any = None, media: Any = None, response_format: Any = None, api_key: Any = None, timeout: Any = None,
-        **ignored: Any,
-    ) -> AsyncGenerator[Any, None]:  # fmt: skip
+        cls,
+        project_id: str,
+        messages: Any,
+        headers: Mapping[str, str],
+        proxy: Any,
+        *,
+        prompt: Any = None,
+        media: Any = None,
+        response_format: Any = None,
+        api_key: Any = None,
+        timeout: Any = None,
+        **options: Any,
+    ) -> AsyncGenerator[str, None]:
         body = request.chat_body(project_id, messages, prompt, media, response_format)
-        call = Call(cls.chat_api_endpoint, body, headers, cls, proxy, api_key, request.check_timeout(timeout))
-        yield await call.answer(response.chat_text)
+        send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key=api_key, timeout=timeout)
+        yield await send(response.chat_text)
 
     @classmethod
     async def _handle_image_request(
-        cls, project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, headers: Headers, proxy: Any,
-        *, n: Any = None, api_key: Any = None, timeout: Any = None, **options: Any,
-    ) -> AsyncGenerator[Any, None]:  # fmt: skip
+        cls,
+        project_id: str,
+        messages: Any,
+        prompt: Any,
+        aspect_ratio: Any,
+        headers: Mapping[str, str],
+        proxy: Any,
+        *,
+        n: Any = None,
+        api_key: Any = None,
+        timeout: Any = None,
+        **options: Any,
+    ) -> AsyncGenerator[ImageResponse, None]:
         count = request.check_count(n)
         body = request.image_body(project_id, messages, prompt, aspect_ratio, **options)
-        call = Call(cls.image_api_endpoint, body, headers, cls, proxy, api_key, request.check_timeout(timeout))
-        read = partial(response.picture_url, site=cls.url)
-        outcomes = await asyncio.gather(*(call.answer(read) for _ in range(count)), return_exceptions=True)
-        urls = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, api_key=api_key, timeout=timeout)
+        read = partial(response.image_url, site=cls.url)
+        results = await asyncio.gather(*(send(read) for _ in range(count)), return_exceptions=True)
+        urls = [result for result in results if isinstance(result, str)]
+        failures = [result for result in results if isinstance(result, BaseException)]
         if not urls:
             raise failures[0]
         for failure in failures:
-            g4f.debug.error(f"Websim: {len(failures)} of {count} pictures failed:", failure)
+            logger.warning("%d of %d images failed: %s", len(failures), count, failure)
+            g4f.debug.error(f"Websim: {len(failures)} of {count} images failed:", failure)
         yield ImageResponse(urls, body["prompt"])
+
+    @classmethod
+    def _prepare(
+        cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, *, api_key: Any, timeout: Any
+    ) -> Send:
+        """Return a function that sends the request; each of its calls has its own attempts."""
+        token = headers.get("authorization", "").removeprefix("Bearer ")
+        target = Target(str(url), token or None, api_key, str(proxy) if proxy else None)
+        policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait, request.check_timeout(timeout))
+        return partial(transport.send, transport.Request(target, headers, json.dumps(body).encode()), policy)
+
+
+def _choose_token(api_key: Any) -> str | None:
+    """Return the login token: the caller's key or WEBSIM_API_KEY, whichever is a Websim token first."""
+    for source, key in (("api_key", api_key), (login.TOKEN_VARIABLE, os.environ.get(login.TOKEN_VARIABLE))):
+        if login.is_token(key):
+            return str(key)
+        if key:
+            _report_other_key(source)
+    return None
+
+
+@cache
+def _report_other_key(source: str) -> None:
+    """Log once for each source that a key is not sent."""
+    message = f"{source} is not a Websim token (a JSON Web Token): not sent"
+    logger.info(message)
+    g4f.debug.log(f"Websim: {message}")

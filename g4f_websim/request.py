@@ -1,20 +1,18 @@
-"""What is asked: g4f's arguments turned into Websim's two bodies and its headers.
+"""Turn g4f's arguments into Websim's two request bodies and their headers; pure.
 
-Nothing here reaches the network: transport.py sends what this module makes. A field that Websim is not known to
-take is never made, and input that it could not understand is a `ValueError`.
+Only fields that Websim is known to accept are built. Input that Websim could not understand is a `ValueError`.
 """
 
-import base64
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from g4f.image import to_data_uri
 from g4f.providers.helper import to_string
+from g4f.requests.defaults import DEFAULT_HEADERS
 from g4f.tools.media import render_messages
 
 try:
@@ -22,280 +20,311 @@ try:
 except ImportError:  # g4f up to 0.5.3
     from g4f.providers.helper import format_image_prompt as format_media_prompt
 
+from .endpoints import API_URL, DEFAULT_URL
+
 Json = dict[str, Any]
 
-# Websim knows three roles; the others of OpenAI's say the same under another name.
+# Websim accepts three roles. OpenAI's other roles are sent as the closest of them.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
 
+# Values of OpenAI's response_format.type.
 JSON_FORMATS = ("json_object", "json_schema")
+TEXT_FORMAT = "text"
 
 DEFAULT_ASPECT_RATIO = "1:1"
-# Those seen in public clients of Websim, with the logarithm of width by height: of two ratios, how far they are apart.
+# The ratios that public clients of Websim send, with log(width / height): the distance between two ratios is the
+# difference of their logarithms.
 ASPECT_RATIOS = {
     f"{width}:{height}": math.log(width / height)
     for width, height in ((1, 1), (16, 9), (9, 16), (4, 3), (3, 4), (3, 2), (2, 3), (21, 9), (9, 21))
 }
 
-MAX_PICTURES = 10
-# Beyond it, readers of JSON may not agree on a number (RFC 8259, section 6).
+MAX_IMAGES = 10
+# JSON parsers may disagree about larger integers (RFC 8259, section 6).
 MAX_INT = 2**53 - 1
 
-# The pages of the site that g4f's provider of 2025 named, by type of request.
+# The pages that g4f's provider of 2025 named as referer.
 CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
 
-_IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "width": (lambda value: _is_int(value) and value > 0, "pixels, as in width=1024"),
-    "height": (lambda value: _is_int(value) and value > 0, "pixels, as in height=1024"),
-    "seed": (lambda value: _is_int(value), "a whole number, as in seed=42"),
-    "transparent": (lambda value: isinstance(value, bool), "True or False"),
-}
+PROJECT_VARIABLE = "WEBSIM_PROJECT_ID"
 
+# Names of image models of other services, which cannot be meant as labels of a chat model.
+_IMAGE_MODEL = re.compile(
+    r"dall-?e|flux|gpt-image|stable-?diffusion|sdxl|sd-?\d|midjourney|imagen|playground-v|.*-image\b", re.IGNORECASE
+)
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PROJECT_PAGE = re.compile(r"https?://[^/]+/p/([^/?#]+)/?(?:[?#].*)?")
 _RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
 _SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
-_JWT = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 def chat_body(
-    project_id: Any, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None
+    project_id: str, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None
 ) -> Json:
     """Return the body of a chat request.
 
     Args:
-        project_id: 1 to 64 of `A-Za-z0-9_-`.
+        project_id: a checked project id.
         messages: g4f's list of dicts with `role` and `content`.
-        prompt: the last user turn, unless the messages end with it.
-        media: pictures that join the last user turn, see `picture_urls`.
-        response_format: OpenAI's; of type `json_object` or `json_schema` it asks for a JSON answer.
+        prompt: the last user message, unless the messages end with it.
+        media: images that join the last user message, see `image_urls`.
+        response_format: OpenAI's dict; the types `json_object` and `json_schema` request a JSON answer.
 
     Raises:
-        ValueError: there is nothing to say, or something that cannot be said to Websim.
+        ValueError: there is nothing to send, or an argument is malformed.
     """
-    _check_project_id(project_id)
-    turns = _turns(messages)
+    normalized = _normalize_messages(messages)
     if prompt is not None:
-        spoken = {"role": "user", "content": _text("prompt", prompt)}
-        if turns[-1:] != [spoken]:
-            turns.append(spoken)
-    if pictures := picture_urls(media):
-        turn = _last_user_turn(turns)
-        turn["content"] = _parts_of(turn) + [_picture_part(url) for url in pictures]
-    turns = [turn for turn in turns if turn["content"]]
-    if not turns:
-        raise ValueError('messages: nothing to say; pass messages=[{"role": "user", "content": "Hello"}] or a prompt')
-    body: Json = {"project_id": project_id, "messages": turns}
-    if isinstance(response_format, dict) and response_format.get("type") in JSON_FORMATS:
-        body["json"] = True
-    return body
+        message = {"role": "user", "content": _check_text("prompt", prompt)}
+        if normalized[-1:] != [message]:
+            normalized.append(message)
+    if urls := image_urls(media):
+        last = _last_user_message(normalized)
+        last["content"] = _parts_of(last) + [_image_part(url) for url in urls]
+    normalized = [message for message in normalized if message["content"]]
+    example = 'nothing to send: pass messages=[{"role": "user", "content": "Hello"}] or a prompt'
+    _check(normalized, "messages", example, messages)
+    body: Json = {"project_id": project_id, "messages": normalized}
+    return body | {"json": True} if _wants_json(response_format) else body
 
 
 def image_body(
-    project_id: Any, messages: Any, prompt: Any, aspect_ratio: Any, media: Any = None, size: Any = None, **options: Any
+    project_id: str, messages: Any, prompt: Any, aspect_ratio: Any, media: Any = None, size: Any = None, **options: Any
 ) -> Json:
-    """Return the body of a picture request.
+    """Return the body of an image request.
 
     Args:
-        project_id: 1 to 64 of `A-Za-z0-9_-`.
-        messages: g4f's list of dicts; where `prompt` is None, the last user turn is drawn, after its own pictures.
+        project_id: a checked project id.
+        messages: g4f's list of dicts. Without a prompt, the last user message is the prompt, and its images are
+            reference images.
         prompt: what to draw.
-        aspect_ratio: `W:H`. The default gives way to the known ratio nearest to `width` and `height`.
-        media: reference pictures, see `picture_urls`.
-        size: OpenAI's way to say `width` and `height` in pixels, as `1024x768`.
-        options: `width`, `height` in pixels, `seed`, `transparent`; others are ignored.
+        aspect_ratio: `W:H`. With the default ratio, `width` and `height` select the nearest ratio that Websim knows.
+        media: reference images, see `image_urls`.
+        size: OpenAI's `WIDTHxHEIGHT` in pixels.
+        options: `width` and `height` in pixels, `seed`, `transparent`; others are ignored.
 
     Raises:
-        ValueError: an argument is out of range, or there is nothing to draw.
+        ValueError: an argument is malformed or out of range, or there is nothing to draw.
     """
-    _check_project_id(project_id)
-    references = picture_urls(media)
+    references = image_urls(media)
     if prompt is None:
-        turns = [turn for turn in _turns(messages) if turn["content"]]
-        prompt = format_media_prompt(turns, None)
-        shown = [part for part in _parts_of(_last_user_turn(turns)) if part["type"] == "image_url"]
-        references = [part["image_url"]["url"] for part in shown] + references
-    _require(_text("prompt", prompt).strip(), "prompt", "something to draw, as in prompt='a cat on a couch'", prompt)
+        normalized = [message for message in _normalize_messages(messages) if message["content"]]
+        prompt = format_media_prompt(normalized, None)
+        parts = _parts_of(_last_user_message(normalized))
+        references = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"] + references
+    _check(_check_text("prompt", prompt).strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
     ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
-    legal = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
-    _require(legal, "aspect_ratio", "W:H of positive whole numbers, as in 16:9", ratio)
-    chosen = _image_options(size, options)
-    if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= chosen.keys():
-        shape = math.log(chosen["width"] / chosen["height"])
-        ratio = min(ASPECT_RATIOS, key=lambda known: abs(ASPECT_RATIOS[known] - shape))
+    valid = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
+    _check(valid, "aspect_ratio", 'W:H with positive integers, as in aspect_ratio="16:9"', ratio)
+    fields = _image_options(size, options)
+    if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= fields.keys():
+        ratio = nearest_ratio(fields["width"], fields["height"])
     if references:
-        chosen["image_inputs"] = [{"url": url} for url in references]
-    return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **chosen}
+        fields["image_inputs"] = [{"url": url} for url in references]
+    return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **fields}
 
 
-def build_headers(site: str, page: str, keys: Iterable[Any]) -> dict[str, str]:
-    """Return the headers that a request has besides those of the pool, as the web application sends them.
+def nearest_ratio(width: int, height: int) -> str:
+    """Return the aspect ratio known to Websim that is nearest to a size in pixels."""
+    wanted = math.log(width / height)
+    return min(ASPECT_RATIOS, key=lambda ratio: abs(ASPECT_RATIOS[ratio] - wanted))
+
+
+def build_headers(site: str, page: str, token: str | None) -> dict[str, str]:
+    """Return the headers of a request, as the web application sends them.
 
     Args:
-        site: the address of the site, `https://websim.com`.
-        page: the path of the page that the request comes from.
-        keys: the first of them that is a JWT logs in; without one the request is anonymous.
+        site: the URL of the site. Clients of the API host send the headers of https://websim.com.
+        page: the path of the page that the request appears to come from.
+        token: the login token, or None for an anonymous request.
     """
-    headers = {"origin": site, "referer": site + page}
-    for key in keys:
-        if key and is_jwt(key):
-            headers["authorization"] = f"Bearer {key}"
-            break
+    origin, referer = (DEFAULT_URL, f"{DEFAULT_URL}/") if site == API_URL else (site, site + page)
+    headers = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json"}
+    headers |= {"origin": origin, "referer": referer, "websim-flags": ""}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
     return headers
 
 
-def is_jwt(key: Any) -> bool:
-    """Whether `key` has the form of a JSON Web Token, the only kind of key that Websim hands out."""
-    match = _JWT.fullmatch(key) if isinstance(key, str) else None
-    try:
-        # More padding than is missing does no harm.
-        header = json.loads(base64.urlsafe_b64decode(match[1] + "==")) if match else None
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(header, dict) and "alg" in header
+def check_project_id(project_id: Any) -> str:
+    """Return the project id from the argument or from WEBSIM_PROJECT_ID, or an empty string if neither is set.
+
+    Args:
+        project_id: the argument: a project id, the URL of a project page, or None.
+
+    Raises:
+        ValueError: the value is not a project id; the message names the argument or the variable.
+    """
+    field, value = "project_id", project_id
+    if value is None:
+        field, value = PROJECT_VARIABLE, os.environ.get(PROJECT_VARIABLE)
+        if not value:
+            return ""
+    page = _PROJECT_PAGE.fullmatch(value.strip()) if isinstance(value, str) else None
+    checked = page[1] if page else value
+    valid = isinstance(checked, str) and _PROJECT_ID.fullmatch(checked)
+    _check(valid, field, "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id>)", value)
+    return str(checked)
 
 
-def plain_model(model: Any) -> str:
-    """Return the name of a model without the provider's before it, "" where none was named."""
-    _require(model is None or isinstance(model, str), "model", "a name, as in flux", model)
+def strip_provider_prefix(model: Any) -> str:
+    """Return the name of a model without a leading `Websim:`, or an empty string if no model is named."""
+    _check(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
     return (model or "").removeprefix("Websim:")
 
 
+def check_chat_model(model: str, image_models: list[str]) -> None:
+    """Raise a `ValueError` if the name of a chat model is that of another service's image model."""
+    known = ", ".join(image_models)
+    _check(not _IMAGE_MODEL.match(model), "model", f"Websim's image model is {known}", model)
+
+
 def check_count(n: Any) -> int:
-    """Return how many pictures `n` asks for, 1 where it is None, or raise a `ValueError`."""
-    _require(n is None or (_is_int(n) and 1 <= n <= MAX_PICTURES), "n", f"1 to {MAX_PICTURES} pictures, as in n=2", n)
+    """Return the number of images, 1 if `n` is None, or raise a `ValueError`."""
+    _check(n is None or (_is_int(n) and 1 <= n <= MAX_IMAGES), "n", f"1 to {MAX_IMAGES} images, as in n=2", n)
     return n or 1
 
 
-def check_timeout(timeout: Any) -> float:
-    """Return the seconds that a call may take, infinity where `timeout` is None or 0, or raise a `ValueError`."""
-    if timeout is None:
-        return math.inf
-    legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout <= MAX_INT
-    _require(legal, "timeout", "seconds, as in timeout=60", timeout)
-    return float(timeout or math.inf)
+def check_timeout(timeout: Any) -> float | None:
+    """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    valid = timeout is None or (is_number and 0 <= timeout <= MAX_INT)
+    _check(valid, "timeout", "seconds, as in timeout=60", timeout)
+    return float(timeout) if timeout else None
 
 
-def picture_urls(media: Any) -> list[str]:
-    """Return the pictures of g4f's `media` as addresses that Websim takes: `data:image/` URIs and web URLs.
+def image_urls(media: Any) -> list[str]:
+    """Return g4f's `media` as URLs that Websim accepts: `data:image/` URIs and web URLs.
 
     Args:
-        media: None, or a list of pictures or of `(picture, file name)`; a picture is bytes, a path object, an open
+        media: None, or a list of images or of pairs (image, file name). An image is bytes, a path object, an open
             file, a PIL image, a `data:image/` URI or a web URL.
 
     Raises:
-        ValueError: one of them is no picture, or cannot be read.
+        ValueError: an item is not an image or cannot be read.
     """
-    legal = media is None or isinstance(media, (list, tuple))
-    _require(legal, "media", 'a list of pictures, as in [Path("cat.png")]', media)
-    return [_picture_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
+    valid = media is None or isinstance(media, list | tuple)
+    _check(valid, "media", 'a list of images, as in media=[Path("cat.png")]', media)
+    return [_image_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
 
 
-def _picture_url(where: str, item: Any) -> str:
-    picture, name = item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, None)
+def _image_url(field: str, item: Any) -> str:
+    image, name = item if isinstance(item, list | tuple) and len(item) == 2 else (item, None)
     try:
-        # Files are read here, since for them g4f's helper would want pillow.
-        if isinstance(picture, os.PathLike):
-            picture = Path(picture).read_bytes()
-        elif hasattr(picture, "read"):
-            picture.seek(0)
-            picture = picture.read()
-        url = to_data_uri(picture, name)
-    except Exception as error:  # whatever the picture's own methods or g4f's helper raise
-        raise ValueError(f"{where}: a picture that cannot be read ({error})") from error
-    return _check_picture_url(where, url)
+        # Files are read here because g4f's helper needs pillow for them.
+        if isinstance(image, os.PathLike):
+            image = Path(image).read_bytes()
+        elif hasattr(image, "read"):
+            image.seek(0)
+            image = image.read()
+        url = to_data_uri(image, name)
+    except Exception as error:  # the image's own methods and g4f's helper raise exceptions of many classes
+        raise ValueError(f"{field}: the image cannot be read ({error})") from error
+    return _check_image_url(field, url)
 
 
-def _check_picture_url(where: str, url: Any) -> str:
-    legal = isinstance(url, str) and url.startswith(("data:image/", "https://", "http://"))
-    _require(legal, where, 'a picture is bytes, a path object as Path("cat.png"), a data:image/ URI or a web URL', url)
+def _check_image_url(field: str, url: Any) -> str:
+    valid = isinstance(url, str) and url.startswith(("data:image/", "https://", "http://"))
+    _check(valid, field, 'an image: bytes, a path object like Path("cat.png"), a data:image/ URI or a web URL', url)
     return str(url)
 
 
-def _check_project_id(project_id: Any) -> None:
-    if not isinstance(project_id, str) or not _PROJECT_ID.fullmatch(project_id):
-        raise _invalid("project_id", "1 to 64 of A-Z a-z 0-9 _ -, as in vno75_2x4ii3ayx8wmmw", project_id)
+def _normalize_messages(messages: Any) -> list[Json]:
+    """Return each message in Websim's form, messages without content included."""
+    valid = messages is None or isinstance(messages, list | tuple)
+    _check(valid, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
+    return [_normalize_message(index, message) for index, message in enumerate(messages or ())]
 
 
-def _turns(messages: Any) -> list[Json]:
-    """Return Websim's form of each message, those without content still among them."""
-    legal = messages is None or isinstance(messages, (list, tuple))
-    _require(legal, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
-    return [_turn(index, message) for index, message in enumerate(messages or ())]
-
-
-def _turn(index: int, message: Any) -> Json:
+def _normalize_message(index: int, message: Any) -> Json:
     role = message.get("role") if isinstance(message, dict) else None
-    if not isinstance(role, str) or role not in ROLES:
-        expected = f"a dict with content and with a role, one of {', '.join(ROLES)}"
-        raise _invalid(f"messages[{index}]", expected, message)
+    valid = isinstance(role, str) and role in ROLES
+    _check(valid, f"messages[{index}]", f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
     content = message.get("content")
     if not isinstance(content, str):
-        content = _parts(f"messages[{index}].content", content)
-    return {"role": ROLES[role], "content": content}
+        content = _normalize_parts(f"messages[{index}].content", content)
+    return {"role": ROLES[str(role)], "content": content}
 
 
-def _parts(where: str, content: Any) -> list[Json]:
-    _require(content is None or isinstance(content, (list, tuple)), where, "text or a list of parts", content)
-    parts = [_part(f"{where}[{index}]", part) for index, part in enumerate(content or ()) if part]
+def _normalize_parts(field: str, content: Any) -> list[Json]:
+    _check(content is None or isinstance(content, list | tuple), field, "text or a list of parts", content)
+    parts = [_normalize_part(f"{field}[{index}]", part) for index, part in enumerate(content or ()) if part]
     return [part for part in parts if part.get("text") != ""]
 
 
-def _part(where: str, part: Any) -> Json:
-    _require(isinstance(part, dict), where, 'a dict, as in {"type": "text", "text": "Hello"}', part)
+def _normalize_part(field: str, part: Any) -> Json:
+    _check(isinstance(part, dict), field, 'a dict, as in {"type": "text", "text": "Hello"}', part)
     if "type" not in part:
-        part = _render_g4f_part(where, part)
+        part = _render_g4f_part(field, part)
     if part["type"] == "text":
-        return {"type": "text", "text": _text(f"{where}.text", part.get("text"))}
-    _require(part["type"] == "image_url", f"{where}.type", "text or image_url", part["type"])
-    picture = part.get("image_url")
-    url = picture.get("url") if isinstance(picture, dict) else picture
-    return _picture_part(_check_picture_url(f"{where}.image_url", url))
+        return {"type": "text", "text": _check_text(f"{field}.text", part.get("text"))}
+    _check(part["type"] == "image_url", f"{field}.type", "text or image_url", part["type"])
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    return _image_part(_check_image_url(f"{field}.image_url", url))
 
 
-def _render_g4f_part(where: str, part: Mapping[str, Any]) -> Json:
-    """Return g4f's own kind of part, a file in a bucket or a whole bucket, as a part of OpenAI's kind."""
+def _render_g4f_part(field: str, part: Mapping[str, Any]) -> Json:
+    """Return one of g4f's own parts, a file in a bucket or a whole bucket, as a part of OpenAI's form."""
     try:
         if part.get("name") is None:
             return {"type": "text", "text": to_string(part)}
         (message,) = render_messages([{"role": "user", "content": [part]}])
         (rendered,) = message["content"]
         return dict(rendered)
-    except Exception as error:  # whatever a missing field or file leads to in g4f's helper
-        raise ValueError(f"{where}: g4f cannot read this part ({error!r:.80})") from error
+    except Exception as error:  # g4f's helper raises exceptions of many classes for a missing field or file
+        raise ValueError(f"{field}: g4f cannot read this part ({error!r:.80})") from error
 
 
-def _last_user_turn(turns: list[Json]) -> Json:
-    """Return the last user turn, a new one where there is none."""
-    for turn in reversed(turns):
-        if turn["role"] == "user":
-            return turn
-    turns.append({"role": "user", "content": ""})
-    return turns[-1]
+def _last_user_message(messages: list[Json]) -> Json:
+    """Return the last user message; append an empty one if there is none."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            return message
+    messages.append({"role": "user", "content": ""})
+    return messages[-1]
 
 
-def _parts_of(turn: Json) -> list[Json]:
-    content = turn["content"]
+def _parts_of(message: Json) -> list[Json]:
+    content = message["content"]
     return [{"type": "text", "text": content}] if content and isinstance(content, str) else list(content)
 
 
-def _picture_part(url: str) -> Json:
+def _image_part(url: str) -> Json:
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _wants_json(response_format: Any) -> bool:
+    kind = response_format.get("type") if isinstance(response_format, dict) else response_format
+    valid = response_format is None or (isinstance(response_format, dict) and kind in (*JSON_FORMATS, TEXT_FORMAT))
+    _check(valid, "response_format", '{"type": "json_object"}', response_format)
+    return kind in JSON_FORMATS
+
+
+_IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "width": (lambda value: _is_int(value) and value > 0, "pixels, as in width=1024"),
+    "height": (lambda value: _is_int(value) and value > 0, "pixels, as in height=1024"),
+    "seed": (lambda value: _is_int(value), "an integer, as in seed=42"),
+    "transparent": (lambda value: isinstance(value, bool), "True or False"),
+}
 
 
 def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    _require(match or size in (None, "auto"), "size", "WIDTHxHEIGHT, as in 1024x768", size)
-    chosen = {"width": int(match[1]), "height": int(match[2])} if match else {}
-    for name, (is_legal, expected) in _IMAGE_OPTIONS.items():
-        if options.get(name) is not None:
-            _require(is_legal(options[name]), name, expected, options[name])
-            chosen[name] = options[name]
-    return chosen
+    _check(match or size in (None, "auto"), "size", 'WIDTHxHEIGHT, as in size="1024x768"', size)
+    fields = {"width": int(match[1]), "height": int(match[2])} if match else {}
+    for name, (is_valid, expected) in _IMAGE_OPTIONS.items():
+        value = options.get(name)
+        if value is not None:
+            _check(is_valid(value), name, expected, value)
+            fields[name] = value
+    return fields
 
 
-def _text(where: str, text: Any) -> str:
-    _require(text is None or isinstance(text, str), where, "text", text)
+def _check_text(field: str, text: Any) -> str:
+    _check(text is None or isinstance(text, str), field, "text", text)
     return text or ""
 
 
@@ -303,14 +332,12 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
 
 
-def _require(legal: object, where: str, expected: str, value: Any) -> None:
-    if not legal:
-        raise _invalid(where, expected, value)
-
-
-def _invalid(where: str, expected: str, value: Any) -> ValueError:
+def _check(ok: object, field: str, expected: str, value: Any) -> None:
+    """Raise a `ValueError` that names the field, shows a valid value and the invalid one, unless `ok`."""
+    if ok:
+        return
     try:
         shown = f"{value!r:.80}"
-    except ValueError:  # Python writes no int of more than 4,300 digits
-        shown = "this"
-    return ValueError(f"{where}: {expected}, not {shown}")
+    except ValueError:  # Python refuses to print an integer of more than 4,300 digits
+        shown = "this value"
+    raise ValueError(f"{field}: {expected}, not {shown}")

@@ -1,112 +1,107 @@
-"""What comes back: Websim's answers turned into text and pictures, its refusals into what an error may say.
-
-Nothing here reaches the network, and no secret leaves: what a server says is shown only after `scrub`.
-"""
+"""Read the text or the image URL from a response body; pure."""
 
 import json
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from g4f.errors import NoMediaResponseError, ResponseError
 
-# What an error shows of a server's words. Secrets are looked for in a longer stretch, so that none is cut in two.
-EXCERPT_CHARS = 300
-SCRUBBED_CHARS = 10_000
+from .causes import BROKEN_RESPONSE, IF_CHANGED, IF_MOVED, TRY_LATER, Cause, Reason, UnexpectedBodyError
+from .redaction import is_html
 
-_HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
-_TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
-# Also what is left of them where the stretch ends in their midst.
-_JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
-_EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
-# Where the stretch ends in the midst of an address, its start.
-_CUT_WORD = re.compile(r"[^\s@\"'<>:,;/*]{0,64}\Z")
-# JSON allows the halves of surrogate pairs, which no encoder takes.
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
-
-NO_JSON = object()
-# No number is of use here; as floats, those of thousands of digits are no error.
+INVALID_JSON = object()
+# Numbers are not used. As floats, integers of thousands of digits are not an error.
 _DECODER = json.JSONDecoder(parse_int=float)
 
+# JSON permits lone surrogates, which cannot be encoded as UTF-8.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
-def chat_text(text: str) -> str:
+MAX_SHOWN_KEYS = 8
+
+
+def chat_text(body: str) -> str:
     """Return the answer in the body of a chat response.
 
-    Raises:
-        ResponseError: there is none.
-    """
-    answer = _parse(text)
-    content = answer.get("content") if isinstance(answer, dict) else None
-    if answer is NO_JSON:
-        if is_html(text):
-            raise ResponseError(f"an HTML page instead of an answer{_title(text)}")
-        if text.lstrip().startswith("{"):
-            raise ResponseError("an answer that breaks off")
-        content = text
-    if not isinstance(content, str) or not (content := content.strip()):
-        raise ResponseError("an answer without content")
-    return _HALF_A_PAIR.sub("\ufffd", content)
-
-
-def picture_url(text: str, site: str) -> str:
-    """Return the picture's address in the body of an image response; a path is one of `site`.
+    A body that is neither JSON nor an HTML page is the answer itself.
 
     Raises:
-        NoMediaResponseError: there is none, or none that a picture can have.
+        UnexpectedBodyError: the body does not contain an answer.
     """
-    answer = _parse(text)
+    answer = _parse(body)
+    if answer is INVALID_JSON:
+        if is_html(body):
+            raise UnexpectedBodyError(_html_page(ResponseError))
+        if body.lstrip().startswith("{"):
+            raise UnexpectedBodyError(BROKEN_RESPONSE)
+        answer = {"content": body}
+    if not isinstance(answer, dict) or not isinstance(answer.get("content", 0), str | None):
+        raise UnexpectedBodyError(_other_fields(answer, "content", ResponseError))
+    content = (answer["content"] or "").strip()
+    if not content:
+        raise UnexpectedBodyError(_empty("a response without content", ResponseError))
+    return _LONE_SURROGATE.sub("\ufffd", content)
+
+
+def image_url(body: str, site: str) -> str:
+    """Return the URL of the image in the body of an image response.
+
+    Args:
+        body: the response body.
+        site: the URL of the site, which resolves a path.
+
+    Raises:
+        UnexpectedBodyError: the body does not contain the URL of an image.
+    """
+    answer = _parse(body)
     url = answer.get("url") if isinstance(answer, dict) else None
     if isinstance(url, str):
-        with suppress(ValueError):  # of urljoin and urlsplit, for an address like //[
+        with suppress(ValueError):  # urljoin and urlsplit raise it for a URL like //[
             url = urljoin(site, url) if url.startswith("/") else url
-            if _is_picture_address(url):
+            if _is_image_url(url):
                 return url
-    raise NoMediaResponseError("an answer without a picture" + (_title(text) if is_html(text) else ""))
+    if is_html(body):
+        raise UnexpectedBodyError(_html_page(NoMediaResponseError))
+    if url is None and isinstance(answer, dict) and "url" not in answer:
+        raise UnexpectedBodyError(_other_fields(answer, "url", NoMediaResponseError))
+    raise UnexpectedBodyError(_empty("a response without an image", NoMediaResponseError))
 
 
-def is_html(text: str) -> bool:
-    """Whether a body is a web page, as Cloudflare sends in place of the service's own answer."""
-    return _HTML.match(text) is not None
-
-
-def excerpt(text: str, secrets: Iterable[str]) -> str:
-    """Return what may be shown of a body: 300 characters of it at most, and no secret among them."""
-    return scrub(f"an HTML page{_title(text)}" if is_html(text) else text, secrets)[:EXCERPT_CHARS]
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` in one line and without the secrets given, JSON Web Tokens and e-mail addresses."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    is_cut = len(text) > SCRUBBED_CHARS
-    text = _JWT.sub("***", text[:SCRUBBED_CHARS])
-    text = _EMAIL.sub("***", _CUT_WORD.sub("", text) if is_cut else text)
-    # Nothing that steers a terminal, and no half of a surrogate pair, which cannot be printed.
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def _parse(text: str) -> Any:
+def _parse(body: str) -> Any:
     try:
-        return _DECODER.decode(text)
+        return _DECODER.decode(body)
     except ValueError:
-        return NO_JSON
+        return INVALID_JSON
     except RecursionError:
         return None
 
 
-def _title(text: str) -> str:
-    # g4f tells Cloudflare's pages by their titles, tags included.
-    match = _TITLE.search(text, 0, SCRUBBED_CHARS)
-    return f": {match[0]}" if match else ""
-
-
-def _is_picture_address(url: str) -> bool:
+def _is_image_url(url: str) -> bool:
     if not url.isprintable() or " " in url:
         return False
     if url.startswith("data:image/"):
-        # Not for urlsplit, which would keep the whole picture in its cache.
+        # urlsplit() would keep the whole image in its cache.
         return True
     parts = urlsplit(url)
     return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _html_page(kind: type[Exception]) -> Cause:
+    advice = f"a captive portal or a proxy may answer instead of Websim, or WEBSIM_URL is wrong; {IF_MOVED}"
+    return Cause(Reason.API_MOVED, "something other than the API responded", advice, kind)
+
+
+def _empty(summary: str, kind: type[Exception]) -> Cause:
+    return Cause(Reason.NO_CONTENT, summary, f"try again with other words, or {TRY_LATER}", kind)
+
+
+def _other_fields(answer: Any, expected: str, kind: type[Exception]) -> Cause:
+    if isinstance(answer, dict) and expected in answer:
+        summary = f"a response whose field {expected} is not text"
+    elif not isinstance(answer, dict):
+        summary = f"a response that is not a JSON object with the field {expected}"
+    else:
+        shown = ", ".join(list(answer)[:MAX_SHOWN_KEYS]) or "none"
+        summary = f"a response without the field {expected}; its fields: {shown}"
+    return Cause(Reason.API_CHANGED, summary, IF_CHANGED, kind)

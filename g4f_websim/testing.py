@@ -1,28 +1,32 @@
-"""For tests of applications that use Websim: a pytest fixture with the embedded Websim in it.
+"""A pytest fixture for tests of applications that use Websim.
 
-In a conftest.py: `from g4f_websim.testing import websim`.
+Enable it in a conftest.py: `pytest_plugins = ["g4f_websim.testing"]`.
 """
 
 from collections.abc import Iterator
 
 import pytest
 
-from . import Websim
 from .emulator import Emulator, Fault
+from .offline import accept_images_from
+from .provider import Websim
 
-__all__ = ["Fault", "websim"]
+__all__ = ["Fault", "websim_server"]
 
-BACKOFF_SECONDS = 0.001
+# Retries in tests take milliseconds.
+BACKOFF = 0.001
 
 
 @pytest.fixture
-def websim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """An embedded Websim that `Websim` and child processes are aimed at during one test, with waits of milliseconds.
+def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """The emulator, to which `Websim` and child processes send their requests during one test.
 
-    Its `requests` are those that came, and `misbehave(Fault(status=429))` spoils the next answer.
+    `requests` holds the requests received. `reply("42")`, `reply_image(png)` and `inject(Fault(status=429))` choose the
+    next responses, in the order of the calls.
     """
-    with Emulator() as emulator:
+    with Emulator() as emulator, accept_images_from(emulator.url):
         monkeypatch.setattr(Websim, "url", emulator.url)
-        monkeypatch.setattr(Websim, "backoff", BACKOFF_SECONDS)
+        monkeypatch.setattr(Websim, "backoff", BACKOFF)
         monkeypatch.setenv("WEBSIM_URL", emulator.url)
+        monkeypatch.delenv("G4F_PROXY", raising=False)
         yield emulator

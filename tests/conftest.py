@@ -1,4 +1,4 @@
-"""Every test starts in an empty folder, without Websim's variables, and writes nothing into the user's own folders."""
+"""Fixtures for all tests: each test starts in an empty folder and writes nothing into the user's own folders."""
 
 import os
 import tempfile
@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-# g4f reads these when it is imported, so they come before the package.
+# g4f reads these variables when it is imported. pytest imports the plugin after this module.
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
 from g4f_websim import Websim  # noqa: E402
-from g4f_websim.emulator import fill_offline_cache  # noqa: E402
-from g4f_websim.testing import websim  # noqa: E402
+from g4f_websim.offline import write_provider_list  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 
-__all__ = ["websim"]
+pytest_plugins = ["g4f_websim.testing"]
 
-fill_offline_cache(Path(_FOLDER.name))
+write_provider_list(Path(_FOLDER.name))
 
 
 @pytest.fixture(autouse=True)

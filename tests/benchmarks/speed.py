@@ -185,7 +185,7 @@ def picture(run: Run) -> Iterator[Row]:
     with Emulator() as emulator:
         Websim.url = emulator.url
         for what, (model, faults, n) in cases.items():
-            emulator.misbehave(Fault(status=503), times=faults)
+            emulator.inject(Fault(status=503), times=faults)
             encodings = _encodings_in(ask(model, HELLO, media=media, n=n))
             yield Row(f"a picture of {PICTURE_BYTES // MEGABYTE} MB, {what}: encoded", str(encodings), "1")
 

@@ -54,7 +54,7 @@ BEFORE = standing()
 
 from g4f_websim import Websim, register, unregister  # noqa: E402
 from g4f_websim.emulator import Emulator, Fault  # noqa: E402
-from g4f_websim.provider import CHAT_PATH, IMAGE_PATH  # noqa: E402
+from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, ask  # noqa: E402
 
 BACKOFF_SECONDS = 0.001
@@ -133,26 +133,26 @@ def expect(found: Any, expected: Any, what: str) -> None:
         raise AssertionError(f"{what}: {found!r:.300} instead of {expected!r:.300}")
 
 
-def expect_chat(websim: Emulator, answer: str) -> None:
+def expect_chat(websim_server: Emulator, answer: str) -> None:
     """Expect Websim's answer, and one request that asked for it."""
     expect(answer, ANSWER, "answer")
-    expect([request.path for request in websim.requests], [CHAT_PATH], "requests")
-    body = websim.requests[-1].json
+    expect([request.path for request in websim_server.requests], [CHAT_PATH], "requests")
+    body = websim_server.requests[-1].json
     expect(sorted(body), ["messages", "project_id"], "fields sent")
     expect(body["messages"], HELLO, "messages sent")
 
 
-def expect_pictures(websim: Emulator, urls: list[str], count: int = 1) -> dict[str, Any]:
+def expect_pictures(websim_server: Emulator, urls: list[str], count: int = 1) -> dict[str, Any]:
     """Expect Websim's pictures, and as many requests that asked for them; return what the last one sent."""
     expect(len(urls), count, "pictures")
-    expect([url for url in urls if not url.startswith(websim.url)], [], "pictures from elsewhere")
-    return expect_drawn(websim, count)
+    expect([url for url in urls if not url.startswith(websim_server.url)], [], "pictures from elsewhere")
+    return expect_drawn(websim_server, count)
 
 
-def expect_drawn(websim: Emulator, count: int = 1) -> dict[str, Any]:
-    expect([request.path for request in websim.requests], [IMAGE_PATH] * count, "requests")
-    expect({request.json["prompt"] for request in websim.requests}, {PROMPT}, "prompt sent")
-    return websim.requests[-1].json
+def expect_drawn(websim_server: Emulator, count: int = 1) -> dict[str, Any]:
+    expect([request.path for request in websim_server.requests], [IMAGE_PATH] * count, "requests")
+    expect({request.json["prompt"] for request in websim_server.requests}, {PROMPT}, "prompt sent")
+    return websim_server.requests[-1].json
 
 
 def outcome(client: type, call: Callable[[], Any]) -> Any:
@@ -183,47 +183,47 @@ def urls_of(response: Any) -> list[str]:
 
 
 @way("imported", model=CHAT_MODELS)
-def chat(websim, model):
+def chat(websim_server, model):
     (answer,) = asyncio.run(ask(model.get("model"), HELLO))
-    expect_chat(websim, answer)
+    expect_chat(websim_server, answer)
 
 
 @way("imported", model={"flux": "flux", "Websim:flux": "Websim:flux", "no model": None})
-def picture(websim, model):
+def picture(websim_server, model):
     (response,) = asyncio.run(ask(model, None, prompt=PROMPT))
     expect(isinstance(response, ImageResponse), True, "an ImageResponse")
-    expect_pictures(websim, response.get_list())
+    expect_pictures(websim_server, response.get_list())
 
 
 @way("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def client_made_for_websim(websim, client, provider, model):
+def client_made_for_websim(websim_server, client, provider, model):
     made = client(provider=provider)
-    expect_chat(websim, text_of(outcome(client, lambda: made.chat.completions.create(HELLO, **model))))
+    expect_chat(websim_server, text_of(outcome(client, lambda: made.chat.completions.create(HELLO, **model))))
 
 
 @way("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def client_told_in_the_call(websim, client, provider, model):
+def client_told_in_the_call(websim_server, client, provider, model):
     made = client()
     completion = outcome(client, lambda: made.chat.completions.create(HELLO, provider=provider, **model))
-    expect_chat(websim, text_of(completion))
+    expect_chat(websim_server, text_of(completion))
 
 
 @way("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def stream_of_a_client_made_for_websim(websim, client, provider, model):
+def stream_of_a_client_made_for_websim(websim_server, client, provider, model):
     made = client(provider=provider)
     chunks = outcome(client, lambda: made.chat.completions.create(HELLO, stream=True, **model))
-    expect_chat(websim, text_of_stream(chunks))
+    expect_chat(websim_server, text_of_stream(chunks))
 
 
 @way("chat", client=CLIENTS, provider=PROVIDERS)
-def stream_told_in_the_call(websim, client, provider):
+def stream_told_in_the_call(websim_server, client, provider):
     made = client()
     chunks = outcome(client, lambda: made.chat.completions.create(HELLO, provider=provider, stream=True))
-    expect_chat(websim, text_of_stream(chunks))
+    expect_chat(websim_server, text_of_stream(chunks))
 
 
 @way("chat")
-def model_with_websim_before_it(websim):
+def model_with_websim_before_it(websim_server):
     expect(get_model_and_provider("Websim:flux", None, False), ("flux", Websim), "model and provider")
 
 
@@ -234,50 +234,50 @@ def generate(client: type, made_for: Any, **arguments: Any) -> Any:
 
 
 @way("pictures", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
-def pictures_of_a_client_made_for_websim(websim, client, provider, model):
-    expect_pictures(websim, urls_of(generate(client, provider, response_format="url", **model)))
+def pictures_of_a_client_made_for_websim(websim_server, client, provider, model):
+    expect_pictures(websim_server, urls_of(generate(client, provider, response_format="url", **model)))
 
 
 @way("pictures", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
-def pictures_told_in_the_call(websim, client, provider, model):
+def pictures_told_in_the_call(websim_server, client, provider, model):
     response = generate(client, None, provider=provider, response_format="url", **model)
-    expect_pictures(websim, urls_of(response))
+    expect_pictures(websim_server, urls_of(response))
 
 
 @way("pictures", client=CLIENTS)
-def picture_by_the_image_provider(websim, client):
+def picture_by_the_image_provider(websim_server, client):
     images = client(image_provider=Websim).images
-    expect_pictures(websim, urls_of(outcome(client, lambda: images.generate(PROMPT, response_format="url"))))
+    expect_pictures(websim_server, urls_of(outcome(client, lambda: images.generate(PROMPT, response_format="url"))))
 
 
 @way("pictures", client=CLIENTS)
-def picture_of_the_model_with_websim_before_it(websim, client):
-    expect_pictures(websim, urls_of(generate(client, Websim, model="Websim:flux", response_format="url")))
+def picture_of_the_model_with_websim_before_it(websim_server, client):
+    expect_pictures(websim_server, urls_of(generate(client, Websim, model="Websim:flux", response_format="url")))
 
 
 @way("pictures", client=CLIENTS)
-def two_pictures(websim, client):
-    expect_pictures(websim, urls_of(generate(client, Websim, n=2, response_format="url")), count=2)
+def two_pictures(websim_server, client):
+    expect_pictures(websim_server, urls_of(generate(client, Websim, n=2, response_format="url")), count=2)
 
 
 @way("pictures", client=CLIENTS, size=SIZES)
-def picture_of_a_size(websim, client, size):
-    body = expect_pictures(websim, urls_of(generate(client, Websim, response_format="url", **size)))
+def picture_of_a_size(websim_server, client, size):
+    body = expect_pictures(websim_server, urls_of(generate(client, Websim, response_format="url", **size)))
     expect((body["width"], body["height"], body["aspect_ratio"]), (1920, 1080, "16:9"), "size sent")
 
 
 @way("pictures", client=CLIENTS)
-def picture_as_base64(websim, client):
+def picture_as_base64(websim_server, client):
     response = generate(client, Websim, response_format="b64_json")
     expect(base64.b64decode(response.data[0].b64_json)[:8], PNG_MAGIC, "start of the file")
-    expect_drawn(websim)
+    expect_drawn(websim_server)
 
 
 @way("pictures", client=CLIENTS)
-def picture_downloaded(websim, client):
-    websim.misbehave(ANSWER_WITH_PNG)
+def picture_downloaded(websim_server, client):
+    websim_server.inject(ANSWER_WITH_PNG)
     expect_downloaded(generate(client, Websim))
-    expect_drawn(websim)
+    expect_drawn(websim_server)
 
 
 def expect_downloaded(response: Any) -> None:
@@ -289,127 +289,131 @@ def expect_downloaded(response: Any) -> None:
 
 
 @way("variations", client=CLIENTS, model=IMAGE_MODELS)
-def variation(websim, client, model):
+def variation(websim_server, client, model):
     images = client(provider=Websim).images
     response = outcome(client, lambda: images.create_variation(PNG_URI, response_format="url", **model))
-    expect_variation(websim, response)
+    expect_variation(websim_server, response)
 
 
 @way("variations", client=CLIENTS)
-def variation_by_the_async_method(websim, client):
+def variation_by_the_async_method(websim_server, client):
     images = client(provider=Websim).images
     response = asyncio.run(images.async_create_variation(image=PNG_URI, response_format="url"))
-    expect_variation(websim, response)
+    expect_variation(websim_server, response)
 
 
 @way("variations", client=CLIENTS)
-def variation_downloaded(websim, client):
-    websim.misbehave(ANSWER_WITH_PNG)
+def variation_downloaded(websim_server, client):
+    websim_server.inject(ANSWER_WITH_PNG)
     images = client(provider=Websim).images
     expect_downloaded(outcome(client, lambda: images.create_variation(PNG_URI)))
-    expect(websim.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "picture sent")
+    expect(websim_server.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "picture sent")
 
 
-def expect_variation(websim: Emulator, response: Any) -> None:
-    expect([url.startswith(websim.url) for url in urls_of(response)], [True], "pictures of Websim's")
-    expect([request.path for request in websim.requests], [IMAGE_PATH], "requests")
-    expect(websim.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "picture sent")
-
-
-@way("ChatCompletion", provider=PROVIDERS)
-def create(websim, provider):
-    expect_chat(websim, g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider))
+def expect_variation(websim_server: Emulator, response: Any) -> None:
+    expect([url.startswith(websim_server.url) for url in urls_of(response)], [True], "pictures of Websim's")
+    expect([request.path for request in websim_server.requests], [IMAGE_PATH], "requests")
+    expect(websim_server.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "picture sent")
 
 
 @way("ChatCompletion", provider=PROVIDERS)
-def create_as_a_stream(websim, provider):
-    expect_chat(websim, "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)))
+def create(websim_server, provider):
+    expect_chat(websim_server, g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider))
 
 
 @way("ChatCompletion", provider=PROVIDERS)
-def create_async(websim, provider):
+def create_as_a_stream(websim_server, provider):
+    expect_chat(
+        websim_server, "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True))
+    )
+
+
+@way("ChatCompletion", provider=PROVIDERS)
+def create_async(websim_server, provider):
     call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider)
-    expect_chat(websim, asyncio.run(awaited(call)))
+    expect_chat(websim_server, asyncio.run(awaited(call)))
 
 
 @way("ChatCompletion", provider=PROVIDERS)
-def create_async_as_a_stream(websim, provider):
+def create_async_as_a_stream(websim_server, provider):
     call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider, stream=True)
-    expect_chat(websim, "".join(asyncio.run(awaited(call))))
+    expect_chat(websim_server, "".join(asyncio.run(awaited(call))))
 
 
 @way("lists", client=CLIENTS, kind=LISTS)
-def websim_that_fails_hands_over(websim, client, kind):
-    websim.misbehave(RATE_LIMIT, Websim.max_tries)
+def websim_that_fails_hands_over(websim_server, client, kind):
+    websim_server.inject(RATE_LIMIT, Websim.max_tries)
     made = client(provider=kind([Websim, Other], False))
     expect(text_of(outcome(client, lambda: made.chat.completions.create(HELLO))), OTHER_ANSWER, "answer")
-    expect(len(websim.requests), Websim.max_tries, "requests")
+    expect(len(websim_server.requests), Websim.max_tries, "requests")
 
 
 @way("lists", client=CLIENTS, kind=LISTS)
-def websim_that_is_to_wait_too_long_hands_over_at_once(websim, client, kind):
-    websim.misbehave(LONG_WAIT)
+def websim_that_is_to_wait_too_long_hands_over_at_once(websim_server, client, kind):
+    websim_server.inject(LONG_WAIT)
     made = client(provider=kind([Websim, Other], False))
     expect(text_of(outcome(client, lambda: made.chat.completions.create(HELLO))), OTHER_ANSWER, "answer")
-    expect(len(websim.requests), 1, "requests")
+    expect(len(websim_server.requests), 1, "requests")
 
 
 @way("lists", client=CLIENTS, kind=LISTS)
-def another_that_fails_hands_over_to_websim(websim, client, kind):
+def another_that_fails_hands_over_to_websim(websim_server, client, kind):
     made = client(provider=kind([Failing, Websim], False))
-    expect_chat(websim, text_of(outcome(client, lambda: made.chat.completions.create(HELLO))))
+    expect_chat(websim_server, text_of(outcome(client, lambda: made.chat.completions.create(HELLO))))
 
 
 @way("lists", client=CLIENTS, kind=LISTS)
-def stream_handed_over_to_websim(websim, client, kind):
+def stream_handed_over_to_websim(websim_server, client, kind):
     made = client(provider=kind([Failing, Websim], False))
-    expect_chat(websim, text_of_stream(outcome(client, lambda: made.chat.completions.create(HELLO, stream=True))))
+    expect_chat(
+        websim_server, text_of_stream(outcome(client, lambda: made.chat.completions.create(HELLO, stream=True)))
+    )
 
 
 @way("lists", kind=LISTS)
-def create_handed_over_to_websim(websim, kind):
-    expect_chat(websim, g4f.ChatCompletion.create("", HELLO, provider=kind([Failing, Websim], False)))
+def create_handed_over_to_websim(websim_server, kind):
+    expect_chat(websim_server, g4f.ChatCompletion.create("", HELLO, provider=kind([Failing, Websim], False)))
 
 
 @way("lists", client=CLIENTS)
-def picture_that_fails_is_handed_over(websim, client):
-    websim.misbehave(RATE_LIMIT, Websim.max_tries)
+def picture_that_fails_is_handed_over(websim_server, client):
+    websim_server.inject(RATE_LIMIT, Websim.max_tries)
     response = generate(client, IterListProvider([Websim, Other], False), response_format="url")
     expect(urls_of(response), [OTHER_PICTURE], "picture")
-    expect_drawn(websim, count=Websim.max_tries)
+    expect_drawn(websim_server, count=Websim.max_tries)
 
 
 @way("lists", client=CLIENTS)
-def picture_handed_over_to_websim(websim, client):
+def picture_handed_over_to_websim(websim_server, client):
     response = generate(client, IterListProvider([Failing, Websim], False), response_format="url")
-    expect_pictures(websim, urls_of(response))
+    expect_pictures(websim_server, urls_of(response))
 
 
 @way("registry")
-def listed_once_in_providers(websim):
+def listed_once_in_providers(websim_server):
     listed = [provider for provider in Provider.__providers__ if provider.__name__ == "Websim"]
     expect(listed, [Websim], "providers called Websim")
 
 
 @way("registry")
-def converted_from_its_name(websim):
+def converted_from_its_name(websim_server):
     expect("Websim" in Provider.ProviderUtils.convert, True, "in convert")
     expect(Provider.ProviderUtils.convert["Websim"], Websim, "what convert has")
     expect(list(Provider.ProviderUtils.convert.keys()).count("Websim"), 1, "times among the names")
 
 
 @way("registry")
-def named_once_in_all(websim):
+def named_once_in_all(websim_server):
     expect(Provider.__all__.count("Websim"), 1, "times in __all__")
 
 
 @way("registry")
-def attribute_of_the_package_of_providers(websim):
+def attribute_of_the_package_of_providers(websim_server):
     expect(Provider.Websim, Websim, "g4f.Provider.Websim")
 
 
 @way("registry")
-def listed_once_by_the_gui(websim):
+def listed_once_by_the_gui(websim_server):
     from g4f.gui.server.api import Api
 
     listed = json.loads(json.dumps(Api.get_providers()))
@@ -418,7 +422,7 @@ def listed_once_by_the_gui(websim):
 
 
 @way("registry")
-def model_lists_have_it_in_place_of_the_one_shipped(websim):
+def model_lists_have_it_in_place_of_the_one_shipped(websim_server):
     shipped = BEFORE["found"]
     expected = {
         where: [Websim if shipped and provider is shipped else provider for provider in providers]
@@ -428,13 +432,13 @@ def model_lists_have_it_in_place_of_the_one_shipped(websim):
 
 
 @way("registry")
-def unregister_puts_back_what_was_there(websim):
+def unregister_puts_back_what_was_there(websim_server):
     with unregistered():
         expect_same(standing(), BEFORE)
 
 
 @way("registry")
-def unregister_puts_back_what_g4f_has_narrowed_since(websim):
+def unregister_puts_back_what_g4f_has_narrowed_since(websim_server):
     for model in list(vars(g4f.models).values()):
         if Websim in getattr(getattr(model, "best_provider", None), "providers", []):
             get_model_and_provider(model, None, False)
@@ -444,13 +448,13 @@ def unregister_puts_back_what_g4f_has_narrowed_since(websim):
 
 
 @way("registry")
-def register_once_more(websim):
+def register_once_more(websim_server):
     registered = standing()
     with unregistered():
         pass
     register()
     expect_same(standing(), registered)
-    expect_chat(websim, text_of(Client(provider="Websim").chat.completions.create(HELLO)))
+    expect_chat(websim_server, text_of(Client(provider="Websim").chat.completions.create(HELLO)))
 
 
 @contextmanager
@@ -469,34 +473,34 @@ def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 # The last ways: where g4f patches the loop for them, asyncio stays patched.
 @way("notebook", provider=PROVIDERS)
-def chat_inside_a_running_loop(websim, provider):
+def chat_inside_a_running_loop(websim_server, provider):
     async def cell() -> str:
         return text_of(Client(provider=provider).chat.completions.create(HELLO))
 
-    expect_chat(websim, asyncio.run(cell()))
+    expect_chat(websim_server, asyncio.run(cell()))
 
 
 @way("notebook")
-def stream_inside_a_running_loop(websim):
+def stream_inside_a_running_loop(websim_server):
     async def cell() -> str:
         return text_of_stream(list(Client(provider=Websim).chat.completions.create(HELLO, stream=True)))
 
-    expect_chat(websim, asyncio.run(cell()))
+    expect_chat(websim_server, asyncio.run(cell()))
 
 
 @way("notebook", provider=PROVIDERS)
-def create_inside_a_running_loop(websim, provider):
+def create_inside_a_running_loop(websim_server, provider):
     async def cell() -> str:
         return g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider)
 
-    expect_chat(websim, asyncio.run(cell()))
+    expect_chat(websim_server, asyncio.run(cell()))
 
 
-def failure_of(each: Way, websim: Emulator) -> str:
+def failure_of(each: Way, websim_server: Emulator) -> str:
     """Go a way and return why it failed, "" where it did not."""
-    websim.reset()
+    websim_server.reset()
     try:
-        each.go(websim)
+        each.go(websim_server)
     except Exception as error:  # whatever it is, it is what the table says
         return f"{type(error).__name__}: {error}"
     return ""

@@ -28,102 +28,102 @@ def text_of_stream(chunks) -> str:
 
 
 @BY_CLASS_AND_NAME
-def test_a_client_made_for_websim_answers(websim, provider):
+def test_a_client_made_for_websim_answers(websim_server, provider):
     assert text_of(Client(provider=provider).chat.completions.create(HELLO)) == ANSWER
 
 
 @BY_CLASS_AND_NAME
-def test_a_client_told_in_the_call_answers(websim, provider):
+def test_a_client_told_in_the_call_answers(websim_server, provider):
     assert text_of(Client().chat.completions.create(HELLO, model="gemini-2.5-pro", provider=provider)) == ANSWER
 
 
 @BY_CLASS_AND_NAME
-async def test_an_async_client_answers(websim, provider):
+async def test_an_async_client_answers(websim_server, provider):
     assert text_of(await AsyncClient(provider=provider).chat.completions.create(HELLO)) == ANSWER
     assert text_of(await AsyncClient().chat.completions.create(HELLO, provider=provider)) == ANSWER
 
 
-def test_a_client_streams(websim):
+def test_a_client_streams(websim_server):
     assert text_of_stream(Client(provider=Websim).chat.completions.create(HELLO, stream=True)) == ANSWER
 
 
-async def test_an_async_client_streams(websim):
+async def test_an_async_client_streams(websim_server):
     chunks = AsyncClient(provider="Websim").chat.completions.create(HELLO, stream=True)
     assert text_of_stream([chunk async for chunk in chunks]) == ANSWER
 
 
-def test_a_model_prefix_names_the_provider(websim):
+def test_a_model_prefix_names_the_provider(websim_server):
     assert g4f.ChatCompletion.create("Websim:gemini-2.5-pro", HELLO) == ANSWER
 
 
 @BY_CLASS_AND_NAME
-def test_chat_completion_answers(websim, provider):
+def test_chat_completion_answers(websim_server, provider):
     assert g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider) == ANSWER
     assert "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)) == ANSWER
 
 
-async def test_chat_completion_answers_async(websim):
+async def test_chat_completion_answers_async(websim_server):
     assert await g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim) == ANSWER
     chunks = g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim, stream=True)
     assert [chunk async for chunk in chunks] == [ANSWER]
 
 
-def test_the_sync_client_answers_inside_a_running_loop(websim):
+def test_the_sync_client_answers_inside_a_running_loop(websim_server):
     async def cell_of_a_notebook():
         return text_of(Client(provider=Websim).chat.completions.create(HELLO))
 
     assert asyncio.run(cell_of_a_notebook()) == ANSWER
 
 
-def test_a_picture_as_input_reaches_websim(websim):
+def test_a_picture_as_input_reaches_websim(websim_server):
     Client(provider=Websim).chat.completions.create(HELLO, image=PNG_URI)
-    content = websim.requests[-1].json["messages"][-1]["content"]
+    content = websim_server.requests[-1].json["messages"][-1]["content"]
     assert content[-1] == {"type": "image_url", "image_url": {"url": PNG_URI}}
 
 
-def test_the_clients_key_is_sent_where_it_is_websims(websim):
+def test_the_clients_key_is_sent_where_it_is_websims(websim_server):
     Client(provider=Websim, api_key=JWT).chat.completions.create(HELLO)
     Client(provider=Websim, api_key="sk-1234567890").chat.completions.create(HELLO)
-    assert [request.header("authorization") for request in websim.requests] == [f"Bearer {JWT}", None]
+    assert [request.header("authorization") for request in websim_server.requests] == [f"Bearer {JWT}", None]
 
 
 @pytest.mark.parametrize("model", ["flux", None])
 @BY_CLASS_AND_NAME
-def test_a_client_makes_pictures(websim, provider, model):
+def test_a_client_makes_pictures(websim_server, provider, model):
     response = Client(image_provider=provider).images.generate("a cat", model=model, response_format="url")
-    assert response.data[0].url.startswith(websim.url)
-    assert websim.requests[-1].json["prompt"] == "a cat"
+    assert response.data[0].url.startswith(websim_server.url)
+    assert websim_server.requests[-1].json["prompt"] == "a cat"
 
 
-async def test_an_async_client_makes_several_pictures_of_a_size(websim):
+async def test_an_async_client_makes_several_pictures_of_a_size(websim_server):
     images = AsyncClient(provider="Websim").images
     response = await images.generate("a cat", n=2, width=1920, height=1080, response_format="url")
     assert len(response.data) == 2
-    assert {request.json["aspect_ratio"] for request in websim.requests} == {"16:9"}
+    assert {request.json["aspect_ratio"] for request in websim_server.requests} == {"16:9"}
 
 
-def test_openais_size_sets_the_ratio(websim):
+def test_openais_size_sets_the_ratio(websim_server):
     Client(provider=Websim).images.generate("a cat", model="flux", size="1080x1920", response_format="url")
-    assert websim.requests[-1].json["aspect_ratio"] == "9:16"
+    assert websim_server.requests[-1].json["aspect_ratio"] == "9:16"
 
 
-def test_a_picture_comes_as_base64(websim):
+def test_a_picture_comes_as_base64(websim_server):
     response = Client(provider=Websim).images.generate("a cat", response_format="b64_json")
     assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
 
 
-def test_a_picture_is_downloaded_where_nothing_else_is_asked(websim, tmp_path):
-    websim.misbehave(Fault(body=json.dumps({"url": PNG_URI}).encode()))
+def test_a_picture_is_downloaded_where_nothing_else_is_asked(websim_server, tmp_path):
+    websim_server.inject(Fault(body=json.dumps({"url": PNG_URI}).encode()))
     response = Client(provider=Websim).images.generate("a cat")
     assert response.data[0].url.startswith("/media/")
     (file,) = (tmp_path / "generated_media").iterdir()
     assert file.read_bytes().startswith(PNG_MAGIC)
 
 
-def test_a_variation_sends_the_picture(websim):
+def test_a_variation_sends_the_picture(websim_server):
     images = Client(provider=Websim).images
     images.create_variation(image=PNG_URI, model="flux", response_format="url")
-    assert websim.requests[-1].json["image_inputs"] == [{"url": PNG_URI}]
+    assert websim_server.requests[-1].json["image_inputs"] == [{"url": PNG_URI}]
 
 
 class Other(Websim):
@@ -140,25 +140,25 @@ class Other(Websim):
 
 
 @pytest.mark.parametrize("kind", [IterListProvider, RetryProvider])
-def test_a_failing_websim_hands_over(websim, kind):
-    websim.misbehave(Fault(status=429), times=3)
+def test_a_failing_websim_hands_over(websim_server, kind):
+    websim_server.inject(Fault(status=429), times=3)
     assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)).startswith("the other")
-    assert len(websim.requests) == 3
+    assert len(websim_server.requests) == 3
 
 
-def test_a_websim_that_asks_for_too_long_a_wait_hands_over_at_once(websim):
-    websim.misbehave(Fault(status=429, headers={"Retry-After": "3600"}))
+def test_a_websim_that_asks_for_too_long_a_wait_hands_over_at_once(websim_server):
+    websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
     providers = IterListProvider([Websim, Other], False)
     assert text_of(Client(provider=providers).chat.completions.create(HELLO)).startswith("the other")
-    assert len(websim.requests) == 1
+    assert len(websim_server.requests) == 1
 
 
-def test_another_that_fails_hands_over_to_websim(websim, monkeypatch):
+def test_another_that_fails_hands_over_to_websim(websim_server, monkeypatch):
     monkeypatch.setattr(Other, "fails", True)
     assert text_of(Client(provider=IterListProvider([Other, Websim], False)).chat.completions.create(HELLO)) == ANSWER
 
 
-def test_an_error_reaches_the_callers_of_the_client(websim):
-    websim.misbehave(Fault(status=429), times=3)
+def test_an_error_reaches_the_callers_of_the_client(websim_server):
+    websim_server.inject(Fault(status=429), times=3)
     with pytest.raises(RateLimitError):
         Client(provider=Websim).chat.completions.create(HELLO)

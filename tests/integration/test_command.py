@@ -1,7 +1,9 @@
-"""The command g4f-websim as a user meets it: words in, text and an exit status out."""
+"""The command `g4f-websim` in processes of its own: g4f's commands, `emulator`, `check`, and the user's mistakes."""
 
 import base64
+import errno
 import importlib
+import json
 import os
 import re
 import shutil
@@ -9,38 +11,57 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
+from datetime import date
 from functools import cache
+from pathlib import Path
 
 import httpx
 import pytest
 
-from g4f_websim import __version__, cli
+from g4f_websim import __version__, cli, provider_list
 from g4f_websim.emulator import Fault
-from g4f_websim.provider import CHAT_PATH
+from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG_URI
 from tests.support.paths import ROOT
-from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, first_on_path, make_home, run, server, stop
+from tests.support.processes import (
+    ANSWER,
+    API,
+    MODULE,
+    PNG_MAGIC,
+    SCRIPT,
+    first_on_path,
+    make_home,
+    run,
+    run_on_terminal,
+    server,
+    stop,
+)
 
 PNG = base64.b64decode(PNG_URI.partition(",")[2])
 
-REFUSED_FOR_LONG = Fault(status=429, headers={"Retry-After": "3600"})
-REFUSED_FOR_A_MOMENT = Fault(status=429, headers={"Retry-After": "0.1"})
+LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
+SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.1"})
 
-# The command, but for the waits between tries.
-WITHOUT_WAITS = (
+# The command without the delays between attempts.
+WITHOUT_BACKOFF = (
     sys.executable,
     "-c",
     "import sys; from g4f_websim import Websim, cli; Websim.backoff = 0; sys.exit(cli.main())",
 )
-WITHOUT_INPUT = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
+WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
 
 TERMINAL_COLUMNS = 80
+COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
+
+NO_PROVIDER_LIST = "g4f's list of providers could not be downloaded from its site"
+# Other than `API` with g4f's own default for its other download.
+PLAIN_API = ("api", "--bind", "127.0.0.1:0", "--disable-colors")
 
 ISOLATED = 'ip link set lo up && exec "$@"'
 CHAT_WITH_SERVER = """
 import sys
 from pathlib import Path
-from tests.support.paths import ROOT
 from tests.support.processes import API, server
 with server("--offline", *API, home=Path(sys.argv[1])) as started:
     print(started.chat())
@@ -53,116 +74,443 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def taken_port():
+def used_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @pytest.fixture
 def closed_url():
-    with socket.socket() as taken_but_not_listening:
-        taken_but_not_listening.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken_but_not_listening.getsockname()[1]}"
+    with socket.socket() as bound_but_not_listening:
+        bound_but_not_listening.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound_but_not_listening.getsockname()[1]}"
 
 
-def is_short(text):
-    return 1 <= len(text.splitlines()) <= 2 and "Traceback" not in text
+def assert_fails_on_one_line(done, *expected, status=1):
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [text for text in expected if text not in done.stderr] == []
+
+
+def without_package(home, package):
+    """Return a PYTHONPATH on which the import of a package fails as if it were not installed."""
+    home.joinpath(f"{package}.py").write_text(f'raise ModuleNotFoundError("No module {package}", name="{package}")')
+    return first_on_path(home)
+
+
+# Commands
 
 
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
-def test_a_chat_is_answered(home, command):
+def test_client_prints_response(home, command):
     done = run("--offline", "client", "Hello", home=home, command=command)
     assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER + "\n", "")
 
 
-def test_what_is_said_offline_is_not_sent_along_later(home, websim):
+def test_client_keeps_offline_conversation_separate(home, websim_server):
     run("--offline", "client", "A secret", home=home)
-    run("client", "Hello", home=home, WEBSIM_URL=websim.url)
-    assert websim.requests[-1].json["messages"] == HELLO
+    run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert websim_server.requests[-1].json["messages"] == HELLO
 
 
-def test_a_picture_is_saved(home):
+def test_client_saves_image(home):
     done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
-def test_what_is_piped_in_is_asked(home):
-    assert run("--offline", "client", home=home, said="Hello, pipe").stdout.strip() == f"{ANSWER}, pipe"
+def test_client_saves_code(home, websim_server):
+    websim_server.reply("```python\nprint(1)\n```")
+    done = run("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.joinpath("program.py").read_text().strip() == "print(1)"
 
 
-def test_a_picture_is_shown(home, websim):
+def test_client_reads_stdin(home):
+    assert run("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{ANSWER}, pipe"
+
+
+def test_client_sends_image_file(home, websim_server):
     home.joinpath("dot.png").write_bytes(PNG)
-    done = run("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim.url)
+    done = run("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 0, done.stderr
-    content = websim.requests[-1].json["messages"][-1]["content"]
+    content = websim_server.requests[-1].json["messages"][-1]["content"]
     assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
 
 
-def test_instructions_are_the_systems_turn(home, websim):
-    run("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim.url)
-    assert websim.requests[-1].json["messages"][0] == {"role": "system", "content": "Be brief."}
+def test_client_sends_instructions_as_system_message(home, websim_server):
+    run("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert websim_server.requests[-1].json["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-def test_a_provider_that_the_user_names_goes_before_websim(home, websim):
-    done = run("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim.url)
-    assert (done.returncode, "Nobody" in done.stderr, list(websim.requests)) == (1, True, [])
+def test_client_uses_provider_of_user(home, websim_server):
+    done = run("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, "Nobody")
+    assert list(websim_server.requests) == []
 
 
-@pytest.mark.parametrize("command", [SCRIPT, WITHOUT_INPUT], ids=["empty", "closed"])
-def test_a_client_without_input_says_so(home, command):
+@pytest.mark.parametrize("command", [SCRIPT, WITHOUT_STDIN], ids=["empty", "closed"])
+def test_client_without_input_fails(home, command):
     done = run("--offline", "client", home=home, command=command)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
 
 
-def test_a_chat_needs_no_standard_input(home):
-    done = run("--offline", "client", "Hello", home=home, command=WITHOUT_INPUT)
+def test_client_needs_no_stdin(home):
+    done = run("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
     assert done.stdout.strip() == ANSWER
 
 
-def test_a_rate_limit_is_told_in_short(home, websim):
-    websim.misbehave(REFUSED_FOR_LONG)
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim.url)
+def test_gui_prints_url_and_listens_on_loopback(home):
+    with server("--offline", "gui", "--port", "0", home=home) as gui:
+        assert "Open the URL below and choose the provider Websim." in gui.output
+        assert "all addresses" not in gui.output
+        assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
+
+
+def test_gui_listens_on_host_of_user(home):
+    with server("--offline", "gui", "--port", "0", "--host", "0.0.0.0", home=home) as gui:
+        assert "all addresses" in gui.output
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080/chat/"),
+        ("0.0.0.0", "http://127.0.0.1:8080/chat/"),
+        ("::1", "http://[::1]:8080/chat/"),
+        ("example.com", "http://example.com:8080/chat/"),
+    ],
+)
+def test_gui_prints_url_of_its_host(host, url):
+    assert cli._gui_instruction(host, 8080) == f"Open {url} and choose the provider Websim."
+
+
+def test_emulator_runs_until_ctrl_c(home):
+    with server("emulator", home=home) as emulator:
+        answer = httpx.post(emulator.url + CHAT_PATH, json={"project_id": "a", "messages": HELLO}).json()
+        url = emulator.url
+        stop(emulator.process, signal.SIGINT)
+    assert answer["content"] == ANSWER
+    assert emulator.process.returncode == 128 + signal.SIGINT
+    assert emulator.output == (
+        f"The offline Websim listens on {url}; Ctrl-C stops it.\nTo use it from another program, set WEBSIM_URL={url}\n"
+    )
+
+
+def test_other_g4f_command_runs(home):
+    done = run("version", home=home)
+    assert (done.returncode, done.stdout[:4]) == (0, "g4f ")
+
+
+def test_module_import_runs_nothing(capsys):
+    importlib.import_module("g4f_websim.__main__")
+    assert capsys.readouterr() == ("", "")
+
+
+# Help and version
+
+
+@pytest.mark.parametrize("words", [("--version",), ("-V",), ("client", "--version"), ("check", "--version")])
+def test_prints_version(words, capsys):
+    with suppress(SystemExit):
+        cli.main(words)
+    assert capsys.readouterr().out == f"g4f-websim {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [(), ("help",), ("--help",), ("-h",), ("--offline",)])
+def test_prints_help(words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(TERMINAL_COLUMNS))
+    with suppress(SystemExit):
+        cli.main(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: g4f-websim")
+    assert [line for line in lines if len(line) > TERMINAL_COLUMNS] == []
+    examples = "\n".join(lines)
+    assert [command for command in COMMANDS if f"g4f-websim {command}" not in examples] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (SCRIPT, ("api", "-h")),
+        (MODULE, ("api", "-h")),
+        (SCRIPT, ("gui", "--help")),
+        (SCRIPT, ("client", "-h")),
+        (SCRIPT, ("image", "-h")),
+        (SCRIPT, ("emulator", "-h")),
+    ],
+    ids=["api", "module-api", "gui", "client", "image", "emulator"],
+)
+def test_prints_help_of_command(home, command, words):
+    done = run("--offline", *words, home=home, command=command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: g4f-websim {words[0]} [-h]")
+
+
+# Mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("chekc", "unknown command: chekc; did you mean check?"),
+        ("Client", "unknown command: Client; did you mean client?"),
+        ("8080", "unknown command: 8080"),
+        (
+            "What is the capital?",
+            "unknown command: What is the capital?; for a chat, use: g4f-websim client 'What is the capital?'",
+        ),
+    ],
+)
+def test_unknown_command_fails_with_suggestion(word, message, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.main([word])
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == f"g4f-websim: {message}"
+    assert [command for command in COMMANDS if f"g4f-websim {command}" not in "\n".join(rest)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_offline_after_command_fails(command, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.main([command, "--offline", "two words"])
+    expected = f"g4f-websim: --offline comes before the command: g4f-websim --offline {command} 'two words'\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("-m", "fluxx", "a cat", "-O", "x.png"), "fluxx is not an image model"),
+        (("-m", "gemini-1.5-pro", "a cat", "-O", "x.JPG"), "gemini-1.5-pro is not an image model"),
+        (("a cat", "-O", "x.webp"), "no image model was named"),
+    ],
+)
+def test_image_file_without_image_model_fails_before_request(home, words, reason, websim_server):
+    done = run("client", *words, home=home, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, f"-O {words[-1]} is an image, but {reason}; use -m flux")
+    assert list(websim_server.requests) == []
+
+
+def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
+    websim_server.inject(Fault(body=json.dumps({"url": f"{closed_url}/cat.png"}).encode()))
+    home.joinpath("cat.png").write_bytes(PNG)
+    done = run("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 1
-    assert is_short(done.stderr)
-    assert "429" in done.stderr
+    assert done.stderr.splitlines()[-1] == "g4f-websim: nothing was saved in cat.png"
+    assert "Error fetching media" in done.stderr
 
 
-def test_a_refused_connection_is_told_in_short(home, closed_url):
-    done = run("client", "Hello", home=home, command=WITHOUT_WAITS, WEBSIM_URL=closed_url)
-    assert done.returncode == 1
-    assert is_short(done.stderr)
-    assert "no connection" in done.stderr
+@pytest.mark.parametrize("words", [("nofile.png", "What is this?"), ("dot.png", "nofile.txt", "Compare.")])
+def test_missing_file_fails_before_request(home, words, websim_server):
+    home.joinpath("dot.png").write_bytes(PNG)
+    done = run("client", *words, home=home, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, "there is no file nofile.")
+    assert list(websim_server.requests) == []
 
 
-def test_a_wrong_address_is_told_in_short(home):
-    done = run("client", "Hello", home=home, WEBSIM_URL="websim.com")
-    assert done.returncode == 1
-    assert is_short(done.stderr)
-    assert "WEBSIM_URL" in done.stderr
+@pytest.mark.parametrize("words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",)])
+def test_text_is_not_mistaken_for_file(home, words):
+    assert run("--offline", "client", *words, home=home).returncode == 0
 
 
-def test_debug_shows_where_an_error_comes_from(home, websim):
-    websim.misbehave(REFUSED_FOR_LONG)
-    assert "Traceback" in run("client", "--debug", "Hello", home=home, WEBSIM_URL=websim.url).stderr
+def test_web_page_without_markitdown_names_package(home, closed_url):
+    done = run("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
+    assert_fails_on_one_line(done, 'g4f needs markitdown to read web pages; run: pip install "g4f[files]"')
 
 
-def test_a_wait_is_told_at_a_terminal(home, websim):
-    websim.misbehave(REFUSED_FOR_A_MOMENT)
-    screen, terminal = os.openpty()
-    done = run("client", "Hello", home=home, stderr=terminal, WEBSIM_URL=websim.url)
-    os.set_blocking(screen, False)
-    shown = os.read(screen, 10_000).decode()
-    os.close(screen)
-    os.close(terminal)
-    assert "waiting 0.1 s before try 2 of 3" in shown
+@pytest.mark.parametrize("bind", ["127.0.0.1:abc", "8080", ":8080", "127.0.0.1:65536", "[::1]:8080"])
+def test_malformed_bind_fails(home, bind):
+    done = run("api", "--bind", bind, home=home)
+    assert_fails_on_one_line(done, f"--bind HOST:PORT, as in 127.0.0.1:8080, not {bind}", status=2)
+
+
+def test_malformed_port_fails(home):
+    done = run("api", "--port", "abc", home=home)
+    assert_fails_on_one_line(done, "--port PORT, as in 8080, not abc", status=2)
+
+
+def test_used_port_of_emulator_fails(home, used_port):
+    assert_fails_on_one_line(run("emulator", "--port", str(used_port), home=home), "address already in use")
+
+
+@pytest.mark.parametrize("port", ["65536", "-1"])
+def test_malformed_port_of_emulator_fails(port, capsys):
+    assert cli.main(["emulator", "--port", port]) == 1
+    assert capsys.readouterr().err == "g4f-websim: bind(): port must be 0-65535.; choose another --port\n"
+
+
+def test_used_port_of_server_fails(home, used_port):
+    done = run("--offline", *API, "--bind", f"127.0.0.1:{used_port}", home=home)
+    assert done.returncode != 0
+    assert os.strerror(errno.EADDRINUSE).lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
+def test_missing_package_is_named(home, command, package):
+    done = run("--offline", command, home=home, PYTHONPATH=without_package(home, package))
+    assert_fails_on_one_line(done)
+    assert re.search(r"pip install .*g4f\[.*gui", done.stderr)
+
+
+# Errors and log messages
+
+
+def test_rate_limit_fails_on_one_line(home, websim_server):
+    websim_server.inject(LONG_RATE_LIMIT)
+    assert_fails_on_one_line(run("client", "Hello", home=home, WEBSIM_URL=websim_server.url), "429")
+
+
+def test_connection_failure_fails_on_one_line(home, closed_url):
+    done = run("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
+    assert_fails_on_one_line(done, "no connection")
+
+
+def test_malformed_url_fails_on_one_line(home):
+    assert_fails_on_one_line(run("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
+
+
+def test_debug_prints_traceback(home, websim_server):
+    websim_server.inject(LONG_RATE_LIMIT)
+    assert "Traceback" in run("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
+
+
+def test_terminal_shows_retry(home, websim_server):
+    websim_server.inject(SHORT_RATE_LIMIT)
+    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert re.search(r"g4f-websim: .*429", done.stderr)
     assert done.stdout.strip() == ANSWER
 
 
-def test_a_wait_is_not_told_elsewhere(home, websim):
-    websim.misbehave(REFUSED_FOR_A_MOMENT)
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim.url)
+def test_terminal_shows_retry_once_with_debug(home, websim_server):
+    websim_server.inject(SHORT_RATE_LIMIT)
+    done = run_on_terminal("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert "g4f-websim: " not in done.stderr
+
+
+def test_file_shows_no_retry(home, websim_server):
+    websim_server.inject(SHORT_RATE_LIMIT)
+    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert (done.stdout.strip(), done.stderr) == (ANSWER, "")
+
+
+@pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("-h",)])
+def test_closed_pipe_prints_nothing(home, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(*words, home=home, stdout=writer)
+    os.close(writer)
+    assert (done.returncode in (0, 1), done.stderr) == (True, "")
+
+
+# Without g4f's site
+
+
+def test_server_starts_without_provider_list(home, websim_server):
+    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(home / "empty")) as api:
+        assert api.chat() == ANSWER
+        assert api.output.count(NO_PROVIDER_LIST) == 1
+        assert "Auto-download" not in api.output
+    assert list(home.rglob("providers.json")) == list(home.joinpath("cache").rglob("providers.json"))
+    assert list(home.joinpath("tmp").iterdir()) == []
+
+
+def test_workers_start_without_provider_list(home, websim_server):
+    variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(home / "empty")}
+    with server(*PLAIN_API, "--workers", "2", home=home, **variables) as api:
+        api.wait_for_output("Application startup complete", times=2)
+        assert api.chat() == ANSWER
+
+
+def test_sigterm_deletes_temporary_provider_list(home):
+    with server("gui", "--port", "0", home=home, G4F_CACHE_DIR=str(home / "empty")) as gui:
+        assert "may not load" in gui.output
+        assert list(home.joinpath("tmp").iterdir())
+        stop(gui.process, signal.SIGTERM)
+    assert gui.process.returncode == 128 + signal.SIGTERM
+    assert list(home.joinpath("tmp").iterdir()) == []
+
+
+def test_gui_help_needs_no_provider_list(home):
+    done = run("gui", "--help", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    assert (done.returncode, done.stdout[:21]) == (0, "usage: g4f-websim gui")
+    assert_fails_on_one_line(done, NO_PROVIDER_LIST, status=0)
+
+
+def test_unknown_provider_fails_without_provider_list(home):
+    done = run("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
+    assert NO_PROVIDER_LIST in done.stderr
+    assert "Typo" in done.stderr
+
+
+def test_client_downloads_no_provider_list(home):
+    done = run("--offline", "client", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    assert done.stderr == ""
+
+
+def cache_dir():
+    return Path(os.environ["G4F_CACHE_DIR"])
+
+
+def provider_list_file(folder):
+    return folder / ".models" / str(date.today()) / "providers.json"
+
+
+class Site:
+    """A response of g4f's site to `requests.get`."""
+
+    def __init__(self, content):
+        self.content = content
+        self.raise_for_status = lambda: None
+        self.json = lambda: json.loads(content)
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("G4F_CACHE_DIR", str(tmp_path / "empty"))
+    return tmp_path / "empty"
+
+
+def test_provider_list_is_downloaded_once_a_day(monkeypatch, empty_cache, capsys):
+    lists = [b'{"providers": {}}']
+    monkeypatch.setattr("requests.get", lambda url, timeout: Site(lists.pop()))
+    for _ in range(2):
+        with provider_list.provider_list() as is_g4fs_own:
+            assert is_g4fs_own
+    assert provider_list_file(empty_cache).read_bytes() == b'{"providers": {}}'
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"{}", b"[]", b"0"])
+def test_provider_list_of_login_page_is_not_kept(monkeypatch, empty_cache, content, capsys):
+    monkeypatch.setattr("requests.get", lambda url, timeout: Site(content))
+    with provider_list.provider_list() as is_g4fs_own:
+        assert not is_g4fs_own
+        assert "providers" in json.loads(provider_list_file(cache_dir()).read_text())
+    assert cache_dir() == empty_cache
+    assert not provider_list_file(empty_cache).exists()
+    assert NO_PROVIDER_LIST in capsys.readouterr().err
+
+
+def test_provider_list_sets_no_variable_permanently(monkeypatch, tmp_path):
+    monkeypatch.delenv("G4F_CACHE_DIR")
+    monkeypatch.setattr("g4f.config.get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("requests.get", lambda url, timeout: Site(b""))
+    with provider_list.provider_list():
+        assert "G4F_CACHE_DIR" in os.environ
+    assert "G4F_CACHE_DIR" not in os.environ
+
+
+def test_provider_list_gives_up_on_silent_site(monkeypatch, empty_cache, used_port):
+    monkeypatch.setattr(provider_list, "DOWNLOAD_SECONDS", 0.1)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{used_port}")
+    with provider_list.provider_list() as is_g4fs_own:
+        assert not is_g4fs_own
+
+
+# The command `check`
 
 
 def test_check_reports_that_both_endpoints_answer(home):
@@ -173,123 +521,46 @@ def test_check_reports_that_both_endpoints_answer(home):
     assert "run_image_generation  200" in image
 
 
-def test_check_reports_that_nobody_is_there(home, closed_url):
+def test_check_reports_connection_failure(home, closed_url):
     done = run("check", home=home, WEBSIM_URL=closed_url)
     assert (done.returncode, done.stderr) == (1, "")
     assert [line.count("no connection") for line in done.stdout.splitlines()] == [1, 1]
 
 
-def test_check_asks_nothing_when_it_is_misspelt(home, websim):
-    done = run("check", "chat", home=home, WEBSIM_URL=websim.url)
-    assert (done.returncode, list(websim.requests)) == (2, [])
+def test_check_with_unknown_word_sends_nothing(home, websim_server):
+    done = run("check", "chat", home=home, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, list(websim_server.requests)) == (2, [])
     assert "unrecognized arguments: chat" in done.stderr
 
 
-def test_check_reports_one_that_refuses(home, websim):
-    websim.misbehave(REFUSED_FOR_LONG)
-    done = run("check", home=home, WEBSIM_URL=websim.url)
+def test_check_reports_rate_limit(home, websim_server):
+    websim_server.inject(LONG_RATE_LIMIT)
+    done = run("check", home=home, WEBSIM_URL=websim_server.url)
     chat, image = done.stdout.splitlines()
     assert done.returncode == 1
     assert "429" in chat
     assert "200" in image
 
 
-def test_the_emulator_answers_until_ctrl_c_and_says_no_more(home):
-    with server("emulator", home=home) as emulator:
-        answer = httpx.post(emulator.url + CHAT_PATH, json={"project_id": "a", "messages": HELLO}).json()
-        url = emulator.url
-        stop(emulator.process, signal.SIGINT)
-    assert answer["content"] == ANSWER
-    assert emulator.process.returncode == 128 + signal.SIGINT
-    assert emulator.output == (
-        f"The offline Websim listens on {url}; Ctrl-C stops it.\nTo aim at it: WEBSIM_URL={url}\n"
-    )
-
-
-def test_the_emulator_says_that_a_port_is_taken(home, taken_port):
-    done = run("emulator", "--port", str(taken_port), home=home)
-    assert done.returncode == 1
-    assert is_short(done.stderr)
-    assert "address already in use" in done.stderr
-
-
-@pytest.mark.parametrize("port", ["65536", "-1"])
-def test_the_emulator_refuses_what_is_no_port(port, capsys):
-    assert cli.main(["emulator", "--port", port]) == 1
-    assert capsys.readouterr().err == "g4f-websim: bind(): port must be 0-65535.; name another --port\n"
-
-
-def test_the_server_says_that_a_port_is_taken(home, taken_port):
-    done = run("--offline", *API, "--bind", f"127.0.0.1:{taken_port}", home=home)
-    assert done.returncode != 0
-    assert "address already in use" in done.stderr.lower()
-    assert "Traceback" not in done.stderr
-
-
-def test_the_module_runs_nothing_when_it_is_imported(capsys):
-    importlib.import_module("g4f_websim.__main__")
-    assert capsys.readouterr() == ("", "")
-
-
-def test_the_version_is_told(home):
-    assert run("--version", home=home).stdout == f"g4f-websim {__version__}\n"
-
-
-def test_the_help_fits_a_terminal(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", str(TERMINAL_COLUMNS))
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if len(line) > TERMINAL_COLUMNS] == []
-    assert lines[0].startswith("usage: g4f-websim")
-
-
-@pytest.mark.parametrize(
-    "command, words",
-    [(SCRIPT, ("api", "-h")), (MODULE, ("api", "-h")), (SCRIPT, ("gui", "--help")), (SCRIPT, ("client", "-h"))],
-    ids=["api", "module-api", "gui", "client"],
-)
-def test_the_help_of_a_command_names_it(home, command, words):
-    done = run("--offline", *words, home=home, command=command)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: g4f-websim {words[0]} [-h]")
-
-
-def test_no_command_is_told_with_the_usage(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        cli.main([])
-    told = capsys.readouterr().err
-    assert told.startswith("usage: g4f-websim")
-    assert "COMMAND" in told.splitlines()[-1]
-
-
-@pytest.mark.parametrize("command, package", [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
-def test_what_a_missing_package_is_in_is_told(home, command, package):
-    home.joinpath(f"{package}.py").write_text(
-        f'raise ModuleNotFoundError("No module named {package}", name="{package}")'
-    )
-    done = run("--offline", command, home=home, PYTHONPATH=first_on_path(home))
-    assert done.returncode == 1
-    assert is_short(done.stderr)
-    assert re.search(r"pip install .*g4f\[.*gui", done.stderr)
+# Without any network
 
 
 @cache
-def network_of_its_own():
-    """Return the words before a command that take it off every network but a loopback of its own, if there are any."""
+def isolate_network():
+    """Return the words that start a command without any network but a loopback interface of its own."""
     for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
         isolated = (*words, "sh", "-c", ISOLATED, "sh")
         if shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0:
             return isolated
-    return pytest.skip("this machine gives a process no network of its own (unshare --net)")
+    return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
 
 
-def test_offline_a_chat_needs_no_network(home):
-    done = run("--offline", "client", "Hello", home=home, command=(*network_of_its_own(), *SCRIPT))
+def test_offline_client_needs_no_network(home):
+    done = run("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
     assert (done.stdout, done.stderr) == (ANSWER + "\n", "")
 
 
-def test_offline_a_server_needs_no_network(home):
-    program = (*network_of_its_own(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
+def test_offline_server_needs_no_network(home):
+    program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
     done = run(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
     assert (done.stdout, done.stderr) == (ANSWER + "\n", "")

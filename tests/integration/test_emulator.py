@@ -1,36 +1,55 @@
-"""The embedded Websim: what it answers, what it refuses, and how it misbehaves when told to."""
+"""The emulator over HTTP: responses, validation, recorded requests, replies and faults, rate limits."""
 
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
-from g4f_websim.emulator import MAX_PICTURE_SIDE, Emulator, Fault
+from g4f_websim.emulator import Emulator, Fault, RateLimit
+from g4f_websim.emulator.limit import IN_FLIGHT_DELAY, Limiter
+from g4f_websim.emulator.server import MAX_SIDE
+from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 
 CHAT = {"project_id": "a", "messages": [{"role": "user", "content": "Hello"}]}
 IMAGE = {"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}
-PART = {"type": "text", "text": "Hello"}
-PICTURE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
-SAID = "This is the offline Websim; no model was asked. You said: "
+TEXT_PART = {"type": "text", "text": "Hello"}
+IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
+ANSWER = "This is the offline Websim; no model was asked. You said: "
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+DELAY = 0.05
+MINUTE = 60
 
 
 @pytest.fixture(scope="module")
-def emulator():
+def shared_emulator():
     with Emulator() as emulator:
         yield emulator
 
 
-def chat(emulator, body):
-    return requests.post(f"{emulator.url}/api/v1/inference/run_chat_completion", json=body, timeout=10)
+@pytest.fixture
+def emulator(shared_emulator):
+    shared_emulator.reset()
+    return shared_emulator
 
 
-def image(emulator, body):
-    return requests.post(f"{emulator.url}/api/v1/inference/run_image_generation", json=body, timeout=10)
+def chat(emulator, body=CHAT):
+    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=10)
+
+
+def image(emulator, body=IMAGE):
+    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=10)
+
+
+def statuses(emulator, count):
+    return [chat(emulator).status_code for _ in range(count)]
 
 
 def size_of_png(data: bytes) -> tuple[int, int]:
-    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert data.startswith(PNG_MAGIC)
     width, height = struct.unpack(">II", data[16:24])
     start = data.index(b"IDAT")
     (length,) = struct.unpack(">I", data[start - 4 : start])
@@ -38,27 +57,23 @@ def size_of_png(data: bytes) -> tuple[int, int]:
     return width, height
 
 
+# Usual responses
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
         ([{"role": "user", "content": "Hello"}], "Hello"),
         ([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}], "Hello"),
-        (
-            [{"role": "user", "content": [PART, {"type": "image_url", "image_url": {"url": "data:"}}]}],
-            "Hello [a picture]",
-        ),
+        ([{"role": "user", "content": [TEXT_PART, IMAGE_PART]}], "Hello [an image]"),
         ([{"role": "system", "content": "Be brief."}], ""),
     ],
 )
-def test_a_chat_says_that_it_is_offline_and_repeats_the_last_user_text(emulator, messages, said):
-    answer = chat(emulator, {**CHAT, "messages": messages}).json()
-    assert answer == {
-        "role": "assistant",
-        "content": f"This is the offline Websim; no model was asked. You said: {said}",
-    }
+def test_chat_repeats_last_user_text(emulator, messages, said):
+    assert chat(emulator, {**CHAT, "messages": messages}).json() == {"role": "assistant", "content": ANSWER + said}
 
 
-def test_a_json_chat_is_answered_in_json(emulator):
+def test_json_chat_answers_in_json(emulator):
     assert chat(emulator, {**CHAT, "json": True}).json()["content"] == '{"offline": true, "you_said": "Hello"}'
 
 
@@ -70,140 +85,314 @@ def test_a_json_chat_is_answered_in_json(emulator):
         ({"aspect_ratio": "9:21"}, (219, 512)),
         ({"aspect_ratio": "16:9", "width": 160, "height": 90}, (160, 90)),
         ({"aspect_ratio": "99999:1"}, (512, 1)),
-        ({"width": 2 * MAX_PICTURE_SIDE, "height": MAX_PICTURE_SIDE}, (MAX_PICTURE_SIDE, MAX_PICTURE_SIDE // 2)),
+        ({"width": 2 * MAX_SIDE, "height": MAX_SIDE}, (MAX_SIDE, MAX_SIDE // 2)),
+        ({"width": 10**400, "height": 10**400}, (MAX_SIDE, MAX_SIDE)),
         ({"width": 640, "seed": 7, "transparent": True, "image_inputs": [{"url": "data:"}]}, (512, 512)),
     ],
 )
-def test_a_picture_is_a_real_png_of_the_size_asked_for(emulator, options, size):
-    url = image(emulator, {**IMAGE, **options}).json()["url"]
-    response = requests.get(url, timeout=10)
+def test_draws_png_of_requested_size(emulator, options, size):
+    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=10)
     assert response.headers["Content-Type"] == "image/png"
     assert size_of_png(response.content) == size
 
 
-def test_the_same_words_make_the_same_picture(emulator):
-    first, again, other = (image(emulator, {**IMAGE, "prompt": prompt}).json() for prompt in ("a", "a", "b"))
-    assert first == again != other
-
-
-def message(**fields):
-    return {**CHAT, "messages": [{"role": "user", "content": "Hello", **fields}]}
-
-
-MALFORMED_CHATS = [
-    None,
-    [],
-    {},
-    {**CHAT, "model": "gemini"},
-    {**CHAT, "project_id": "a/b"},
-    {**CHAT, "project_id": 7},
-    {**CHAT, "json": False},
-    {**CHAT, "messages": []},
-    {**CHAT, "messages": "Hello"},
-    {**CHAT, "messages": ["Hello"]},
-    message(role="tool"),
-    message(name="Ann"),
-    message(content=None),
-    message(content=[]),
-    message(content=["Hello"]),
-    message(content=[{**PART, "more": 1}]),
-    message(content=[{"type": "text", "text": 7}]),
-    message(content=[{"type": "image_url", "image_url": "data:"}]),
-    message(content=[{"type": "image_url", "image_url": {"url": "data:", "detail": "high"}}]),
-]
-
-MALFORMED_IMAGES = [
-    None,
-    {},
-    {**IMAGE, "n": 2},
-    {**IMAGE, "project_id": ""},
-    {**IMAGE, "prompt": " "},
-    {**IMAGE, "prompt": 7},
-    {**IMAGE, "aspect_ratio": "wide"},
-    {**IMAGE, "aspect_ratio": 1},
-    {**IMAGE, "width": 0},
-    {**IMAGE, "height": "640"},
-    {**IMAGE, "seed": 0.5},
-    {**IMAGE, "transparent": 1},
-    {**IMAGE, "image_inputs": ["data:"]},
-]
-
-
-@pytest.mark.parametrize("body", MALFORMED_CHATS)
-def test_a_malformed_chat_is_refused_with_a_reason(emulator, body):
-    response = chat(emulator, body)
-    assert response.status_code == 400
-    assert response.json()["error"].startswith("offline Websim: ")
-
-
-@pytest.mark.parametrize("body", MALFORMED_IMAGES)
-def test_a_malformed_picture_is_refused_with_a_reason(emulator, body):
-    response = image(emulator, body)
-    assert response.status_code == 400
-    assert response.json()["error"].startswith("offline Websim: ")
-
-
-@pytest.mark.parametrize("text", ["", "no JSON", "[" * 200_000])
-def test_a_body_that_is_no_json_is_refused(emulator, text):
-    url = f"{emulator.url}/api/v1/inference/run_chat_completion"
-    assert requests.post(url, data=text, timeout=10).status_code == 400
+def test_image_depends_on_prompt_only(emulator):
+    first, second, other = (image(emulator, {**IMAGE, "prompt": prompt}).json() for prompt in ("a", "a", "b"))
+    assert first == second != other
 
 
 @pytest.mark.parametrize(
-    "path", ["/offline/0x1/aabbccddeeff.png", "/offline/9999x1/aabbccddeeff.png", "/offline/1x1/a.png"]
+    "path",
+    [
+        "/offline/0x1/aabbccddeeff.png",
+        "/offline/9999x1/aabbccddeeff.png",
+        "/offline/1x1/a.png",
+        f"/offline/{'a' * 64}.png",
+    ],
 )
-def test_a_picture_that_was_never_promised_is_not_found(emulator, path):
+def test_unknown_image_is_not_found(emulator, path):
     assert requests.get(emulator.url + path, timeout=10).status_code == 404
 
 
-def test_the_home_page_answers(emulator):
+def test_home_page_names_offline_websim(emulator):
     assert "offline Websim" in requests.get(emulator.url, timeout=10).text
 
 
-def test_a_fault_spoils_as_many_answers_as_it_is_told(emulator):
-    emulator.misbehave(Fault(status=503, headers={"Retry-After": "7"}), times=2)
-    responses = [chat(emulator, CHAT) for _ in range(3)]
-    assert [response.status_code for response in responses] == [503, 503, 200]
-    assert responses[0].headers["Retry-After"] == "7"
-    assert "told to misbehave" in responses[0].text
+# Validation
 
 
-def test_a_fault_may_break_the_connection(emulator):
-    emulator.misbehave(Fault(broken=True))
-    with pytest.raises(requests.ConnectionError):
-        chat(emulator, CHAT)
+def chat_with(**fields):
+    return {**CHAT, "messages": [{"role": "user", "content": "Hello", **fields}]}
 
 
-def test_a_fault_may_bring_a_body_of_its_own_and_take_its_time(emulator):
-    emulator.misbehave(Fault(body=b"any bytes", delay=0.05))
-    response = chat(emulator, CHAT)
-    assert response.content == b"any bytes"
-    assert response.elapsed.total_seconds() >= 0.05
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (None, "the body"),
+        ([], "the body"),
+        ({}, "the body"),
+        ({**CHAT, "model": "gemini"}, "the body"),
+        ({**CHAT, "project_id": "a/b"}, "project_id"),
+        ({**CHAT, "project_id": 7}, "project_id"),
+        ({**CHAT, "json": False}, "json"),
+        ({**CHAT, "messages": []}, "messages"),
+        ({**CHAT, "messages": "Hello"}, "messages"),
+        ({**CHAT, "messages": ["Hello"]}, "messages[0]"),
+        ({**CHAT, "messages": [*CHAT["messages"], {"role": "user"}]}, "messages[1]"),
+        (chat_with(role="tool"), "messages[0].role"),
+        (chat_with(role=["user"]), "messages[0].role"),
+        (chat_with(name="Ann"), "messages[0]"),
+        (chat_with(content=None), "messages[0].content"),
+        (chat_with(content=[]), "messages[0].content"),
+        (chat_with(content=["Hello"]), "messages[0].content[0]"),
+        (chat_with(content=[TEXT_PART, {"type": "video"}]), "messages[0].content[1]"),
+        (chat_with(content=[{**TEXT_PART, "more": 1}]), "messages[0].content[0]"),
+        (chat_with(content=[{"type": "text", "text": 7}]), "messages[0].content[0].text"),
+        (chat_with(content=[{"type": "image_url"}]), "messages[0].content[0]"),
+        (chat_with(content=[{"type": "image_url", "image_url": "data:"}]), "messages[0].content[0].image_url"),
+        (
+            chat_with(content=[{"type": "image_url", "image_url": {"url": "data:", "detail": "high"}}]),
+            "messages[0].content[0].image_url",
+        ),
+    ],
+)
+def test_rejects_malformed_chat(emulator, body, field):
+    response = chat(emulator, body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(f"offline Websim: {field} must be ")
 
 
-def test_what_was_sent_can_be_looked_at_and_forgotten(emulator):
-    emulator.reset()
-    chat(emulator, CHAT)
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (None, "the body"),
+        ({}, "the body"),
+        ({**IMAGE, "n": 2}, "the body"),
+        ({**IMAGE, "project_id": ""}, "project_id"),
+        ({**IMAGE, "prompt": " "}, "prompt"),
+        ({**IMAGE, "prompt": 7}, "prompt"),
+        ({**IMAGE, "aspect_ratio": "wide"}, "aspect_ratio"),
+        ({**IMAGE, "aspect_ratio": 1}, "aspect_ratio"),
+        ({**IMAGE, "width": 0}, "width"),
+        ({**IMAGE, "width": True}, "width"),
+        ({**IMAGE, "height": "640"}, "height"),
+        ({**IMAGE, "seed": 0.5}, "seed"),
+        ({**IMAGE, "transparent": 1}, "transparent"),
+        ({**IMAGE, "image_inputs": ["data:"]}, "image_inputs"),
+    ],
+)
+def test_rejects_malformed_image_request(emulator, body, field):
+    response = image(emulator, body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(f"offline Websim: {field} must be ")
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "[" * 200_000])
+def test_rejects_body_that_is_not_json(emulator, text):
+    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=10)
+    assert (response.status_code, response.json()) == (400, {"error": "offline Websim: the body must be JSON"})
+
+
+# Recorded requests
+
+
+def test_records_requests(emulator):
+    chat(emulator)
     (request,) = emulator.requests
-    assert request.path == "/api/v1/inference/run_chat_completion"
+    assert request.path == CHAT_PATH
     assert request.json == CHAT
-    assert request.header("content-type") == "application/json"
+    assert request.header("content-type") == request.header("Content-Type") == "application/json"
     assert request.header("x-none") is None
-    emulator.reset()
-    assert not emulator.requests
+    assert dict(request.headers)["Content-Length"] == str(len(request.body))
 
 
-def test_of_large_requests_the_newest_are_kept(emulator, monkeypatch):
-    monkeypatch.setattr("g4f_websim.emulator.KEPT_BYTES", 300)
-    emulator.reset()
-    for said in ("first", "second" * 30):
-        chat(emulator, CHAT | {"messages": [{"role": "user", "content": said}]})
+def test_keeps_newest_requests_if_they_are_large(emulator, monkeypatch):
+    monkeypatch.setattr("g4f_websim.emulator.server.KEPT_BYTES", 300)
+    for text in ("first", "second" * 30):
+        chat(emulator, {**CHAT, "messages": [{"role": "user", "content": text}]})
     (kept,) = emulator.requests
     assert kept.json["messages"][0]["content"] == "second" * 30
 
 
-def test_a_port_can_be_named_and_one_that_is_taken_is_an_error(unused_tcp_port):
-    with Emulator(unused_tcp_port) as named:
-        assert named.url == f"http://127.0.0.1:{unused_tcp_port}"
-        with pytest.raises(OSError, match="address already in use"), Emulator(unused_tcp_port):
-            pass
+# Replies and faults
+
+
+def test_replies_with_text(emulator):
+    emulator.reply("42")
+    assert chat(emulator).json() == {"role": "assistant", "content": "42"}
+    assert chat(emulator).json()["content"] == ANSWER + "Hello"
+
+
+def test_replies_with_image(emulator):
+    emulator.reply_image(b"a PNG file")
+    response = requests.get(image(emulator).json()["url"], timeout=10)
+    assert (response.content, response.headers["Content-Type"]) == (b"a PNG file", "image/png")
+
+
+def test_uses_replies_and_faults_in_order_of_calls(emulator):
+    emulator.reply("first")
+    emulator.inject(Fault(status=503), times=2)
+    emulator.reply_image(b"a PNG file")
+    emulator.reply("last")
+    responses = [chat(emulator), chat(emulator), chat(emulator), image(emulator), chat(emulator), chat(emulator)]
+    assert [response.status_code for response in responses] == [200, 503, 503, 200, 200, 200]
+    assert responses[0].json()["content"] == "first"
+    assert responses[3].json()["url"].startswith(f"{emulator.url}/offline/")
+    assert responses[4].json()["content"] == "last"
+    assert responses[5].json()["content"] == ANSWER + "Hello"
+
+
+def test_fault_has_status_and_headers(emulator):
+    emulator.inject(Fault(status=503, headers={"Retry-After": "7"}))
+    response = chat(emulator)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
+    assert response.json() == {"error": "offline Websim: injected fault"}
+
+
+def test_fault_has_body_and_delay(emulator):
+    emulator.inject(Fault(body=b"any bytes", delay=DELAY))
+    response = chat(emulator)
+    assert response.content == b"any bytes"
+    assert response.elapsed.total_seconds() >= DELAY
+
+
+def test_fault_disconnects(emulator):
+    emulator.inject(Fault(disconnect=True))
+    with pytest.raises(requests.ConnectionError):
+        chat(emulator)
+
+
+def test_reset_forgets_requests_replies_and_images(emulator):
+    emulator.reply_image(b"a PNG file")
+    url = image(emulator).json()["url"]
+    emulator.reply("42")
+    emulator.reset()
+    assert not emulator.requests
+    assert chat(emulator).json()["content"] == ANSWER + "Hello"
+    assert requests.get(url, timeout=10).status_code == 404
+
+
+# Starting and stopping
+
+
+def test_listens_on_given_port(unused_tcp_port):
+    with Emulator(unused_tcp_port) as emulator:
+        assert emulator.url == f"http://127.0.0.1:{unused_tcp_port}"
+
+
+def test_port_in_use_is_an_error(emulator):
+    port = int(emulator.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="address already in use"), Emulator(port):
+        pass
+
+
+def test_delays_usual_responses_and_replies():
+    with Emulator(delay=DELAY) as emulator:
+        emulator.reply("42")
+        assert chat(emulator).elapsed.total_seconds() >= DELAY
+        assert chat(emulator).elapsed.total_seconds() >= DELAY
+
+
+# Rate limits
+
+
+@pytest.mark.parametrize(
+    ("text", "requests", "period"), [("10/10s", 10, 10), ("3/0.5s", 3, 0.5), ("1/.5s", 1, 0.5), ("100/2m", 100, 120)]
+)
+def test_parses_rate_limit(text, requests, period):
+    assert RateLimit.parse(text) == RateLimit(requests, period)
+
+
+@pytest.mark.parametrize("text", ["", "10", "10/s", "10/10", "0/10s", "10/0s", "10/10h", "-1/10s", "ten/10s"])
+def test_rejects_malformed_rate_limit(text):
+    with pytest.raises(ValueError, match="a limit is REQUESTS/PERIOD, such as 10/10s"):
+        Emulator(limit=text)
+
+
+def test_limit_refuses_requests_beyond_period():
+    now = 100.0
+    limiter = Limiter(RateLimit(2, period=10), clock=lambda: now)
+
+    def admit():
+        with limiter.admit() as delay:
+            return delay
+
+    assert [admit(), admit(), admit()] == [None, None, 10]
+    now += 9.5
+    assert admit() == 0.5
+    now += 0.5
+    assert [admit(), admit(), admit()] == [None, None, 10]
+    limiter.reset()
+    assert admit() is None
+
+
+def test_limit_refuses_requests_at_same_time():
+    limiter = Limiter(RateLimit(max_in_flight=2))
+    with limiter.admit() as first, limiter.admit() as second:
+        with limiter.admit() as third:
+            assert (first, second, third) == (None, None, IN_FLIGHT_DELAY)
+        limiter.reset()
+        with limiter.admit() as fourth:
+            assert fourth == IN_FLIGHT_DELAY
+    with limiter.admit() as fifth:
+        assert fifth is None
+
+
+def test_both_limits_apply():
+    limiter = Limiter(RateLimit(2, period=MINUTE, max_in_flight=1), clock=lambda: 0.0)
+    with limiter.admit(), limiter.admit() as second:
+        assert second == IN_FLIGHT_DELAY
+    with limiter.admit() as third:
+        assert third is None
+    with limiter.admit() as fourth:
+        assert fourth == MINUTE
+
+
+def test_emulator_answers_429_beyond_limit():
+    with Emulator(limit="2/60s") as emulator:
+        accepted, _, refused = chat(emulator), image(emulator), chat(emulator)
+        assert (accepted.status_code, refused.status_code) == (200, 429)
+        assert refused.json() == {"error": "offline Websim: rate limit exceeded"}
+        assert 0 < int(refused.headers["Retry-After"]) <= MINUTE
+        assert len(emulator.requests) == 3
+
+
+def test_retry_after_is_rounded_up():
+    with Emulator(limit="1/60s") as emulator:
+        start = time.monotonic()
+        chat(emulator)
+        retry_after = int(chat(emulator).headers["Retry-After"])
+        assert MINUTE - (time.monotonic() - start) <= retry_after <= MINUTE
+
+
+def test_retry_after_can_be_left_out():
+    with Emulator(limit=RateLimit(1, period=MINUTE, retry_after=False)) as emulator:
+        assert statuses(emulator, 2) == [200, 429]
+        assert "Retry-After" not in chat(emulator).headers
+
+
+def test_emulator_answers_429_beyond_requests_at_same_time():
+    with Emulator(limit=RateLimit(max_in_flight=2), delay=0.5) as emulator, ThreadPoolExecutor(4) as pool:
+        responses = list(pool.map(lambda _: chat(emulator), range(4)))
+        assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
+        assert {response.headers.get("Retry-After") for response in responses} == {None, "1"}
+        assert chat(emulator).status_code == 200
+
+
+def test_refused_request_uses_no_reply():
+    with Emulator(limit=RateLimit(max_in_flight=1)) as emulator, ThreadPoolExecutor(1) as pool:
+        emulator.inject(Fault(status=503, delay=0.5))
+        emulator.reply("42")
+        first = pool.submit(chat, emulator)
+        while not emulator.requests:
+            time.sleep(0.001)
+        assert chat(emulator).status_code == 429
+        assert first.result().status_code == 503
+        assert chat(emulator).json()["content"] == "42"
+
+
+def test_reset_starts_new_period():
+    with Emulator(limit="1/60s") as emulator:
+        assert statuses(emulator, 2) == [200, 429]
+        emulator.reset()
+        assert statuses(emulator, 2) == [200, 429]

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "g4f_websim"
 NAME = f"g4f_websim-{__version__}"
 DIST_INFO = f"{NAME}.dist-info"
 
-MODULES = {f"g4f_websim/{path.name}" for path in PACKAGE.glob("*.py")}
+MODULES = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
 METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 SDIST_FILES = {"CHANGELOG.md", "LICENSE", "README.md", "PKG-INFO", "pyproject.toml", ".gitignore"}
 
@@ -96,7 +96,7 @@ def test_at_run_time_aiohttp_and_g4f_are_needed_and_nothing_else(metadata):
     assert [line.split(">=")[0] for line in needed] == ["aiohttp", "g4f"]
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_a_module_imports_nothing_else(path):
     imported = set()
     for node in ast.walk(ast.parse(path.read_text())):

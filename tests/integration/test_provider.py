@@ -69,30 +69,30 @@ def test_a_token_comes_from_the_environment_at_import(monkeypatch):
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == JWT
 
 
-async def test_a_subclass_may_aim_elsewhere(websim):
+async def test_a_subclass_may_aim_elsewhere(websim_server):
     class Elsewhere(Websim):
-        url = websim.url
+        url = websim_server.url
 
     Websim.url = "http://127.0.0.1:9"
     assert [chunk async for chunk in Elsewhere.create_async_generator(None, HELLO)]
-    assert Elsewhere.login_url == websim.url
+    assert Elsewhere.login_url == websim_server.url
 
 
-async def test_a_slash_at_the_end_of_the_address_changes_nothing(websim, monkeypatch):
-    url = websim.url
+async def test_a_slash_at_the_end_of_the_address_changes_nothing(websim_server, monkeypatch):
+    url = websim_server.url
     monkeypatch.setattr(Websim, "url", f"{url}/")
     await ask(None, HELLO)
-    (request,) = websim.requests
+    (request,) = websim_server.requests
     assert (request.path, request.header("origin"), Websim.login_url) == (CHAT_PATH, url, url)
 
 
-async def test_an_assignment_changes_what_is_sent_and_where(websim, monkeypatch):
+async def test_an_assignment_changes_what_is_sent_and_where(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "chat_api_endpoint", Websim.image_api_endpoint)
     monkeypatch.setattr(Websim, "image_models", ["sketch"])
     await ask("sketch", HELLO)
-    with pytest.raises(Exception, match="the fields are project_id, prompt"):
+    with pytest.raises(Exception, match="the body must be a JSON object with project_id, prompt"):
         await ask("flux", HELLO)
-    assert [request.path for request in websim.requests] == [IMAGE_PATH, IMAGE_PATH]
+    assert [request.path for request in websim_server.requests] == [IMAGE_PATH, IMAGE_PATH]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ async def test_an_assignment_changes_what_is_sent_and_where(websim, monkeypatch)
         ("any-other-name", None, CHAT_PATH),
     ],
 )
-async def test_the_model_and_the_prompt_say_which_request_it_is(websim, model, prompt, path):
+async def test_the_model_and_the_prompt_say_which_request_it_is(websim_server, model, prompt, path):
     await ask(model, HELLO, prompt=prompt)
-    assert [request.path for request in websim.requests] == [path]
+    assert [request.path for request in websim_server.requests] == [path]
 
 
 @pytest.mark.parametrize(
@@ -127,30 +127,30 @@ def test_a_generated_project_id_has_websims_shape(for_image, shape):
 
 
 @pytest.mark.parametrize(("model", "shape"), [(None, ".{3}_.{16}"), ("flux", ".{7}_.{12}")])
-async def test_without_a_project_id_one_is_generated(websim, model, shape):
+async def test_without_a_project_id_one_is_generated(websim_server, model, shape):
     await ask(model, HELLO)
-    assert re.fullmatch(shape, websim.requests[-1].json["project_id"])
+    assert re.fullmatch(shape, websim_server.requests[-1].json["project_id"])
 
 
-async def test_the_environment_names_the_project(websim, monkeypatch):
+async def test_the_environment_names_the_project(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "vno75_2x4ii3ayx8wmmw")
     await ask(None, HELLO)
-    assert websim.requests[-1].json["project_id"] == "vno75_2x4ii3ayx8wmmw"
+    assert websim_server.requests[-1].json["project_id"] == "vno75_2x4ii3ayx8wmmw"
 
 
-async def test_the_argument_names_the_project_before_the_environment(websim, monkeypatch):
+async def test_the_argument_names_the_project_before_the_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "no/id")
     await ask(None, HELLO, project_id="mine")
-    assert websim.requests[-1].json["project_id"] == "mine"
+    assert websim_server.requests[-1].json["project_id"] == "mine"
 
 
-async def test_a_bad_project_id_in_the_environment_is_refused(websim, monkeypatch):
+async def test_a_bad_project_id_in_the_environment_is_refused(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "no/id")
     with pytest.raises(ValueError, match="project_id: .* not 'no/id'"):
         await ask(None, HELLO)
 
 
-async def test_what_g4f_passes_besides_is_ignored(websim):
+async def test_what_g4f_passes_besides_is_ignored(websim_server):
     besides = {
         "stream": True,
         "stream_timeout": 1,
@@ -164,58 +164,58 @@ async def test_what_g4f_passes_besides_is_ignored(websim):
         "temperature": 1,
     }
     await ask(None, HELLO, **besides)
-    assert websim.requests[-1].json.keys() == {"project_id", "messages"}
+    assert websim_server.requests[-1].json.keys() == {"project_id", "messages"}
 
 
-async def test_an_answer_is_one_chunk(websim):
+async def test_an_answer_is_one_chunk(websim_server):
     (answer,) = await ask(None, HELLO, stream=True)
     assert answer == "This is the offline Websim; no model was asked. You said: Hello"
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])
-async def test_several_pictures_come_as_one_response(websim, n):
+async def test_several_pictures_come_as_one_response(websim_server, n):
     (picture,) = await ask("flux", HELLO, n=n)
-    assert len(picture.get_list()) == len(websim.requests) == n
+    assert len(picture.get_list()) == len(websim_server.requests) == n
 
 
-async def test_the_pictures_that_came_are_handed_over_and_the_failures_logged(websim, monkeypatch):
+async def test_the_pictures_that_came_are_handed_over_and_the_failures_logged(websim_server, monkeypatch):
     lines = []
     monkeypatch.setattr(g4f.debug, "logging", True)
     monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
     for number in (1, 2, 3):
-        websim.misbehave(Fault(body=b'{"url": "https://example.com/%d.png"}' % number, delay=0.2 - number * 0.05))
-    websim.misbehave(Fault(status=400, body=b"not this one"))
+        websim_server.inject(Fault(body=b'{"url": "https://example.com/%d.png"}' % number, delay=0.2 - number * 0.05))
+    websim_server.inject(Fault(status=400, body=b"not this one"))
     (picture,) = await ask("flux", HELLO, n=4)
     assert sorted(picture.get_list()) == [f"https://example.com/{number}.png" for number in (1, 2, 3)]
     assert any("1 of 4 pictures failed" in line and "not this one" in line for line in lines)
 
 
-async def test_the_first_failure_is_raised_where_no_picture_came(websim):
-    websim.misbehave(Fault(body=b"{}"), times=2)
+async def test_the_first_failure_is_raised_where_no_picture_came(websim_server):
+    websim_server.inject(Fault(body=b"{}"), times=2)
     with pytest.raises(NoMediaResponseError):
         await ask("flux", HELLO, n=2)
 
 
-async def test_each_picture_has_tries_of_its_own(websim):
-    websim.misbehave(Fault(status=503), times=3)
+async def test_each_picture_has_tries_of_its_own(websim_server):
+    websim_server.inject(Fault(status=503), times=3)
     (picture,) = await ask("flux", HELLO, n=2)
     assert len(picture.get_list()) == 2
-    assert len(websim.requests) == 5
+    assert len(websim_server.requests) == 5
 
 
-async def test_the_health_of_the_site_is_asked_without_anybodys_key(websim):
+async def test_the_health_of_the_site_is_asked_without_anybodys_key(websim_server):
     health = await Websim.get_health(api_key="sk-of-somebody-else")
     assert health["ok"]
-    assert health["url"] == websim.url
+    assert health["url"] == websim_server.url
 
 
-async def test_a_rate_limit_is_g4fs(websim):
-    websim.misbehave(Fault(status=429), times=3)
+async def test_a_rate_limit_is_g4fs(websim_server):
+    websim_server.inject(Fault(status=429), times=3)
     with pytest.raises(RateLimitError, match="Response 429: .*wait a while"):
         await ask(None, HELLO)
 
 
-async def test_a_page_of_cloudflares_is_told_apart(websim):
-    websim.misbehave(Fault(status=403, body=b"<html><title>Just a moment...</title></html>"))
+async def test_a_page_of_cloudflares_is_told_apart(websim_server):
+    websim_server.inject(Fault(status=403, body=b"<html><title>Just a moment...</title></html>"))
     with pytest.raises(CloudflareError, match="Response 403: an HTML page: <title>Just a moment"):
         await ask(None, HELLO)

@@ -27,11 +27,11 @@ START_SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
-def surroundings(websim, monkeypatch, tmp_path):
+def surroundings(websim_server, monkeypatch, tmp_path):
     # The commands are those of this environment, whether or not it is active.
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
     tmp_path.joinpath("cat.png").write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
-    return websim
+    return websim_server
 
 
 def run(*command: str, **options) -> str:
@@ -42,9 +42,9 @@ def run(*command: str, **options) -> str:
 
 
 @pytest.mark.parametrize("snippet", [text for text in SNIPPETS if ASKS_SERVER not in text and IS_TEST not in text])
-def test_a_snippet_runs_as_it_stands(snippet, websim):
+def test_a_snippet_runs_as_it_stands(snippet, websim_server):
     assert run(sys.executable, "-c", snippet).strip()
-    assert websim.requests
+    assert websim_server.requests
 
 
 def test_the_test_of_an_application_passes(tmp_path):

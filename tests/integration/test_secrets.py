@@ -19,8 +19,9 @@ import trustme
 from g4f.client import AsyncClient
 
 from g4f_websim import Websim, provider
-from g4f_websim.emulator import MAX_REQUEST_BYTES, Emulator
-from g4f_websim.provider import CHAT_PATH
+from g4f_websim.emulator import Emulator
+from g4f_websim.emulator.server import MAX_REQUEST_BYTES
+from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, ask
 from tests.support.fast_server import socks_proxy
 from tests.support.raw_server import HOST, Request, Step, raw_server
@@ -332,38 +333,38 @@ FILES_OF_THE_MACHINE = [
     "/offline/1x1/..%2f..%2f..%2fetc%2fpasswd.png",
     "/offline/1x1/000000000000.png/../../../../etc/passwd",
     "/.env",
-    "/emulator.py",
-    "/static/emulator.py",
+    "/emulator/server.py",
+    "/static/server.py",
 ]
 
 
 @pytest.mark.parametrize("path", FILES_OF_THE_MACHINE)
-def test_the_embedded_websim_serves_no_file(websim, path):
-    status, body = answer_of(websim, "GET", path)
+def test_the_embedded_websim_serves_no_file(websim_server, path):
+    status, body = answer_of(websim_server, "GET", path)
     assert status in (400, 404)
     assert len(body) < 100
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "GET"])
-def test_the_embedded_websim_takes_no_other_method(websim, method):
-    status, _ = answer_of(websim, method, CHAT_PATH)
+def test_the_embedded_websim_takes_no_other_method(websim_server, method):
+    status, _ = answer_of(websim_server, method, CHAT_PATH)
     assert status == 405
 
 
-def test_the_embedded_websim_is_on_loopback_alone(websim):
-    parts = urlsplit(websim.url)
+def test_the_embedded_websim_is_on_loopback_alone(websim_server):
+    parts = urlsplit(websim_server.url)
     assert parts.hostname == HOST
     with socket.socket() as other, pytest.raises(OSError):
         other.connect(("127.0.0.2", parts.port))
 
 
-def test_the_embedded_websim_reads_no_endless_body(websim):
-    status, _ = answer_of(websim, "POST", CHAT_PATH, b" " * (MAX_REQUEST_BYTES + 1))
+def test_the_embedded_websim_reads_no_endless_body(websim_server):
+    status, _ = answer_of(websim_server, "POST", CHAT_PATH, b" " * (MAX_REQUEST_BYTES + 1))
     assert status == 413
-    assert not websim.requests
+    assert not websim_server.requests
 
 
-def test_the_embedded_websim_unfolds_no_endless_body(websim):
+def test_the_embedded_websim_unfolds_no_endless_body(websim_server):
     folded = gzip.compress(bytes(MAX_REQUEST_BYTES + 1), 1)
-    status, _ = answer_of(websim, "POST", CHAT_PATH, folded, Content_Encoding="gzip")
+    status, _ = answer_of(websim_server, "POST", CHAT_PATH, folded, Content_Encoding="gzip")
     assert status == 413

@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
-from g4f_websim.provider import CHAT_PATH, IMAGE_PATH
+from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI
 from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, make_home, server
 
@@ -120,7 +120,7 @@ def test_the_client_of_openai_gets_a_picture_as_base64(api):
 
 
 def test_the_server_keeps_a_picture_where_no_format_is_asked(api, emulator):
-    emulator.misbehave(Fault(body=json.dumps({"url": PNG_URI}).encode()))
+    emulator.inject(Fault(body=json.dumps({"url": PNG_URI}).encode()))
     with client_of_openai(api, "/api/Websim") as client:
         made = client.images.generate(model="flux", prompt="a cat")
     assert made.data[0].url.startswith(f"{api.url}/media/")
@@ -128,7 +128,7 @@ def test_the_server_keeps_a_picture_where_no_format_is_asked(api, emulator):
 
 
 def test_the_client_of_openai_is_told_to_call_a_tool(api, emulator):
-    emulator.misbehave(answer_with(json.dumps(CALL_OF_WEATHER)))
+    emulator.inject(answer_with(json.dumps(CALL_OF_WEATHER)))
     with client_of_openai(api) as client:
         completion = client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, tools=[WEATHER])
     (call,) = completion.choices[0].message.tool_calls
@@ -173,14 +173,14 @@ def test_a_prefix_of_the_model_names_websim_for_a_chat(api, emulator):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_rate_limit_reaches_the_client_of_openai(api, emulator, stream):
-    emulator.misbehave(RATE_LIMITED, times=TRIES)
+    emulator.inject(RATE_LIMITED, times=TRIES)
     with client_of_openai(api) as client, pytest.raises(openai.RateLimitError):
         client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, stream=stream)
     assert len(emulator.requests) == TRIES
 
 
 def test_a_rate_limit_reaches_the_client_of_anthropic(api, emulator):
-    emulator.misbehave(RATE_LIMITED, times=TRIES)
+    emulator.inject(RATE_LIMITED, times=TRIES)
     with client_of_anthropic(api) as client, pytest.raises(anthropic.RateLimitError):
         client.messages.create(model="gemini-2.5-pro", max_tokens=100, messages=HELLO)
 

@@ -223,11 +223,11 @@ async def test_a_call_cancelled_while_it_closes_idle_socks_proxies_forgets_none(
     assert caplog.messages == []
 
 
-async def test_a_cookie_reaches_no_other_call(websim):
-    websim.misbehave(Fault(headers={"Set-Cookie": "who=somebody"}, body=b'{"content": "Hi"}'))
+async def test_a_cookie_reaches_no_other_call(websim_server):
+    websim_server.inject(Fault(headers={"Set-Cookie": "who=somebody"}, body=b'{"content": "Hi"}'))
     await ask(None, HELLO)
     await ask(None, HELLO)
-    assert [request.header("cookie") for request in websim.requests] == [None, None]
+    assert [request.header("cookie") for request in websim_server.requests] == [None, None]
 
 
 def test_a_loop_that_is_gone_leaves_nothing_in_memory(server):

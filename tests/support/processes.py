@@ -1,4 +1,4 @@
-"""The command g4f-websim in a process of its own: run to its end, or a server for as long as a test needs it."""
+"""Run the command `g4f-websim` in a process of its own: to its end, or as a server during a test."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typing import Any
 
 import httpx
 
-from g4f_websim.emulator import fill_offline_cache
+from g4f_websim.offline import write_provider_list
 from tests.support.calls import HELLO
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
 MODULE = (sys.executable, "-m", "g4f_websim")
 
-# The system chooses the port, and the server's first words say which.
+# The operating system chooses the port, which the server prints.
 API = ("api", "--bind", "127.0.0.1:0", "--disable-colors", "--disable-pa-auto-download")
 ADDRESS = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
 
-# What the embedded Websim says to HELLO, and how its pictures begin.
+# The emulator's response to HELLO, and the first bytes of its images.
 ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -38,21 +38,28 @@ SECONDS_TO_STOP = 20
 SECONDS_TO_ANSWER = 60
 POLL_SECONDS = 0.02
 
+TERMINAL_BYTES = 10_000
+
 SETTINGS = ("WEBSIM_", "G4F_")
-# Nobody listens there: what g4f would ask of the internet fails at once.
+# Nothing listens on this port, so g4f's requests to the internet fail at once.
 NO_INTERNET = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 LOOPBACK = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
 
 
 def make_home(folder: Path) -> Path:
-    """Fill a folder with what g4f needs there, and return it."""
-    fill_offline_cache(folder / "cache")
+    """Create the home folder of a process, with the provider list that g4f would download, and return it."""
+    write_provider_list(folder / "cache")
     folder.joinpath("tmp").mkdir()
     return folder
 
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
-    """Return the environment of a process that keeps all its files in `home` and has no settings but `variables`."""
+    """Return the environment of a process that writes below `home` only.
+
+    Args:
+        home: a folder of `make_home`.
+        variables: the settings; those of the test process are not inherited.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     folders = {"HOME": home, "G4F_CONFIG_DIR": home / "config", "G4F_CACHE_DIR": home / "cache", "TMPDIR": home / "tmp"}
     return {
@@ -65,7 +72,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 def first_on_path(folder: Path) -> str:
-    """Return a PYTHONPATH on which the modules in `folder` go before all others."""
+    """Return a PYTHONPATH on which `folder` comes first."""
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
@@ -73,50 +80,67 @@ def run(
     *words: str,
     home: Path,
     command: Sequence[str] = SCRIPT,
+    stdin: str = "",
+    stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
-    said: str = "",
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end.
 
     Args:
-        words: what follows the command's name.
-        home: see `make_home`; also the working folder.
-        command: how the command is called.
-        stderr: the file descriptor for its errors.
-        said: its standard input.
-        variables: further environment variables.
+        words: the words after the command.
+        home: a folder of `make_home`; also the working folder.
+        command: the command.
+        stdin: the text on its standard input.
+        stdout, stderr: file descriptors for its output and its errors.
+        variables: additional environment variables.
     """
     return subprocess.run(
         [*command, *words],
         cwd=home,
         env=environment(home, **variables),
-        input=said,
-        stdout=subprocess.PIPE,
+        input=stdin,
+        stdout=stdout,
         stderr=stderr,
         text=True,
         timeout=SECONDS_TO_ANSWER,
     )
 
 
+def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end with a terminal as its stderr; the arguments are those of `run`."""
+    screen, terminal = os.openpty()
+    try:
+        done = run(*words, home=home, stderr=terminal, **variables)
+        os.set_blocking(screen, False)
+        # Nothing to read is an error: the command printed nothing.
+        with suppress(BlockingIOError):
+            done.stderr = os.read(screen, TERMINAL_BYTES).decode()
+        return done
+    finally:
+        os.close(screen)
+        os.close(terminal)
+
+
 @dataclass(frozen=True)
 class Server:
-    """A server under way; see `server`."""
+    """A running server; see `server`."""
 
     process: subprocess.Popen[bytes]
     home: Path
 
     @property
     def output(self) -> str:
-        """All that it has printed, errors too."""
+        """Everything that it has printed, including errors."""
         return self.home.joinpath(LOG).read_text(errors="replace")
 
     @property
     def url(self) -> str:
+        """The URL that it listens on."""
         return self.wait_for_output(ADDRESS)[0]
 
     def wait_for_output(self, pattern: str, times: int = 1) -> list[str]:
-        """Return what the pattern matches in the output, as soon as it does so that often."""
+        """Wait until a pattern matches `times` times in the output, and return the matches."""
         deadline = time.monotonic() + SECONDS_TO_START
         while len(found := re.findall(pattern, self.output)) < times:
             assert self.process.poll() is None, f"the server ended:\n{self.output}"
@@ -125,7 +149,7 @@ class Server:
         return found
 
     def chat(self, **fields: Any) -> str:
-        """Say hello over HTTP, and return the answer."""
+        """Send HELLO over HTTP and return the text of the response."""
         body = {"messages": HELLO, **fields}
         response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=SECONDS_TO_ANSWER)
         assert response.is_success, f"{response.text}\n{self.output}"
@@ -138,7 +162,7 @@ class Server:
 
 @contextmanager
 def server(*words: str, home: Path, command: Sequence[str] = SCRIPT, **variables: str) -> Iterator[Server]:
-    """Start a server, wait until it listens, and end it by Ctrl-C in the end; the arguments are those of `run`."""
+    """Start a server, wait until it listens, and stop it by Ctrl-C at the end; the arguments are those of `run`."""
     with home.joinpath(LOG).open("wb") as output, _with_ctrl_c():
         process = subprocess.Popen(
             [*command, *words],
@@ -158,7 +182,7 @@ def server(*words: str, home: Path, command: Sequence[str] = SCRIPT, **variables
 
 
 def stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    """End a server and its workers, and fail if it takes force."""
+    """Stop a server and its workers by a signal; fail if the server does not stop in time."""
     process.send_signal(how)
     try:
         process.wait(SECONDS_TO_STOP)
@@ -170,7 +194,7 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
 
 @contextmanager
 def _with_ctrl_c() -> Iterator[None]:
-    """Let a child heed Ctrl-C even where this process, in the background, does not."""
+    """Let a child process receive Ctrl-C even if this process ignores it, as in the background of a shell."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from g4f_websim import Websim
-from g4f_websim.provider import CHAT_PATH, IMAGE_PATH
+from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, ask
 from tests.support.raw_server import http, raw_server
 
@@ -332,8 +332,8 @@ def requests_to_the_embedded_websim(draw):
 @properties
 @example(sent=(IMAGE_PATH, {**LEGAL_BODIES[IMAGE_PATH], "width": 10**400}))
 @given(sent=requests_to_the_embedded_websim())
-def test_the_embedded_websim_takes_what_is_legal_and_refuses_the_rest_with_a_reason(websim, sent):
+def test_the_embedded_websim_takes_what_is_legal_and_refuses_the_rest_with_a_reason(websim_server, sent):
     path, body = sent
-    status, answer = post(websim.url + path, json.dumps(body).encode())
+    status, answer = post(websim_server.url + path, json.dumps(body).encode())
     assert status == (200 if Validator(TAKEN[path]).is_valid(body) else 400)
     assert answer.keys() == ({"error"} if status == 400 else {"role", "content"} if path == CHAT_PATH else {"url"})

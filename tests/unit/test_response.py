@@ -14,8 +14,8 @@ from tests.support.calls import HELLO, JWT, PNG_URI, ask
 PAGE = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
 
 
-def answering(websim, body: bytes | str, **fault):
-    websim.misbehave(Fault(body=body if isinstance(body, bytes) else body.encode(), **fault))
+def answering(websim_server, body: bytes | str, **fault):
+    websim_server.inject(Fault(body=body if isinstance(body, bytes) else body.encode(), **fault))
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def answering(websim, body: bytes | str, **fault):
         ("a < b, and <p> is a tag", "a < b, and <p> is a tag"),
     ],
 )
-async def test_an_answer_is_one_stripped_text(websim, body, answer):
-    answering(websim, body)
+async def test_an_answer_is_one_stripped_text(websim_server, body, answer):
+    answering(websim_server, body)
     assert await ask(None, HELLO) == [answer]
 
 
@@ -54,28 +54,28 @@ async def test_an_answer_is_one_stripped_text(websim, body, answer):
         '{"content": 7}',
     ],
 )
-async def test_no_content_is_an_error(websim, body):
-    answering(websim, body)
+async def test_no_content_is_an_error(websim_server, body):
+    answering(websim_server, body)
     with pytest.raises(ResponseError, match=r"Response 200: an answer without content \(127.0.0.1:\d+: try again"):
         await ask(None, HELLO)
 
 
-async def test_json_too_deep_to_read_is_an_error(websim):
-    answering(websim, "[" * 200_000)
+async def test_json_too_deep_to_read_is_an_error(websim_server):
+    answering(websim_server, "[" * 200_000)
     with pytest.raises(ResponseError, match="an answer without content"):
         await ask(None, HELLO)
 
 
 @pytest.mark.parametrize("page", [PAGE, b"\n <HTML><body>Hi</body></HTML>"])
-async def test_a_web_page_is_no_answer(websim, page):
-    answering(websim, page)
+async def test_a_web_page_is_no_answer(websim_server, page):
+    answering(websim_server, page)
     with pytest.raises(ResponseError, match="an HTML page instead of an answer"):
         await ask(None, HELLO)
 
 
 @pytest.mark.parametrize("url", ["https://example.com/a.png", "http://example.com/ä?b=c", PNG_URI])
-async def test_a_picture_is_handed_back_by_its_address(websim, url):
-    answering(websim, json.dumps({"url": url}))
+async def test_a_picture_is_handed_back_by_its_address(websim_server, url):
+    answering(websim_server, json.dumps({"url": url}))
     (picture,) = await ask("flux", HELLO, prompt="a cat")
     assert isinstance(picture, ImageResponse)
     assert (picture.get_list(), picture.alt) == ([url], "a cat")
@@ -88,10 +88,10 @@ def test_a_picture_that_is_its_own_address_is_not_kept_in_a_cache():
     assert sys.getrefcount(url) == sys.getrefcount(met_nowhere_else)
 
 
-async def test_a_path_is_one_of_the_sites(websim):
-    answering(websim, '{"url": "/pictures/a.png"}')
+async def test_a_path_is_one_of_the_sites(websim_server):
+    answering(websim_server, '{"url": "/pictures/a.png"}')
     (picture,) = await ask("flux", HELLO)
-    assert picture.get_list() == [f"{websim.url}/pictures/a.png"]
+    assert picture.get_list() == [f"{websim_server.url}/pictures/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ async def test_a_path_is_one_of_the_sites(websim):
         ),
     ],
 )
-async def test_anything_else_is_no_picture(websim, body):
-    answering(websim, body)
+async def test_anything_else_is_no_picture(websim_server, body):
+    answering(websim_server, body)
     with pytest.raises(NoMediaResponseError, match="Response 200: an answer without a picture"):
         await ask("flux", HELLO)
 

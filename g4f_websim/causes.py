@@ -1,0 +1,245 @@
+"""Why a call fails and what to do about it: one table of causes, and two pure functions that choose from it.
+
+errors.py builds the exceptions.
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from g4f import errors
+from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_openai
+
+from .login import is_expired, token_expiry
+from .redaction import is_html
+from .target import Target
+
+# Some servers report a rate limit with another status than 429 (public clients of Websim).
+RATE_LIMIT_WORDS = "rate limit exceeded"
+
+# Cloudflare sets this header when it sends a challenge instead of the response.
+CHALLENGE_HEADER = "cf-mitigated"
+
+# A longer URL would leave no room for the rest of the message.
+MAX_ORIGIN_CHARS = 80
+
+_NO_CREDITS = re.compile(
+    r"(insufficient|not enough|no|out of|zero)( \w+)? credits?\b|credits? .{0,20}(exhausted|exceeded|required|used up)",
+    re.IGNORECASE,
+)
+_LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
+# What OpenSSL calls a server that answers a TLS handshake with plain text.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+# What python_socks says when the proxy refuses the user and password, or accepts no request without them (RFC 1929).
+_SOCKS_LOGIN = re.compile("authentication failure|authentication methods", re.IGNORECASE)
+
+LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
+LOG_IN_AGAIN = "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
+TRY_LATER = "try again later or use another provider"
+RUN_CHECK = "run g4f-websim check"
+IF_MOVED = f"if Websim has moved, set WEBSIM_URL; {RUN_CHECK}"
+IF_CHANGED = "the API may have changed: look for a newer version of g4f-websim, or try again later"
+PROXY_LOGIN = "put the user and password into the URL of the proxy, as in http://user:password@host:3128"
+
+
+class Reason(StrEnum):
+    """The name of a cause, the value of `error.reason`."""
+
+    PROJECT_REFUSED = "project_refused"
+    API_MOVED = "api_moved"
+    API_CHANGED = "api_changed"
+    BOT_CHALLENGE = "bot_challenge"
+    NO_CREDITS = "no_credits"
+    LOGIN_NEEDED = "login_needed"
+    LOGIN_EXPIRED = "login_expired"
+    RATE_LIMITED = "rate_limited"
+    REGION_BLOCKED = "region_blocked"
+    REQUEST_REFUSED = "request_refused"
+    SERVER_ERROR = "server_error"
+    NO_CONTENT = "no_content"
+    BROKEN_RESPONSE = "broken_response"
+    NO_CONNECTION = "no_connection"
+    PROXY_FAILED = "proxy_failed"
+    TIMEOUT = "timeout"
+
+
+class Cause(NamedTuple):
+    """Why a call failed.
+
+    Attributes:
+        reason: the name of the cause.
+        summary: what happened.
+        advice: what to do.
+        error: the class of the exception, or None if g4f's `raise_for_status` chooses it.
+    """
+
+    reason: Reason
+    summary: str
+    advice: str
+    error: type[Exception] | None = None
+
+
+class UnexpectedBodyError(Exception):
+    """A response with a status of success, but without the content that was expected; never leaves the package."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.summary)
+        self.cause = cause
+
+
+class ResponseTooLargeError(Exception):
+    """A response body that is too large to be read; never leaves the package."""
+
+
+PROJECT_REFUSED = Cause(
+    Reason.PROJECT_REFUSED,
+    "Websim refused the project id",
+    "set WEBSIM_PROJECT_ID to a project of your own, the last part of websim.com/p/<id>",
+)
+NOT_FOUND = Cause(Reason.API_MOVED, "the API is not there", IF_MOVED)
+CHALLENGE = Cause(
+    Reason.BOT_CHALLENGE, "Cloudflare checks for bots", "try from another network, without a VPN", CloudflareError
+)
+NO_CREDITS = Cause(
+    Reason.NO_CREDITS,
+    "no credits left",
+    "wait for new credits, log in, or use another provider",
+    errors.ResponseStatusError,
+)
+LOGIN_NEEDED = Cause(Reason.LOGIN_NEEDED, "login needed", LOG_IN)
+FORBIDDEN = Cause(Reason.LOGIN_NEEDED, "access denied", f"{LOG_IN}, or try from another network")
+TOKEN_REFUSED = Cause(Reason.LOGIN_NEEDED, "Websim refused the login token", LOG_IN_AGAIN)
+REQUEST_TOO_LARGE = Cause(Reason.REQUEST_REFUSED, "the request is too large", "send less")
+REQUEST_REFUSED = Cause(Reason.REQUEST_REFUSED, "Websim refused the request", "look at what was sent")
+RATE_LIMITED = Cause(
+    Reason.RATE_LIMITED, "too many requests", "wait {delay}, log in, or use another provider", errors.RateLimitError
+)
+REGION_BLOCKED = Cause(Reason.REGION_BLOCKED, "blocked for legal reasons", "try from another network")
+API_CHANGED = Cause(Reason.API_CHANGED, "Websim does not accept this kind of request", IF_CHANGED)
+SERVER_ERROR = Cause(Reason.SERVER_ERROR, "the server failed", TRY_LATER, errors.ResponseStatusError)
+BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, errors.ResponseError)
+
+_BY_STATUS = {
+    401: LOGIN_NEEDED,
+    402: NO_CREDITS,
+    403: FORBIDDEN,
+    404: NOT_FOUND,
+    405: API_CHANGED,
+    410: NOT_FOUND,
+    413: REQUEST_TOO_LARGE,
+    422: API_CHANGED,
+    451: REGION_BLOCKED,
+}
+# A project id is refused with one of these statuses and a body that mentions a project.
+_PROJECT_STATUSES = (400, 403, 404, 422)
+
+
+def cause_of_response(status: int, headers: Mapping[str, str], body: str, target: Target) -> Cause | None:
+    """Return why a response is an error.
+
+    Args:
+        status: the HTTP status.
+        headers: the response headers, with case-insensitive names.
+        body: the response body.
+        target: where the request went.
+
+    Returns:
+        The cause, or None for a status of success whose body does not name a cause.
+    """
+    text = "" if is_html(body) else body
+    if status == 429 or RATE_LIMIT_WORDS in text.lower():
+        return RATE_LIMITED
+    if CHALLENGE_HEADER in headers or is_cloudflare(body) or is_openai(body):
+        return CHALLENGE
+    if _NO_CREDITS.search(text):
+        return NO_CREDITS
+    if 200 <= status < 300:
+        return None
+    if 300 <= status < 400:
+        return _cause_of_redirect(headers.get("Location", ""), target)
+    if status in _PROJECT_STATUSES and "project" in text.lower():
+        return PROJECT_REFUSED
+    if status in (401, 403) and target.token:
+        return _cause_of_refused_token(target.token)
+    if status == 407:
+        return _proxy_cause(target, "needs a login", PROXY_LOGIN)._replace(error=None)
+    return _BY_STATUS.get(status) or (REQUEST_REFUSED if status < 500 else SERVER_ERROR)
+
+
+def _cause_of_redirect(location: str, target: Target) -> Cause:
+    try:
+        destination = urlsplit(urljoin(target.url, location))
+    except ValueError:
+        destination = urlsplit(target.url)
+    origin = f"{destination.scheme}://{destination.netloc.rpartition('@')[2]}"
+    # The query of the location is not shown: it may contain a token.
+    summary = f"a redirect to {origin}{destination.path}, which was not followed"
+    if _LOGIN_PAGE.search(destination.path):
+        return Cause(Reason.LOGIN_NEEDED, summary, f"{LOG_IN}; if it is the login page of your network, open it")
+    if target.url.startswith(f"{origin}/") or len(origin) > MAX_ORIGIN_CHARS:
+        return Cause(Reason.API_MOVED, summary, IF_MOVED)
+    return Cause(Reason.API_MOVED, summary, f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}")
+
+
+def _cause_of_refused_token(token: str) -> Cause:
+    if not is_expired(token):
+        return TOKEN_REFUSED
+    expiry = f"{token_expiry(token):%Y-%m-%d %H:%M} UTC"
+    return Cause(Reason.LOGIN_EXPIRED, f"the login token expired on {expiry}", LOG_IN_AGAIN)
+
+
+def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
+    """Return why an attempt ended with an exception of aiohttp, of ssl or of the SOCKS library.
+
+    Args:
+        error: the exception.
+        target: where the request went.
+        began: whether the response had begun.
+    """
+    check_network = f"check the network, or set WEBSIM_URL; {RUN_CHECK}"
+    if isinstance(error, ResponseTooLargeError):
+        return BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
+    if began:
+        return BROKEN_RESPONSE
+    if isinstance(error, aiohttp.ClientProxyConnectionError) or _is_socks_error(error, "ProxyConn", "ProxyTime"):
+        return _proxy_cause(target, "does not answer", "check that it runs and that its URL is right")
+    if _is_login_refused_by_proxy(error):
+        return _proxy_cause(target, "needs a login", PROXY_LOGIN)
+    if isinstance(error, aiohttp.ClientHttpProxyError) or _is_socks_error(error):
+        return _proxy_cause(target, f"does not connect to {target.host}", "use another proxy or none")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", check_network, errors.ResponseError)
+    if isinstance(error, ssl.CertificateError):
+        advice = "check the clock and WEBSIM_URL; a network login or a proxy may answer instead of Websim"
+        return Cause(Reason.NO_CONNECTION, "no connection: the certificate is not valid", advice, errors.ResponseError)
+    if any(name in str(error) for name in _NO_TLS):
+        advice = "the server does not speak https: write http:// in WEBSIM_URL, or name another port"
+        return Cause(Reason.NO_CONNECTION, "no connection", advice, errors.ResponseError)
+    summary = "no connection" if isinstance(error, aiohttp.ClientConnectorError) else "the connection was closed"
+    return Cause(Reason.NO_CONNECTION, summary, check_network, errors.ResponseError)
+
+
+def _proxy_cause(target: Target, summary: str, advice: str) -> Cause:
+    name = f"the proxy {target.proxy_host}" if target.proxy else "a proxy"
+    return Cause(Reason.PROXY_FAILED, f"{name} {summary}", advice, errors.ResponseError)
+
+
+def is_socks_failure(error: Exception) -> bool:
+    """Return whether a SOCKS proxy does not answer or cannot connect, other than because of a login."""
+    return _is_socks_error(error) and not _is_login_refused_by_proxy(error)
+
+
+def _is_socks_error(error: Exception, *kinds: str) -> bool:
+    """Return whether aiohttp_socks, which may be missing, raised `error`: its classes derive from Exception alone."""
+    kind = type(error)
+    return kind.__module__.startswith(("aiohttp_socks", "python_socks")) and kind.__name__.startswith(kinds or "Proxy")
+
+
+def _is_login_refused_by_proxy(error: Exception) -> bool:
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return error.status == 407
+    return _is_socks_error(error, "ProxyError") and _SOCKS_LOGIN.search(str(error)) is not None

@@ -1,0 +1,73 @@
+"""The command `g4f-websim emulator`."""
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .limit import RateLimit
+from .server import Emulator
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Serve the offline Websim until Ctrl-C.
+
+    Args:
+        argv: The words after `g4f-websim emulator`.
+
+    Returns:
+        The exit status of a server that cannot start.
+    """
+    options = _parse(argv)
+    try:
+        with Emulator(options.port, options.rate_limit, options.delay) as emulator:
+            print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
+            print(f"To use it from another program, set WEBSIM_URL={emulator.url}", flush=True)
+            threading.Event().wait()
+    except (OSError, OverflowError) as error:
+        print(f"g4f-websim: {error}; choose another --port", file=sys.stderr)
+    return 1
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
+    parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")
+    parser.add_argument(
+        "--limit", type=_limit, default=RateLimit(), metavar="N/PERIOD", help="answer 429 beyond this, as in 10/10s"
+    )
+    parser.add_argument(
+        "--max-in-flight", type=_positive, metavar="N", help="answer 429 to more than N requests at the same time"
+    )
+    parser.add_argument("--no-retry-after", action="store_true", help="send no Retry-After header with a 429")
+    parser.add_argument(
+        "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="the time that each response takes (default: 0)"
+    )
+    options = parser.parse_args(argv)
+    options.rate_limit = replace(
+        options.limit, max_in_flight=options.max_in_flight, retry_after=not options.no_retry_after
+    )
+    return options
+
+
+def _limit(text: str) -> RateLimit:
+    try:
+        return RateLimit.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, not {text!r}")
+    return seconds

@@ -1,0 +1,38 @@
+"""Draw PNG images without an image library."""
+
+import struct
+import zlib
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# The header's fields after width and height (PNG 1.2, section 4.1.1): 8 bits a channel, RGB, deflate, not interlaced.
+_FORMAT = (8, 2, 0, 0, 0)
+_NO_FILTER = b"\0"
+
+
+def draw_gradient(width: int, height: int, top: bytes, bottom: bytes) -> bytes:
+    """Return a PNG image that blends one colour into another from top to bottom.
+
+    Args:
+        width: The width in pixels.
+        height: The height in pixels.
+        top: The red, green and blue bytes of the first row.
+        bottom: The red, green and blue bytes that the last row comes close to.
+    """
+    rows = (_NO_FILTER + _blend(top, bottom, y / height) * width for y in range(height))
+    return b"".join(
+        (
+            _SIGNATURE,
+            _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *_FORMAT)),
+            _chunk(b"IDAT", zlib.compress(b"".join(rows))),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _blend(top: bytes, bottom: bytes, share: float) -> bytes:
+    return bytes(round(a + (b - a) * share) for a, b in zip(top, bottom, strict=True))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

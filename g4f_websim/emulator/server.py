@@ -1,0 +1,295 @@
+"""The emulator's HTTP server, which runs in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from ..endpoints import CHAT_PATH, IMAGE_PATH
+from .limit import Limiter, RateLimit
+from .png import draw_gradient
+from .validation import InvalidBodyError, check_chat, check_image
+
+HOST = "127.0.0.1"
+
+# A request with ten images of some megabytes each fits. A larger one is refused with 413.
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+# The number and the total size of the requests that are kept for a test to read.
+KEPT_REQUESTS = 1000
+KEPT_BYTES = 2 * MAX_REQUEST_BYTES
+
+# How long requests under way may take when the emulator stops.
+SHUTDOWN_TIMEOUT = 0.1
+
+# The URL of a drawn image describes it completely, so drawn images need not be stored.
+DRAWN_IMAGE_PATH = "/offline/{width}x{height}/{colours}.png"
+DRAWN_IMAGE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f]{12}}.png"
+REPLIED_IMAGE_PATH = "/offline/{name}.png"
+REPLIED_IMAGE_ROUTE = r"/offline/{name:[0-9a-f]{64}}.png"
+
+# The longer side in pixels if the request names no size, and the longest side that is drawn.
+DEFAULT_SIDE = 512
+MAX_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A response that the emulator sends instead of its usual one.
+
+    Args:
+        status: The HTTP status.
+        headers: Headers to send besides the usual ones.
+        body: The body; None means a short JSON error.
+        delay: The seconds before the response is sent.
+        disconnect: Whether to close the connection instead of sending a response.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    delay: float = 0.0
+    disconnect: bool = False
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """A request that the emulator received.
+
+    Args:
+        path: The path of the URL.
+        headers: The names and values of the headers, in the order in which they were sent.
+        body: The body as it was sent.
+    """
+
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The parsed body."""
+        return json.loads(self.body)
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, or None. The case of the name does not matter."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+class Emulator:
+    """The offline Websim on loopback, a context manager that serves until it is left.
+
+    Args:
+        port: The port to listen on; 0 means a free one.
+        limit: A limit on requests, as a `RateLimit` or as a text such as `10/10s`.
+        delay: The seconds that each response takes, except injected faults.
+
+    Attributes:
+        url: The URL of the server, for `Websim.url` or WEBSIM_URL.
+        requests: The requests received, oldest first.
+    """
+
+    def __init__(self, port: int = 0, limit: RateLimit | str | None = None, delay: float = 0.0) -> None:
+        self._port = port
+        self._limit = RateLimit.parse(limit) if isinstance(limit, str) else limit or RateLimit()
+        self._limiter = Limiter(self._limit)
+        self._delay = delay
+        self._queue: deque[Fault] = deque()
+        self._images: dict[str, bytes] = {}
+        self.url = ""
+        self.requests: deque[RecordedRequest] = deque(maxlen=KEPT_REQUESTS)
+
+    def __enter__(self) -> Emulator:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="g4f-websim-emulator", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._start())
+        except BaseException:
+            self._stop_loop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._run(self._stop())
+        self._stop_loop()
+
+    def reply(self, text: str) -> None:
+        """Answer a request with this chat message.
+
+        Replies and faults are used in the order of the calls, one for each request that the rate limit accepts.
+        """
+        self._queue.append(_json_response({"role": "assistant", "content": text}, self._delay))
+
+    def reply_image(self, png: bytes) -> None:
+        """Answer a request with the URL of this PNG image. See `reply` for the order."""
+        name = hashlib.sha256(png).hexdigest()
+        self._images[name] = png
+        self._queue.append(_json_response({"url": self.url + REPLIED_IMAGE_PATH.format(name=name)}, self._delay))
+
+    def inject(self, fault: Fault, times: int = 1) -> None:
+        """Answer requests with a fault. See `reply` for the order.
+
+        Args:
+            fault: The response to send.
+            times: The number of requests to answer with it.
+        """
+        self._queue.extend([fault] * times)
+
+    def reset(self) -> None:
+        """Forget the requests received, the replies and faults not yet used, and the current period of the limit."""
+        self.requests.clear()
+        self._queue.clear()
+        self._images.clear()
+        self._limiter.reset()
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        app.router.add_post(CHAT_PATH, self._chat)
+        app.router.add_post(IMAGE_PATH, self._image)
+        app.router.add_get(DRAWN_IMAGE_ROUTE, _drawn_image)
+        app.router.add_get(REPLIED_IMAGE_ROUTE, self._replied_image)
+        app.router.add_get("/", _home)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, HOST, self._port).start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        # aiohttp does not wait for handlers whose clients have disconnected.
+        handlers = asyncio.all_tasks() - {asyncio.current_task()}
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, check_chat, _chat_message)
+
+    async def _image(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, check_image, self._image_url)
+
+    async def _handle(
+        self, request: web.Request, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
+    ) -> web.StreamResponse:
+        recorded = await _record(request)
+        self._keep(recorded)
+        with self._limiter.admit() as seconds:
+            if seconds is not None:
+                return self._refuse(seconds)
+            if self._queue:
+                return await _send(request, self._queue.popleft())
+            return await _send(request, _usual_response(recorded, check, respond, self._delay))
+
+    def _keep(self, recorded: RecordedRequest) -> None:
+        self.requests.append(recorded)
+        while sum(len(kept.body) for kept in self.requests) > KEPT_BYTES:
+            self.requests.popleft()
+
+    def _refuse(self, seconds: float) -> web.Response:
+        headers = {"Retry-After": str(math.ceil(seconds))} if self._limit.retry_after else {}
+        return web.json_response(_error("rate limit exceeded"), status=429, headers=headers)
+
+    def _image_url(self, body: Mapping[str, Any]) -> dict[str, str]:
+        width, height = _image_size(body)
+        colours = hashlib.sha256(body["prompt"].encode("utf-8", "replace")).hexdigest()[:12]
+        return {"url": self.url + DRAWN_IMAGE_PATH.format(width=width, height=height, colours=colours)}
+
+    async def _replied_image(self, request: web.Request) -> web.Response:
+        png = self._images.get(request.match_info["name"])
+        if png is None:
+            raise web.HTTPNotFound
+        return web.Response(body=png, content_type="image/png")
+
+
+async def _record(request: web.Request) -> RecordedRequest:
+    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers)
+    return RecordedRequest(request.path, headers, await request.read())
+
+
+async def _send(request: web.Request, fault: Fault) -> web.StreamResponse:
+    await asyncio.sleep(fault.delay)
+    if fault.disconnect:
+        request.protocol.force_close()
+        return web.Response()
+    body = json.dumps(_error("injected fault")).encode() if fault.body is None else fault.body
+    headers = {"Content-Type": "application/json", **fault.headers}
+    return web.Response(status=fault.status, headers=headers, body=body)
+
+
+def _usual_response(
+    recorded: RecordedRequest, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]], delay: float
+) -> Fault:
+    try:
+        body = recorded.json
+    except (ValueError, RecursionError):
+        return _json_response(_error("the body must be JSON"), delay, status=400)
+    try:
+        check(body)
+    except InvalidBodyError as error:
+        return _json_response(_error(str(error)), delay, status=400)
+    return _json_response(respond(body), delay)
+
+
+def _json_response(content: dict[str, str], delay: float, status: int = 200) -> Fault:
+    return Fault(status=status, body=json.dumps(content).encode(), delay=delay)
+
+
+def _error(reason: str) -> dict[str, str]:
+    return {"error": f"offline Websim: {reason}"}
+
+
+def _chat_message(body: Mapping[str, Any]) -> dict[str, str]:
+    said = next((_text(message) for message in reversed(body["messages"]) if message["role"] == "user"), "")
+    content = f"This is the offline Websim; no model was asked. You said: {said}"
+    if body.get("json"):
+        content = json.dumps({"offline": True, "you_said": said})
+    return {"role": "assistant", "content": content}
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else "[an image]" for part in content)
+
+
+def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
+    width, height = body.get("width"), body.get("height")
+    if width and height:
+        side = min(max(width, height), MAX_SIDE)
+    else:
+        width, height = map(int, body["aspect_ratio"].split(":"))
+        side = DEFAULT_SIDE
+    longer = max(width, height)
+    # Round with whole numbers, because a number of hundreds of digits does not fit into a float.
+    return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
+
+
+async def _home(request: web.Request) -> web.Response:
+    return web.Response(text="This is the offline Websim.\n")
+
+
+async def _drawn_image(request: web.Request) -> web.Response:
+    width, height = int(request.match_info["width"]), int(request.match_info["height"])
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise web.HTTPNotFound
+    colours = bytes.fromhex(request.match_info["colours"])
+    return web.Response(body=draw_gradient(width, height, colours[:3], colours[3:]), content_type="image/png")

@@ -1,0 +1,100 @@
+"""Build the exceptions: the class, a short message that names the host and ends with advice, and no secret in it.
+
+Every exception has the attributes `status`, `retry_after` and `reason`. They are returned, not raised.
+"""
+
+from typing import Any
+
+from g4f import errors
+from g4f.requests.raise_for_status import raise_for_status
+
+from .causes import RATE_LIMITED, TRY_LATER, Cause, Reason, UnexpectedBodyError, cause_of_exception, cause_of_response
+from .redaction import excerpt
+from .target import Target
+
+# The maximum length of a message (specification, section 4).
+MAX_MESSAGE_CHARS = 300
+# A shorter excerpt of a response says nothing.
+MIN_EXCERPT_CHARS = 20
+
+
+class WebsimTimeoutError(errors.TimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
+    """No response within the time allowed; both g4f's `TimeoutError` and Python's."""
+
+
+async def response_error(
+    response: Any, target: Target, unexpected: UnexpectedBodyError | None, retry_after: float | None
+) -> Exception:
+    """Return the exception for a response.
+
+    Args:
+        response: the response, with `status`, `ok`, `headers` and `text`.
+        target: where the request went.
+        unexpected: why the body of a successful response is of no use.
+        retry_after: the seconds that the server asks to wait.
+    """
+    cause = cause_of_response(response.status, response.headers, response.text, target)
+    if unexpected:
+        kind = errors.RateLimitError if cause is RATE_LIMITED else unexpected.cause.error
+        cause = (cause or unexpected.cause)._replace(error=kind)
+    assert cause
+    delay = f"{retry_after:.0f} s" if retry_after else "a while"
+    cause = cause._replace(advice=cause.advice.replace("{delay}", delay))
+    message = _message(f"Response {response.status} from {target.host}: {cause.summary}", response.text, cause, target)
+    kind = cause.error
+    if kind is None:
+        try:
+            await raise_for_status(response, message)
+        except Exception as chosen:  # only its class is used, because g4f replaces some messages
+            kind = type(chosen)
+    return _new(kind or errors.ResponseStatusError, message, cause.reason, response.status, retry_after)
+
+
+def exception_error(error: Exception, target: Target, status: int | None) -> Exception:
+    """Return the exception for an attempt that ended with an exception of aiohttp, of ssl or of the SOCKS library.
+
+    Args:
+        error: the exception.
+        target: where the request went.
+        status: the HTTP status, if the response had begun.
+    """
+    if isinstance(error, errors.MissingRequirementsError):
+        message = "a SOCKS proxy needs one more package: pip install aiohttp_socks"
+        return _new(type(error), message, Reason.PROXY_FAILED)
+    cause = cause_of_exception(error, target, began=status is not None)
+    start = f"Response {status}" if status else "No response"
+    detail = str(error) or type(error).__name__
+    message = _message(f"{start} from {target.host}: {cause.summary}", detail, cause, target)
+    return _new(cause.error or errors.ResponseError, message, cause.reason, status)
+
+
+def timeout_error(seconds: float, target: Target) -> Exception:
+    """Return the exception for a call or an attempt that took longer than `seconds`."""
+    message = f"No response from {target.host} within {seconds:g} s: {TRY_LATER}"
+    return _new(WebsimTimeoutError, message, Reason.TIMEOUT)
+
+
+def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
+    """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
+    message = (
+        f"Rate limit of {target.host}: the wait would be {seconds:.0f} s, longer than max_wait ({max_wait:g} s): "
+        "raise Websim.max_wait, log in, or use another provider"
+    )
+    return _new(errors.RateLimitError, message, Reason.RATE_LIMITED, 429, seconds)
+
+
+def _message(start: str, detail: str, cause: Cause, target: Target) -> str:
+    """Return `start`, an excerpt of `detail` and the advice, without secrets."""
+    end = f": {cause.advice}"
+    start = excerpt(start, target.secrets, MAX_MESSAGE_CHARS - len(end))
+    room = MAX_MESSAGE_CHARS - len(start) - len(end) - len(" ()")
+    shown = excerpt(detail, target.secrets, room) if room >= MIN_EXCERPT_CHARS else ""
+    return f"{start} ({shown}){end}" if shown else start + end
+
+
+def _new(
+    kind: type[Exception], message: str, reason: Reason, status: int | None = None, retry_after: float | None = None
+) -> Exception:
+    error: Any = kind(message)
+    error.status, error.retry_after, error.reason = status, retry_after, reason
+    return error  # type: ignore[no-any-return]

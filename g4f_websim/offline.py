@@ -1,0 +1,170 @@
+"""Use Websim and g4f without a network: `offline()` starts the emulator and points everything at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import g4f.debug
+from g4f.cookies import CookiesConfig
+from g4f.image import copy_images
+
+from .emulator import Emulator
+from .provider import Websim
+
+# g4f fetches a list of providers from its own site when it starts. These entries, for a port on which nothing listens,
+# are enough for it.
+_NO_SERVER = {"baseUrl": "http://127.0.0.1:9/v1"}
+PROVIDER_LIST = {"providers": {"default": _NO_SERVER, "orcarouter": _NO_SERVER}, "defaultModels": {}}
+
+# The folders in which g4f looks for the list of the day: the first since 8.4, the second before.
+PROVIDER_LIST_FOLDERS = (".models", "models")
+
+_MISSING = object()
+
+
+@contextmanager
+def offline() -> Iterator[Emulator]:
+    """Point `Websim` at the emulator and keep g4f off the network, in this process and in child processes.
+
+        with g4f_websim.offline.offline():
+            client = Client(provider=Websim)
+            client.images.generate("a cat", model="flux")
+
+    This replaces `Websim.url`, g4f's configuration, cookie and cache folders, its check for a new version, and the
+    environment variables WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY. The end of the block restores all of
+    them. A module of g4f that is first imported inside the block keeps what it read then.
+
+    Yields:
+        The emulator, which tells what was sent and can be told what to reply.
+    """
+    with ExitStack() as stack:
+        emulator = stack.enter_context(Emulator())
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True))
+        write_provider_list(Path(folder))
+        for name, value in _environment(emulator.url, folder):
+            stack.enter_context(_variable(name, value))
+        stack.enter_context(_attribute(Websim, "url", emulator.url))
+        for owner, name, value in _g4f_settings(folder):
+            stack.enter_context(_attribute(owner, name, value))
+        stack.enter_context(accept_images_from(emulator.url))
+        stack.enter_context(_exit_on_sigterm())
+        yield emulator
+
+
+def write_provider_list(cache_dir: Path) -> None:
+    """Write the list of providers that g4f otherwise fetches from its own site when it starts.
+
+    The list is valid today and tomorrow. A list that is already there is kept.
+
+    Args:
+        cache_dir: g4f's cache folder, the value of G4F_CACHE_DIR.
+    """
+    for folder in PROVIDER_LIST_FOLDERS:
+        for day in (date.today(), date.today() + timedelta(days=1)):
+            file = cache_dir / folder / str(day) / "providers.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError), file.open("x") as opened:
+                json.dump(PROVIDER_LIST, opened)
+
+
+@contextmanager
+def accept_images_from(url: str) -> Iterator[None]:
+    """Let g4f save images from the emulator.
+
+    g4f saves generated images from public hosts only, and has no setting for that. (It does save `data:` URIs, but its
+    client cannot return one as `b64_json`.)
+
+    Args:
+        url: The emulator's URL. Images from other URLs are checked as usual.
+    """
+    if not hasattr(copy_images, "is_safe_url"):  # older g4f saves images from every host
+        yield
+        return
+    is_safe_url = copy_images.is_safe_url
+
+    def is_safe_or_emulator(image: str, *args: Any, **kwargs: Any) -> bool:
+        return image.startswith(f"{url}/") or bool(is_safe_url(image, *args, **kwargs))
+
+    with _attribute(copy_images, "is_safe_url", is_safe_or_emulator):
+        yield
+
+
+def _environment(url: str, folder: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the environment variables of `offline()`; None deletes a variable."""
+    yield "WEBSIM_URL", url
+    yield "G4F_CACHE_DIR", folder
+    yield "G4F_CONFIG_DIR", folder
+    yield "G4F_PROXY", None
+
+
+def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
+    """Yield g4f's settings in `offline()`: the owner, the name and the value of each."""
+    yield g4f.debug, "version_check", False
+    yield CookiesConfig, "cookies_dir", folder
+    with suppress(ImportError):  # older g4f keeps no conversation
+        from g4f import config
+
+        yield config, "CONFIG_DIR", Path(folder)
+    with suppress(ImportError):  # older g4f fetches no list of providers
+        from g4f.client import ClientFactory
+
+        yield ClientFactory, "_live_providers", PROVIDER_LIST
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into `SystemExit`, so that the temporary folder is deleted.
+
+    A handler that the program has installed stays. Python allows handlers in the main thread only.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable, or delete it if the value is None, and restore it at the end."""
+    before = os.environ.get(name)
+    _set_variable(name, value)
+    try:
+        yield
+    finally:
+        _set_variable(name, before)
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module or class and restore it at the end."""
+    before = vars(owner).get(name, _MISSING)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

@@ -1,0 +1,58 @@
+"""Remove secrets from text that an error, a log line or a report shows; pure functions."""
+
+import re
+from collections.abc import Iterable
+
+# A hostile body may be megabytes long; only its first characters are searched for secrets and shown.
+MAX_SEARCHED_CHARS = 10_000
+
+REDACTED = "***"
+
+_HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
+_TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
+
+# The first part of a JSON Web Token is base64url of a JSON object, hence "ey". Also matches a truncated token.
+_JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
+# "@" may be percent-encoded or a JSON escape.
+_EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
+# The last word of truncated text may be the first half of an e-mail address.
+_LAST_WORD = re.compile(r"[^\s@\"'<>:,;/*]{0,64}\Z")
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return `text` on one line, without secrets and without characters that control a terminal.
+
+    Args:
+        text: any text, a response body for example.
+        secrets: strings to remove, besides JSON Web Tokens and e-mail addresses.
+    """
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    if len(text) > MAX_SEARCHED_CHARS:
+        text = _LAST_WORD.sub("", _JWT.sub(REDACTED, text[:MAX_SEARCHED_CHARS]))
+    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, text))
+    # str.isprintable() is false for escape sequences and for lone surrogates, which cannot be printed.
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def excerpt(text: str, secrets: Iterable[str], max_chars: int) -> str:
+    """Return the first redacted characters of a response body; of an HTML page, its title.
+
+    Args:
+        text: the body.
+        secrets: strings to remove, see `redact`.
+        max_chars: the maximum length of the result.
+    """
+    text = redact(f"an HTML page{html_title(text)}" if is_html(text) else text, secrets)
+    return text if len(text) <= max_chars else text[: max(0, max_chars - 1)] + "…"
+
+
+def is_html(text: str) -> bool:
+    """Return whether a body is an HTML page, such as Cloudflare sends instead of a JSON response."""
+    return _HTML.match(text) is not None
+
+
+def html_title(text: str) -> str:
+    """Return `: <title>...</title>` of an HTML page, or an empty string if it has no title."""
+    match = _TITLE.search(text, 0, MAX_SEARCHED_CHARS)
+    return f": {match[0]}" if match else ""

@@ -1,0 +1,95 @@
+"""Where a request goes: the endpoint and the proxy, checked, and the secrets that belong to them; pure."""
+
+import base64
+import os
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
+
+HTTP_SCHEMES = ("http", "https")
+SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
+
+# g4f passes the value of this variable as `proxy`.
+PROXY_VARIABLE = "G4F_PROXY"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The endpoint that a request goes to, and how.
+
+    Args:
+        url: the URL of the endpoint.
+        token: the Websim token that is sent, if any.
+        api_key: the caller's key, which no message may show even if it is not sent.
+        proxy: URL of an http, https, socks4, socks5 or socks5h proxy, if any.
+
+    Raises:
+        ValueError: one of the URLs is malformed or has an unsupported scheme.
+    """
+
+    url: str
+    token: str | None = None
+    api_key: Any = None
+    proxy: str | None = None
+
+    def __post_init__(self) -> None:
+        site = self.url.removesuffix(CHAT_PATH).removesuffix(IMAGE_PATH)
+        _check_url("WEBSIM_URL", site, HTTP_SCHEMES, DEFAULT_URL)
+        if self.proxy:
+            name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
+            _check_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")
+
+    @property
+    def host(self) -> str:
+        """The host and port of the endpoint."""
+        return _host(self.url)
+
+    @property
+    def proxy_host(self) -> str:
+        """The host and port of the proxy."""
+        return _host(self.proxy or "")
+
+    @property
+    def socks_proxy(self) -> str | None:
+        """The proxy, if it is a SOCKS proxy."""
+        return self.proxy if self.proxy and urlsplit(self.proxy).scheme in SOCKS_SCHEMES else None
+
+    @property
+    def http_proxy(self) -> str | None:
+        """The proxy, if it is an HTTP proxy."""
+        return None if self.socks_proxy else self.proxy or None
+
+    @property
+    def secrets(self) -> list[str]:
+        """The strings that must not appear in an error or a log line."""
+        proxy = urlsplit(self.proxy or "")
+        passwords = [parts.password or "" for parts in (proxy, urlsplit(self.url))]
+        secrets = [self.token, self.api_key, *passwords, *map(unquote, passwords)]
+        if proxy.password:
+            # The value of the Proxy-Authorization header; a proxy may repeat it in an error page.
+            login = unquote(f"{proxy.username}:{proxy.password}").encode("latin-1", "replace")
+            secrets.append(base64.b64encode(login).decode())
+        return [secret for secret in secrets if secret and isinstance(secret, str)]
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _check_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> None:
+    """Raise a `ValueError` for a malformed URL; the message shows it without its password."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        login, at, rest = url.rpartition("@")
+        shown = f"{login.partition('://')[0]}://***@{rest}" if at and "://" in login else rest
+        raise ValueError(f"{name}: a URL like {example} with the scheme {_either(schemes)}, not {shown!r}")
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,55 @@
+"""The options of `g4f-websim emulator`."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from g4f_websim.emulator import Emulator
+from g4f_websim.emulator.command import serve
+from g4f_websim.endpoints import CHAT_PATH
+from tests.support.calls import HELLO
+from tests.support.processes import make_home, server
+
+CHAT = {"project_id": "a", "messages": HELLO}
+
+
+def chat(emulator):
+    return httpx.post(emulator.url + CHAT_PATH, json=CHAT)
+
+
+@pytest.mark.parametrize(("option", "has_retry_after"), [((), True), (("--no-retry-after",), False)])
+def test_limits_rate(tmp_path, option, has_retry_after):
+    with server("emulator", "--limit", "1/1m", *option, home=make_home(tmp_path)) as emulator:
+        responses = [chat(emulator) for _ in range(2)]
+    assert [response.status_code for response in responses] == [200, 429]
+    assert ("Retry-After" in responses[1].headers) == has_retry_after
+
+
+def test_limits_requests_at_same_time(tmp_path):
+    argv = ("emulator", "--max-in-flight", "1", "--delay", "0.5")
+    with server(*argv, home=make_home(tmp_path)) as emulator, ThreadPoolExecutor(2) as pool:
+        responses = list(pool.map(lambda _: chat(emulator), range(2)))
+    assert sorted(response.status_code for response in responses) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--limit", "10"], "argument --limit: a limit is REQUESTS/PERIOD, such as 10/10s or 100/1m, not '10'"),
+        (["--max-in-flight", "0"], "argument --max-in-flight: expected a positive whole number, not '0'"),
+        (["--max-in-flight", "four"], "argument --max-in-flight: expected a positive whole number, not 'four'"),
+        (["--delay", "soon"], "argument --delay: expected a number of seconds, not 'soon'"),
+        (["--delay", "nan"], "argument --delay: expected a number of seconds, not 'nan'"),
+    ],
+)
+def test_names_malformed_argument(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        serve(argv)
+    assert message in capsys.readouterr().err
+
+
+def test_names_port_in_use(capsys):
+    with Emulator() as emulator:
+        assert serve(["--port", emulator.url.rpartition(":")[2]]) == 1
+    assert capsys.readouterr().err.strip().endswith("address already in use; choose another --port")

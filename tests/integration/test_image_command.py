@@ -1,0 +1,243 @@
+"""The command `g4f-websim image`."""
+
+import base64
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from aiohttp import ClientTimeout
+
+from g4f_websim import Websim, cli, image_command
+from g4f_websim.emulator import Fault
+from tests.support.calls import JWT, PNG_URI
+from tests.support.processes import PNG_MAGIC, make_home, run, run_on_terminal
+
+PNG = base64.b64decode(PNG_URI.partition(",")[2])
+FAILURE = Fault(status=500)
+
+
+def image_at(url):
+    return Fault(body=json.dumps({"url": url}).encode())
+
+
+class Service(BaseHTTPRequestHandler):
+    """Websim and an image host in one, also as an HTTP proxy; records the requests of the server's `requests`."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.respond("application/json", json.dumps({"url": "http://images.invalid/cat.png"}).encode())
+
+    def do_GET(self):
+        self.respond("image/png", PNG)
+
+    def respond(self, content_type, body):
+        self.server.requests.append((self.path, self.headers))
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def service():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        server.requests = []
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def assert_not_saved(capsys, reason):
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    first, last = printed.err.splitlines()
+    assert first.startswith("g4f-websim: cat.png was not saved: ")
+    assert reason in first
+    assert last == "g4f-websim: 0 of 1 image saved"
+
+
+def test_saves_image(tmp_path):
+    home = make_home(tmp_path / "home")
+    done = run("--offline", "image", "a cat on a couch", "-O", "cat.png", home=home)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cat.png\n", "")
+    assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
+    assert list(home.joinpath("config").rglob("conversation.json")) == []
+
+
+def test_terminal_shows_progress(tmp_path):
+    done = run_on_terminal("--offline", "image", "a cat", "-O", "cat.png", home=make_home(tmp_path / "home"))
+    first, second = done.stderr.splitlines()
+    assert first.startswith("g4f-websim: requesting 1 image from 127.0.0.1:")
+    assert second == "g4f-websim: saving 1 image"
+
+
+def test_numbers_several_images(websim_server, tmp_path, capsys):
+    assert cli.main(["image", "a cat", "-O", "cat.png", "-n", "2"]) == 0
+    assert capsys.readouterr() == ("cat-1.png\ncat-2.png\n", "")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cat-1.png", "cat-2.png"]
+
+
+def test_sends_options(websim_server):
+    options = ["--aspect-ratio", "16:9", "--size", "1024x768", "--seed", "1", "--transparent"]
+    assert cli.main(["image", "a", "cat", "-O", "cat.png", *options]) == 0
+    body = websim_server.requests[0].json
+    assert {name: value for name, value in body.items() if name != "project_id"} == {
+        "prompt": "a cat",
+        "aspect_ratio": "16:9",
+        "width": 1024,
+        "height": 768,
+        "seed": 1,
+        "transparent": True,
+    }
+
+
+def test_sends_no_option_by_default(websim_server):
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 0
+    assert websim_server.requests[0].json.keys() == {"project_id", "prompt", "aspect_ratio"}
+
+
+def test_replaces_file(websim_server, tmp_path):
+    tmp_path.joinpath("cat.png").write_text("another file")
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 0
+    assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
+
+
+def test_decodes_data_uri(websim_server, tmp_path):
+    websim_server.inject(image_at(PNG_URI))
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 0
+    assert tmp_path.joinpath("cat.png").read_bytes() == PNG
+
+
+def test_decodes_percent_encoded_data_uri(websim_server, tmp_path):
+    websim_server.inject(image_at("data:image/svg+xml,%3Csvg/%3E"))
+    assert cli.main(["image", "a cat", "-O", "cat.svg"]) == 0
+    assert tmp_path.joinpath("cat.svg").read_text() == "<svg/>"
+
+
+def test_downloads_through_proxy_without_token(monkeypatch, tmp_path):
+    with service() as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy.url)
+        monkeypatch.setenv("WEBSIM_API_KEY", JWT)
+        monkeypatch.setattr(Websim, "url", "http://websim.invalid")
+        assert cli.main(["image", "a cat", "-O", "cat.png"]) == 0
+        (chat_url, chat_headers), (image_url, image_headers) = proxy.requests
+    assert tmp_path.joinpath("cat.png").read_bytes() == PNG
+    assert (chat_url, image_url) == (Websim.image_api_endpoint, "http://images.invalid/cat.png")
+    assert JWT in str(chat_headers)
+    assert JWT not in str(image_headers)
+
+
+def test_saves_images_that_succeeded(websim_server, tmp_path, capsys):
+    websim_server.inject(FAILURE)
+    assert cli.main(["image", "a cat", "-O", "cat.png", "-n", "3"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "cat-1.png\ncat-2.png\n"
+    assert printed.err.splitlines()[-1] == "g4f-websim: 2 of 3 images saved"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cat-1.png", "cat-2.png"]
+
+
+def test_failed_request_fails_on_one_line(websim_server, capsys):
+    websim_server.inject(FAILURE)
+    with pytest.raises(SystemExit, match="^1$"):
+        cli.main(["image", "a cat", "-O", "cat.png"])
+    error = capsys.readouterr().err
+    assert error.startswith("g4f-websim: ResponseStatusError: ")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("-O", "cat.png", "-n", "11"), "1 to 10"),
+        (("-O", "cat.png", "--aspect-ratio", "16x9"), "16:9"),
+        (("-O", "cat.png", "--size", "1024"), "1024x768"),
+    ],
+)
+def test_invalid_option_fails_before_request(websim_server, words, reason, capsys):
+    with pytest.raises(SystemExit, match="^1$"):
+        cli.main(["image", "a cat", *words])
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len(error.splitlines()) == 1
+    assert list(websim_server.requests) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("images/cat.png", "there is no folder images; create it first"),
+        (".", ". is a folder; name a file, as in -O cat.png"),
+    ],
+)
+def test_invalid_output_fails_before_request(websim_server, output, message):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["image", "a cat", "-O", output])
+    assert exit_info.value.code == f"g4f-websim: {message}"
+    assert list(websim_server.requests) == []
+
+
+def test_missing_output_fails(capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.main(["image", "a cat"])
+    assert "the following arguments are required: -O/--output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/missing.png", "status 404 from"), ("/", "text/plain instead of an image from")],
+)
+def test_response_without_image_is_not_saved(websim_server, path, reason, capsys):
+    websim_server.inject(image_at(websim_server.url + path))
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, f"{reason} {websim_server.url}{path}")
+
+
+def test_too_large_image_is_not_saved(websim_server, monkeypatch, capsys):
+    monkeypatch.setattr(image_command, "MAX_IMAGE_BYTES", 10)
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, "more than 0 MiB from")
+
+
+def test_malformed_data_uri_is_not_saved(websim_server, capsys):
+    websim_server.inject(image_at("data:image/png;base64,####"))
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, "malformed data: URI")
+
+
+def test_unreachable_image_is_not_saved(websim_server, capsys):
+    websim_server.inject(image_at("http://127.0.0.1:9/cat.png"))
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, "the download failed (ClientConnectorError) from http://127.0.0.1:9/cat.png")
+
+
+def test_download_timeout_is_named(websim_server, monkeypatch, capsys):
+    monkeypatch.setattr(image_command, "DOWNLOAD_TIMEOUT", ClientTimeout(total=1e-9))
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, "no response within 1e-09 s from")
+
+
+def test_unwritable_file_is_named(websim_server, monkeypatch, capsys):
+    def fail(file, data):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, "Permission denied")
+
+
+def test_unexpected_error_fails_on_one_line(websim_server, monkeypatch, capsys):
+    def fail(file, data):
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(SystemExit, match="^1$"):
+        cli.main(["image", "a cat", "-O", "cat.png"])
+    assert capsys.readouterr().err == "g4f-websim: RuntimeError: unexpected\n"

@@ -1,0 +1,260 @@
+"""`offline()`: where it points g4f, what it restores, and how g4f saves and returns images in it."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import date
+from pathlib import Path
+
+import g4f.config
+import g4f.debug
+import httpx
+import pytest
+from g4f.client import AsyncClient, Client, ClientFactory
+from g4f.cookies import CookiesConfig
+from g4f.errors import ProviderNotFoundError
+from g4f.image import copy_images
+
+from g4f_websim import Websim
+from g4f_websim.emulator import Emulator, Fault
+from g4f_websim.offline import accept_images_from, offline, write_provider_list
+from tests.support.calls import HELLO, ask
+from tests.support.paths import ROOT
+from tests.support.processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, make_home, run, server
+
+VARIABLES = ("WEBSIM_URL", "G4F_CACHE_DIR", "G4F_CONFIG_DIR", "G4F_PROXY")
+ASKS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
+WAITS_OFFLINE = """
+import os, threading
+from g4f_websim.offline import offline
+with offline():
+    print(os.environ["G4F_CACHE_DIR"], flush=True)
+    threading.Event().wait()
+"""
+
+
+def settings():
+    """Return all that `offline()` replaces."""
+    return {
+        "environment": dict(os.environ),
+        "url": Websim.url,
+        "version_check": g4f.debug.version_check,
+        "cookies": CookiesConfig.cookies_dir,
+        "config": g4f.config.CONFIG_DIR,
+        "providers": ClientFactory._live_providers,
+        "is_safe_url": copy_images.is_safe_url,
+        "SIGTERM": signal.getsignal(signal.SIGTERM),
+    }
+
+
+def saved_image() -> bytes:
+    (file,) = Path("generated_media").iterdir()
+    return file.read_bytes()
+
+
+async def test_points_websim_at_emulator():
+    with offline() as emulator:
+        assert await ask(messages=HELLO) == [ANSWER]
+        assert Websim.url == emulator.url
+        assert len(emulator.requests) == 1
+
+
+def test_points_child_processes_at_emulator(monkeypatch):
+    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:9")
+    with offline():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", ASKS_WEBSIM], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == ANSWER, done.stderr
+
+
+def test_g4f_needs_no_provider_list_from_its_site(monkeypatch):
+    monkeypatch.setattr(ClientFactory, "_live_providers_url", "http://127.0.0.1:9/providers.json")
+    with offline(), pytest.raises(ProviderNotFoundError):
+        ClientFactory.create_provider("Typo", "Typo")
+
+
+@pytest.mark.parametrize("variables", [{}, dict.fromkeys(VARIABLES, "http://127.0.0.1:9")], ids=["unset", "set"])
+def test_restores_everything(monkeypatch, variables):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(g4f.debug, "version_check", True)
+    before = settings()
+    for _ in range(2):
+        with offline():
+            inside = settings()
+        assert not [name for name in before if inside[name] == before[name]]
+        assert settings() == before
+
+
+def test_restores_everything_after_error():
+    before = settings()
+    with pytest.raises(RuntimeError, match="of the caller"), offline():
+        raise RuntimeError("of the caller")
+    assert settings() == before
+
+
+def test_deletes_its_folder():
+    with offline():
+        folder = Path(os.environ["G4F_CACHE_DIR"])
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_blocks_can_be_nested():
+    before = settings()
+    with offline() as outer:
+        with offline() as inner:
+            assert Websim.url == inner.url
+        assert Websim.url == outer.url
+    assert settings() == before
+
+
+def test_works_outside_main_thread():
+    urls = []
+
+    def work():
+        with offline() as emulator:
+            urls.append((emulator.url, Websim.url))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    ((emulator_url, websim_url),) = urls
+    assert emulator_url == websim_url
+
+
+def test_keeps_own_sigterm_handler():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with offline():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
+def test_deletes_its_folder_at_sigterm():
+    with subprocess.Popen([sys.executable, "-c", WAITS_OFFLINE], stdout=subprocess.PIPE, text=True) as process:
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir()
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not folder.exists()
+
+
+# Images
+
+
+@pytest.mark.parametrize("model", ["flux", None])
+def test_client_saves_image(model):
+    with offline():
+        response = Client(provider=Websim).images.generate("a cat", model=model)
+    assert response.data[0].url.startswith("/media/")
+    assert saved_image().startswith(PNG_MAGIC)
+
+
+def test_async_client_saves_images():
+    images = [PNG_MAGIC + b"first", PNG_MAGIC + b"second"]
+    with offline() as emulator:
+        for image in images:
+            emulator.reply_image(image)
+        asyncio.run(AsyncClient(provider=Websim).images.generate("a cat", model="flux", n=2))
+    assert sorted(file.read_bytes() for file in Path("generated_media").iterdir()) == images
+
+
+def test_client_returns_image_url():
+    with offline():
+        response = Client(provider=Websim).images.generate("a cat", model="flux", response_format="url")
+        assert httpx.get(response.data[0].url).content.startswith(PNG_MAGIC)
+    assert not list(Path().glob("generated_media/*"))
+
+
+def test_client_returns_base64():
+    with offline():
+        response = Client(provider=Websim).images.generate("a cat", model="flux", response_format="b64_json")
+    assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
+
+
+def test_client_saves_data_uri():
+    uri = "data:image/png;base64," + base64.b64encode(PNG_MAGIC + b"of a data URI").decode()
+    with offline() as emulator:
+        emulator.inject(Fault(body=json.dumps({"url": uri}).encode()))
+        Client(provider=Websim).images.generate("a cat", model="flux")
+    assert saved_image() == PNG_MAGIC + b"of a data URI"
+
+
+def test_command_saves_image(tmp_path):
+    done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
+
+
+def test_gui_serves_image(tmp_path):
+    with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
+        body = {"provider": "Websim", "model": "flux", "messages": HELLO}
+        response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_ANSWER)
+        events = [json.loads(line[len("data: ") :]) for line in response.text.splitlines() if line.startswith("data: ")]
+        (url,) = next(event["urls"] for event in events if event["type"] == "content")
+        assert url.startswith("/media/")
+        assert httpx.get(gui.url + url).content.startswith(PNG_MAGIC)
+    (file,) = tmp_path.glob("generated_media/*")
+    assert file.read_bytes().startswith(PNG_MAGIC)
+
+
+@pytest.mark.parametrize("response_format", [None, "url", "b64_json"])
+def test_api_returns_image(tmp_path, response_format):
+    with server("--offline", *API, home=make_home(tmp_path)) as api:
+        body = {"prompt": "a cat", "model": "flux", "response_format": response_format}
+        url = f"{api.url}/api/Websim/images/generations"
+        (image,) = httpx.post(url, json=body, timeout=SECONDS_TO_ANSWER).raise_for_status().json()["data"]
+        encoded = image.get("b64_json")
+        png = base64.b64decode(encoded) if encoded else httpx.get(image["url"]).content
+        assert png.startswith(PNG_MAGIC)
+
+
+def test_accepts_images_from_emulator_only():
+    with accept_images_from("http://127.0.0.1:8765"):
+        assert copy_images.is_safe_url("http://127.0.0.1:8765/offline/1x1/000000000000.png")
+        assert not copy_images.is_safe_url("http://127.0.0.1:87650/offline/1x1/000000000000.png")
+        assert not copy_images.is_safe_url("http://127.0.0.1/cat.png")
+        assert copy_images.is_safe_url("https://1.1.1.1/cat.png")
+
+
+def test_older_g4f_needs_no_permission(monkeypatch):
+    monkeypatch.delattr(copy_images, "is_safe_url")
+    with accept_images_from("http://127.0.0.1:8765"):
+        assert not hasattr(copy_images, "is_safe_url")
+
+
+def test_without_offline_g4f_returns_url_of_unsaved_image(monkeypatch):
+    with Emulator() as emulator:
+        monkeypatch.setattr(Websim, "url", emulator.url)
+        response = asyncio.run(AsyncClient(provider=Websim).images.generate("a cat", model="flux"))
+        assert response.data[0].url.startswith(emulator.url)
+
+
+# The list of providers
+
+
+def test_provider_list_is_valid_today(tmp_path):
+    write_provider_list(tmp_path)
+    today = json.loads((tmp_path / ".models" / str(date.today()) / "providers.json").read_text())
+    assert today.keys() == {"providers", "defaultModels"}
+    assert len(list(tmp_path.glob(".models/*/providers.json"))) == 2
+
+
+def test_provider_list_of_g4f_is_kept(tmp_path):
+    file = tmp_path / ".models" / str(date.today()) / "providers.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    write_provider_list(tmp_path)
+    write_provider_list(tmp_path)
+    assert file.read_text() == "{}"

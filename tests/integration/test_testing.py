@@ -1,0 +1,109 @@
+"""The fixture `websim_server` in the tests of an application, as its users write them."""
+
+import base64
+import os
+import subprocess
+import sys
+
+from g4f.client import Client
+
+from g4f_websim import Websim
+from g4f_websim.emulator import Emulator
+from tests.support.calls import HELLO, ask
+from tests.support.paths import ROOT
+from tests.support.processes import ANSWER, PNG_MAGIC
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = 'pytest_plugins = ["g4f_websim.testing"]\n'
+TEST_OF_APPLICATION = '''
+from g4f.client import Client
+from g4f_websim import Websim
+from g4f_websim.testing import Fault
+
+
+def answer(question):
+    """Stand for the application."""
+    messages = [{"role": "user", "content": question}]
+    return Client(provider=Websim).chat.completions.create(messages).choices[0].message.content
+
+
+def test_answers(websim_server):
+    websim_server.reply("42")
+    assert answer("What is 6 * 7?") == "42"
+    request = websim_server.requests[-1]
+    assert request.path == "/api/v1/inference/run_chat_completion"
+    assert request.json["messages"] == [{"role": "user", "content": "What is 6 * 7?"}]
+    assert request.header("content-type") == "application/json"
+
+
+def test_survives_rate_limit(websim_server):
+    websim_server.inject(Fault(status=429), times=2)
+    websim_server.reply("42")
+    assert answer("What is 6 * 7?") == "42"
+    assert len(websim_server.requests) == 3
+'''
+ASKS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
+
+
+def test_copied_test_passes(pytester):
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_application=TEST_OF_APPLICATION)
+    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2)
+
+
+def test_copied_test_is_clean_for_ruff(pytester):
+    folder = pytester.mkdir("application")
+    folder.joinpath("conftest.py").write_text(CONFTEST)
+    folder.joinpath("test_application.py").write_text(TEST_OF_APPLICATION)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", str(folder)]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+
+
+async def test_points_websim_at_emulator(websim_server):
+    assert isinstance(websim_server, Emulator)
+    assert Websim.url == websim_server.url
+    assert await ask(messages=HELLO) == [ANSWER]
+
+
+def test_points_child_processes_at_emulator(websim_server):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", ASKS_WEBSIM], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == ANSWER, done.stderr
+    assert len(websim_server.requests) == 1
+
+
+def test_restores_settings(pytester, monkeypatch):
+    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:9")
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile("""
+        import os
+        from g4f_websim import Websim
+
+        def settings():
+            return Websim.url, Websim.backoff, os.environ.get("WEBSIM_URL"), os.environ.get("G4F_PROXY")
+
+        BEFORE = settings()
+
+        def test_inside(websim_server):
+            assert settings() == (websim_server.url, 0.001, websim_server.url, None)
+
+        def test_after():
+            assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://127.0.0.1:9")
+    """)
+    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2)
+
+
+def test_client_saves_image(websim_server, tmp_path):
+    websim_server.reply_image(PNG_MAGIC + b"of the test")
+    Client(provider=Websim).images.generate("a cat", model="flux")
+    (file,) = (tmp_path / "generated_media").iterdir()
+    assert file.read_bytes() == PNG_MAGIC + b"of the test"
+
+
+def test_client_returns_base64(websim_server):
+    websim_server.reply_image(PNG_MAGIC + b"of the test")
+    response = Client(provider=Websim).images.generate("a cat", response_format="b64_json")
+    assert base64.b64decode(response.data[0].b64_json) == PNG_MAGIC + b"of the test"
