@@ -122,6 +122,13 @@ REGION_BLOCKED = Cause(Reason.REGION_BLOCKED, "blocked for legal reasons", "try 
 API_CHANGED = Cause(Reason.API_CHANGED, "Websim does not accept this kind of request", IF_CHANGED)
 SERVER_ERROR = Cause(Reason.SERVER_ERROR, "the server failed", TRY_LATER, errors.ResponseStatusError)
 BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, errors.ResponseError)
+NOT_HTTPS = Cause(
+    Reason.NO_CONNECTION,
+    "no connection",
+    "the server does not speak https: write http:// in WEBSIM_URL, or name another port",
+    errors.ResponseError,
+)
+NO_SOCKS = Cause(Reason.PROXY_FAILED, "a SOCKS proxy needs one more package", "pip install aiohttp_socks")
 
 _BY_STATUS = {
     401: LOGIN_NEEDED,
@@ -205,7 +212,7 @@ def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
         return BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
     if began:
         return BROKEN_RESPONSE
-    if isinstance(error, aiohttp.ClientProxyConnectionError) or _is_socks_error(error, "ProxyConn", "ProxyTime"):
+    if _is_socks_error(error, "ProxyConn", "ProxyTime") or (target.http_proxy and _is_tcp_failure(error)):
         return _proxy_cause(target, "does not answer", "check that it runs and that its URL is right")
     if _is_login_refused_by_proxy(error):
         return _proxy_cause(target, "needs a login", PROXY_LOGIN)
@@ -217,9 +224,9 @@ def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
         advice = "check the clock and WEBSIM_URL; a network login or a proxy may answer instead of Websim"
         return Cause(Reason.NO_CONNECTION, "no connection: the certificate is not valid", advice, errors.ResponseError)
     if any(name in str(error) for name in _NO_TLS):
-        advice = "the server does not speak https: write http:// in WEBSIM_URL, or name another port"
-        return Cause(Reason.NO_CONNECTION, "no connection", advice, errors.ResponseError)
-    summary = "no connection" if isinstance(error, aiohttp.ClientConnectorError) else "the connection was closed"
+        return NOT_HTTPS
+    is_tls_failure = isinstance(error, aiohttp.ClientSSLError)
+    summary = "no connection" if is_tls_failure or _is_tcp_failure(error) else "the connection was closed"
     return Cause(Reason.NO_CONNECTION, summary, check_network, errors.ResponseError)
 
 
@@ -237,6 +244,12 @@ def _is_socks_error(error: Exception, *kinds: str) -> bool:
     """Return whether aiohttp_socks, which may be missing, raised `error`: its classes derive from Exception alone."""
     kind = type(error)
     return kind.__module__.startswith(("aiohttp_socks", "python_socks")) and kind.__name__.startswith(kinds or "Proxy")
+
+
+def _is_tcp_failure(error: Exception) -> bool:
+    """Return whether aiohttp could not look up the host or connect to it; with an HTTP proxy, the host of the proxy."""
+    kinds = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    return isinstance(error, kinds) and not isinstance(error, aiohttp.ClientSSLError)
 
 
 def _is_login_refused_by_proxy(error: Exception) -> bool:

@@ -5,9 +5,7 @@ image_command.py, check.py and emulator/.
 """
 
 import argparse
-import asyncio
 import difflib
-import importlib.util
 import io
 import logging
 import os
@@ -15,16 +13,15 @@ import re
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import g4f.debug
 from g4f.errors import MissingRequirementsError
 
-from . import Websim, __version__, image_command
+from . import Websim, __version__, check, image_command
 from .emulator.command import serve
 from .offline import offline
 from .provider_list import provider_list
@@ -159,7 +156,7 @@ def _run_command(command: str, words: list[str], is_offline: bool, stack: ExitSt
     if command == "image":
         return image_command.main(words)
     if command == "check":
-        return _check_command(words)
+        return check.main(words)
     if command == "emulator":
         return serve(words)
     if command == "client":
@@ -177,6 +174,7 @@ def _run_command(command: str, words: list[str], is_offline: bool, stack: ExitSt
 
 
 def _run_g4f(command: str, words: Sequence[str]) -> int:
+    """Run a command of g4f."""
     import g4f.cli
 
     # g4f reads the command from sys.argv, and its help shows the first word as the name of the program.
@@ -188,6 +186,7 @@ def _run_g4f(command: str, words: Sequence[str]) -> int:
 
 
 def _run_client(words: Sequence[str], stack: ExitStack) -> int:
+    """Run g4f's client with Websim as the default provider, and report mistakes that g4f would not report."""
     import g4f.cli.client
 
     # Of two --provider options the last one counts: the user's.
@@ -227,6 +226,7 @@ def _run_without_traceback(command: str, words: Sequence[str]) -> int:
 
 
 def _run_api(words: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
+    """Run g4f's server with Websim as the default provider, with or without a network."""
     import g4f.cli
 
     words = ["--provider", PROVIDER, *words]
@@ -243,6 +243,7 @@ def _run_api(words: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
 
 
 def _run_gui(words: Sequence[str], stack: ExitStack) -> int:
+    """Run g4f's web page on loopback, with or without a network, and print the URL to open."""
     # g4f's default is to listen on all interfaces.
     words = ["--host", GUI_HOST, *words]
     # g4f's parser lists all providers in its help.
@@ -269,6 +270,7 @@ def _parse(command: str, parser: argparse.ArgumentParser, words: Sequence[str]) 
 
 
 def _is_websim(provider: str) -> bool:
+    # g4f ignores the case of a provider's name.
     return provider.lower() == PROVIDER.lower()
 
 
@@ -286,10 +288,11 @@ def _check_image_model(options: argparse.Namespace) -> None:
 def _check_files(inputs: Sequence[str]) -> None:
     """Fail if the first words name a file that does not exist: g4f would send the name as text."""
     for word in inputs:
-        if Path(word).is_file() or word.startswith(("http://", "https://")):
+        # Path.is_file() raises an OSError for a text that is too long for the name of a file.
+        if os.path.isfile(word) or word.startswith(("http://", "https://")):  # noqa: PTH113
             continue
         if Path(word).suffix.lower() in FILE_SUFFIXES and not re.search(r"\s", word):
-            _fail(f"there is no file {word}", status=1)
+            _fail(f"no such file: {word}", status=1)
         # g4f takes the other words for text.
         return
 
@@ -314,6 +317,7 @@ def _is_port(text: str) -> bool:
 
 
 def _gui_instruction(host: str, port: int) -> str:
+    """Return what to open and to choose: g4f prints the URL in the middle of Flask's messages, and without /chat/."""
     host = GUI_HOST if host in ALL_HOSTS else host
     url = f"http://[{host}]:{port}/chat/" if ":" in host else f"http://{host}:{port}/chat/"
     where = url if port else "the URL below"
@@ -336,14 +340,15 @@ def _show_log_on_terminal() -> None:
 
 def _one_line(error: Exception) -> str:
     """Return an error as one line that says what to install if a package is missing."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and error.name:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):
-        return 'g4f needs markitdown to read web pages; run: pip install "g4f[files]"'
+        return 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"'
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    """Print an error message and end the program."""
     print(f"g4f-websim: {message}", file=sys.stderr)
     sys.exit(status)
 
@@ -356,38 +361,3 @@ def _exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# The command `check`, until check.py takes over: everything below, and its imports asyncio and time, will go.
-
-CHECK_SECONDS = 60.0
-CHECK = [{"role": "user", "content": "Say hello."}]
-
-
-def _check_command(words: Sequence[str]) -> int:
-    if importlib.util.find_spec(f"{__package__}.check"):
-        check: Any = importlib.import_module(f"{__package__}.check")
-        return int(check.main(words))
-    argparse.ArgumentParser("g4f-websim check", description=_check.__doc__).parse_args(words)
-    return asyncio.run(_check())
-
-
-async def _check() -> int:
-    """Ask both endpoints once and print a line for each; the exit status is 0 if both answer."""
-
-    class Once(Websim):
-        max_attempts = max_tries = 1
-
-    exit_status = 0
-    for url, model in ((Once.chat_api_endpoint, None), (Once.image_api_endpoint, Once.default_image_model)):
-        start = time.perf_counter()
-        status, verdict = "200", "ok  it answers, nothing to do"
-        try:
-            proxy = os.environ.get("G4F_PROXY")
-            async for _ in Once.create_async_generator(model, CHECK, proxy=proxy, timeout=CHECK_SECONDS):
-                pass
-        except Exception as error:  # whatever it is, it is what the user wants to know
-            found = re.match(r"Response (\d+)", str(error))
-            status, verdict, exit_status = found[1] if found else "no status", f"FAILED  {error}", 1
-        print(f"{url}  {status}  {time.perf_counter() - start:.2f} s  {verdict}")
-    return exit_status

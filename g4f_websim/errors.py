@@ -1,14 +1,25 @@
 """Build the exceptions: the class, a short message that names the host and ends with advice, and no secret in it.
 
-Every exception has the attributes `status`, `retry_after` and `reason`. They are returned, not raised.
+Every exception has the attributes `status`, `retry_after` and `reason`, and `cause` for `g4f-websim check`. They are
+returned, not raised.
 """
 
+import math
 from typing import Any
 
 from g4f import errors
 from g4f.requests.raise_for_status import raise_for_status
 
-from .causes import RATE_LIMITED, TRY_LATER, Cause, Reason, UnexpectedBodyError, cause_of_exception, cause_of_response
+from .causes import (
+    NO_SOCKS,
+    RATE_LIMITED,
+    TRY_LATER,
+    Cause,
+    Reason,
+    UnexpectedBodyError,
+    cause_of_exception,
+    cause_of_response,
+)
 from .redaction import excerpt
 from .target import Target
 
@@ -16,6 +27,8 @@ from .target import Target
 MAX_MESSAGE_CHARS = 300
 # A shorter excerpt of a response says nothing.
 MIN_EXCERPT_CHARS = 20
+# More seconds (30 years) are shown with an exponent.
+MAX_PLAIN_SECONDS = 1e9
 
 
 class WebsimTimeoutError(errors.TimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
@@ -38,7 +51,7 @@ async def response_error(
         kind = errors.RateLimitError if cause is RATE_LIMITED else unexpected.cause.error
         cause = (cause or unexpected.cause)._replace(error=kind)
     assert cause
-    delay = f"{retry_after:.0f} s" if retry_after else "a while"
+    delay = _format_seconds(retry_after) if retry_after else "a while"
     cause = cause._replace(advice=cause.advice.replace("{delay}", delay))
     message = _message(f"Response {response.status} from {target.host}: {cause.summary}", response.text, cause, target)
     kind = cause.error
@@ -47,7 +60,7 @@ async def response_error(
             await raise_for_status(response, message)
         except Exception as chosen:  # only its class is used, because g4f replaces some messages
             kind = type(chosen)
-    return _new(kind or errors.ResponseStatusError, message, cause.reason, response.status, retry_after)
+    return _new(kind or errors.ResponseStatusError, message, cause, response.status, retry_after)
 
 
 def exception_error(error: Exception, target: Target, status: int | None) -> Exception:
@@ -59,28 +72,33 @@ def exception_error(error: Exception, target: Target, status: int | None) -> Exc
         status: the HTTP status, if the response had begun.
     """
     if isinstance(error, errors.MissingRequirementsError):
-        message = "a SOCKS proxy needs one more package: pip install aiohttp_socks"
-        return _new(type(error), message, Reason.PROXY_FAILED)
+        return _new(type(error), f"{NO_SOCKS.summary}: {NO_SOCKS.advice}", NO_SOCKS)
     cause = cause_of_exception(error, target, began=status is not None)
     start = f"Response {status}" if status else "No response"
     detail = str(error) or type(error).__name__
     message = _message(f"{start} from {target.host}: {cause.summary}", detail, cause, target)
-    return _new(cause.error or errors.ResponseError, message, cause.reason, status)
+    return _new(cause.error or errors.ResponseError, message, cause, status)
 
 
 def timeout_error(seconds: float, target: Target) -> Exception:
     """Return the exception for a call or an attempt that took longer than `seconds`."""
+    cause = Cause(Reason.TIMEOUT, f"no response within {seconds:g} s", TRY_LATER)
     message = f"No response from {target.host} within {seconds:g} s: {TRY_LATER}"
-    return _new(WebsimTimeoutError, message, Reason.TIMEOUT)
+    return _new(WebsimTimeoutError, message, cause)
 
 
 def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
     """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
     message = (
-        f"Rate limit of {target.host}: the wait would be {seconds:.0f} s, longer than max_wait ({max_wait:g} s): "
-        "raise Websim.max_wait, log in, or use another provider"
+        f"Rate limit of {target.host}: the wait would be {_format_seconds(seconds)}, "
+        f"longer than max_wait ({max_wait:g} s): raise Websim.max_wait, log in, or use another provider"
     )
-    return _new(errors.RateLimitError, message, Reason.RATE_LIMITED, 429, seconds)
+    return _new(errors.RateLimitError, message, RATE_LIMITED, 429, seconds)
+
+
+def _format_seconds(seconds: float) -> str:
+    """Return a delay that a server chose, rounded up; a huge one as 1e+300, which fits into a message."""
+    return f"{math.ceil(seconds)} s" if seconds < MAX_PLAIN_SECONDS else f"{seconds:.0e} s"
 
 
 def _message(start: str, detail: str, cause: Cause, target: Target) -> str:
@@ -93,8 +111,8 @@ def _message(start: str, detail: str, cause: Cause, target: Target) -> str:
 
 
 def _new(
-    kind: type[Exception], message: str, reason: Reason, status: int | None = None, retry_after: float | None = None
+    kind: type[Exception], message: str, cause: Cause, status: int | None = None, retry_after: float | None = None
 ) -> Exception:
     error: Any = kind(message)
-    error.status, error.retry_after, error.reason = status, retry_after, reason
+    error.status, error.retry_after, error.reason, error.cause = status, retry_after, cause.reason, cause
     return error  # type: ignore[no-any-return]

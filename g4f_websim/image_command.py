@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     if options.output.is_dir():
         sys.exit(f"g4f-websim: {options.output} is a folder; name a file, as in -O {options.output / 'cat.png'}")
     if not folder.is_dir():
-        sys.exit(f"g4f-websim: there is no folder {folder}; create it first")
+        sys.exit(f"g4f-websim: no such folder: {folder}; create it first")
     return asyncio.run(_request_and_save(options))
 
 

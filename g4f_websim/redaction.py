@@ -15,8 +15,8 @@ _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 _JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
 # "@" may be percent-encoded or a JSON escape.
 _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
-# The last word of truncated text may be the first half of an e-mail address.
-_LAST_WORD = re.compile(r"[^\s@\"'<>:,;/*]{0,64}\Z")
+# The last word of truncated text may be the beginning of an e-mail address.
+_LAST_WORD = re.compile(r"[^\s\"'<>:,;/*]{0,80}\Z")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -28,9 +28,10 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, REDACTED)
-    if len(text) > MAX_SEARCHED_CHARS:
-        text = _LAST_WORD.sub("", _JWT.sub(REDACTED, text[:MAX_SEARCHED_CHARS]))
-    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, text))
+    is_truncated = len(text) > MAX_SEARCHED_CHARS
+    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, text[:MAX_SEARCHED_CHARS]))
+    if is_truncated:
+        text = _LAST_WORD.sub("", text)
     # str.isprintable() is false for escape sequences and for lone surrogates, which cannot be printed.
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 

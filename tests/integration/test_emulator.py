@@ -286,6 +286,15 @@ def test_port_in_use_is_an_error(emulator):
         pass
 
 
+def test_stops_although_client_has_left():
+    start = time.monotonic()
+    with Emulator() as emulator:
+        emulator.inject(Fault(delay=30))
+        with pytest.raises(requests.ReadTimeout):
+            requests.post(emulator.url + CHAT_PATH, json=CHAT, timeout=DELAY)
+    assert time.monotonic() - start < 10
+
+
 def test_delays_usual_responses_and_replies():
     with Emulator(delay=DELAY) as emulator:
         emulator.reply("42")

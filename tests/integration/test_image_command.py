@@ -173,7 +173,7 @@ def test_invalid_option_fails_before_request(websim_server, words, reason, capsy
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("images/cat.png", "there is no folder images; create it first"),
+        ("images/cat.png", "no such folder: images; create it first"),
         (".", ". is a folder; name a file, as in -O cat.png"),
     ],
 )

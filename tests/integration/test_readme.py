@@ -1,6 +1,7 @@
-"""Everything that the README tells a reader to run is run, against the embedded Websim."""
+"""Run every snippet and command of the README against the emulator, and compare what they print with the page."""
 
 import base64
+import doctest
 import importlib.metadata
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -16,14 +18,36 @@ from tests.support.calls import PNG_URI
 from tests.support.paths import ROOT
 
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
-COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 
-ADDRESS = "127.0.0.1:8080"
-ASKS_SERVER = "from openai"
-IS_TEST = "# test_application.py"
+SERVER = "127.0.0.1:8080"
+CLONE_COMMANDS = ("python3 -m venv", "pip install")
 START_SECONDS = 60
+
+
+class Example(NamedTuple):
+    """A block of code on the page, and the output that the page shows below it."""
+
+    language: str
+    code: str
+    output: str
+
+
+def examples_of(page: str) -> list[Example]:
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    following = [*blocks[1:], ("", "")]
+    return [
+        Example(language, code, output if kind == "text" else "")
+        for (language, code), (kind, output) in zip(blocks, following, strict=True)
+        if language != "text"
+    ]
+
+
+EXAMPLES = examples_of(README)
+SNIPPETS = [example for example in EXAMPLES if example.language == "python"]
+COMMANDS = [example for example in EXAMPLES if example.language == "sh"]
+(SERVER_COMMAND,) = [example for example in COMMANDS if SERVER in example.code]
+(SERVER_SNIPPET,) = [example for example in SNIPPETS if SERVER in example.code]
+TEST_FILES = {match[1]: example.code for example in SNIPPETS if (match := re.match(r"# (\w+\.py)\n", example.code))}
 
 
 @pytest.fixture(autouse=True)
@@ -31,45 +55,66 @@ def surroundings(websim_server, monkeypatch, tmp_path):
     # The commands are those of this environment, whether or not it is active.
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
     tmp_path.joinpath("cat.png").write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
-    return websim_server
 
 
-def run(*command: str, **options) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, **options)
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("snippet", [text for text in SNIPPETS if ASKS_SERVER not in text and IS_TEST not in text])
-def test_a_snippet_runs_as_it_stands(snippet, websim_server):
-    assert run(sys.executable, "-c", snippet).strip()
-    assert websim_server.requests
+def assert_prints(expected: str, printed: str) -> None:
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.OutputChecker().check_output(expected, printed, options), (
+        f"expected:\n{expected}\nprinted:\n{printed}"
+    )
 
 
-def test_the_test_of_an_application_passes(tmp_path):
-    (snippet,) = [text for text in SNIPPETS if IS_TEST in text]
-    tmp_path.joinpath("test_application.py").write_text(snippet)
+def first_line(example: Example) -> str:
+    return example.code.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "example",
+    [example for example in SNIPPETS if example.output and example != SERVER_SNIPPET],
+    ids=first_line,
+)
+def test_snippet_prints_what_the_page_shows(example):
+    assert_prints(example.output, run(sys.executable, "-c", example.code))
+
+
+@pytest.mark.parametrize(
+    "example",
+    [example for example in COMMANDS if "g4f-websim" in example.code and example != SERVER_COMMAND],
+    ids=first_line,
+)
+def test_command_prints_what_the_page_shows(example):
+    lines = [line.removeprefix("pip install . && ") for line in example.code.splitlines()]
+    outputs = [run("sh", "-c", line) for line in lines if not line.startswith(CLONE_COMMANDS)]
+    assert_prints(example.output, "".join(outputs))
+
+
+def test_every_snippet_is_run():
+    assert all(example.output or example.code in TEST_FILES.values() for example in SNIPPETS)
+
+
+def test_application_test_passes(tmp_path):
+    for name, code in TEST_FILES.items():
+        tmp_path.joinpath(name).write_text(code)
     assert "1 passed" in run(sys.executable, "-m", "pytest", "-p", "no:asyncio", "test_application.py")
 
 
-def test_a_client_of_openais_asks_the_server(unused_tcp_port):
-    address = f"127.0.0.1:{unused_tcp_port}"
-    (command,) = [line for line in COMMANDS if ADDRESS in line]
-    (snippet,) = [text for text in SNIPPETS if ASKS_SERVER in text]
-    server = subprocess.Popen(
-        [*command.replace("g4f-websim", "g4f-websim --offline").replace(ADDRESS, address).split()],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def test_openai_client_reaches_the_server(unused_tcp_port):
+    server = f"127.0.0.1:{unused_tcp_port}"
+    command = SERVER_COMMAND.code.replace("g4f-websim", "g4f-websim --offline").replace(SERVER, server)
+    process = subprocess.Popen(command.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until_open(unused_tcp_port)
-        printed = run(sys.executable, "-c", snippet.replace(ADDRESS, address))
+        assert_prints(SERVER_SNIPPET.output, run(sys.executable, "-c", SERVER_SNIPPET.code.replace(SERVER, server)))
     finally:
-        server.terminate()
-        server.wait()
-    assert "You said: What is the capital of France?" in printed
-    assert ".png" in printed
+        process.terminate()
+        process.wait()
 
 
 def wait_until_open(port: int) -> None:
@@ -83,20 +128,16 @@ def wait_until_open(port: int) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if "g4f-websim" in line and ADDRESS not in line])
-def test_a_command_runs_as_it_stands(command, tmp_path):
-    assert run("sh", "-c", command.removeprefix("pip install . && ")).strip()
-    assert ("-O cat.png" in command) == (tmp_path.joinpath("cat.png").stat().st_size > 100)
-
-
-@pytest.mark.parametrize("requirement", re.findall(r'pip install "(.+?)"', "\n".join(COMMANDS)))
-def test_what_pip_is_told_to_install_can_be_had(requirement):
+@pytest.mark.parametrize("requirement", re.findall(r'pip install "(.+?)"', README))
+def test_extras_to_install_exist(requirement):
     name, extras = requirement.rstrip("]").split("[")
     metadata = importlib.metadata.metadata("g4f-websim" if name == "." else name)
     assert set(extras.split(",")) <= set(metadata.get_all("Provides-Extra"))
 
 
-def test_every_link_inside_the_page_leads_somewhere():
+def test_links_lead_somewhere():
     titles = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    assert set(re.findall(r"\]\(#(.+?)\)", README)) <= anchors
+    anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    missing = [link for link in links if link not in anchors and not link.startswith("https:")]
+    assert [link for link in missing if not ROOT.joinpath(link).exists()] == []

@@ -1,6 +1,6 @@
-"""Servers in processes of their own: one as fast as asyncio goes, and a SOCKS5 proxy.
+"""Two servers that run in processes of their own: a fast HTTP server and a SOCKS5 proxy.
 
-The fast one answers every POST with the same JSON and counts its connections; to a GET it tells the counts.
+The HTTP server sends the same JSON for every POST and counts its connections; GET returns the counts as JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ HOST = "127.0.0.1"
 BACKLOG = 1024
 CHUNK_BYTES = 65536
 
-# A chat's answer and a picture's in one.
-ANSWER = b'{"role": "assistant", "content": "Yes, at once.", "url": "https://websim.example/cat.png"}'
+# The authentication method "username/password" (RFC 1928, section 3).
+SOCKS_PASSWORD_METHOD = 2
+
+# A valid response to a chat request and to an image request.
+RESPONSE_BODY = b'{"role": "assistant", "content": "Yes, at once.", "url": "https://websim.example/cat.png"}'
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
@@ -35,7 +38,7 @@ class _Counts:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; it counts from its first POST on, so that reading the counts does not change them."""
+    """One connection. It is counted from its first POST on, so that reading the counts does not change them."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -55,7 +58,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_response(self._count() if is_post else _counts()))
 
     def _end_of_request(self) -> int | None:
-        """Return where the first request received ends, None while it is incomplete."""
+        """Return the offset at which the first received request ends, or None if it is incomplete."""
         end = self._received.find(_END_OF_HEAD)
         if end < 0:
             return None
@@ -71,7 +74,7 @@ class _Connection(asyncio.Protocol):
             _Counts.connections += 1
             _Counts.open += 1
         _Counts.requests += 1
-        return ANSWER
+        return RESPONSE_BODY
 
 
 def _counts() -> bytes:
@@ -88,9 +91,8 @@ async def _serve(certificate: str | None = None) -> None:
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-    await _until_told(
-        await asyncio.get_running_loop().create_server(_Connection, HOST, 0, ssl=context, backlog=BACKLOG)
-    )
+    loop = asyncio.get_running_loop()
+    await _run(await loop.create_server(_Connection, HOST, 0, ssl=context, backlog=BACKLOG))
 
 
 async def _serve_socks(password: str) -> None:
@@ -98,33 +100,39 @@ async def _serve_socks(password: str) -> None:
         with closing(writer), suppress(asyncio.IncompleteReadError, OSError):
             await _relay(reader, writer, password.encode())
 
-    await _until_told(await asyncio.start_server(serve, HOST, 0))
+    await _run(await asyncio.start_server(serve, HOST, 0))
 
 
-async def _until_told(server: asyncio.Server) -> None:
-    """Say which port it is, and return at the end of the standard input."""
+async def _run(server: asyncio.Server) -> None:
+    """Print the port of a server, and return when the standard input ends."""
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: bytes) -> None:
-    """Serve a client that logs in by password (RFC 1929) and asks for an IPv4 address (RFC 1928)."""
-    _, methods = await reader.readexactly(2)
-    await reader.readexactly(methods)
-    writer.write(b"\x05\x02")
+    """Check the password of a client (RFC 1929) and connect it to an IPv4 address (RFC 1928)."""
+    _, count = await reader.readexactly(2)
+    if SOCKS_PASSWORD_METHOD not in await reader.readexactly(count):
+        writer.write(b"\x05\xff")
+        return
+    writer.write(bytes([5, SOCKS_PASSWORD_METHOD]))
     _, length = await reader.readexactly(2)
     await reader.readexactly(length)
     (length,) = await reader.readexactly(1)
-    right = await reader.readexactly(length) == password
-    writer.write(b"\x01\x00" if right else b"\x01\x01")
-    if right:
+    accepted = await reader.readexactly(length) == password
+    writer.write(b"\x01\x00" if accepted else b"\x01\x01")
+    if accepted:
         *_, a, b, c, d, high, low = await reader.readexactly(10)
-        from_server, to_server = await asyncio.open_connection(f"{a}.{b}.{c}.{d}", high << 8 | low)
+        try:
+            from_server, to_server = await asyncio.open_connection(f"{a}.{b}.{c}.{d}", high << 8 | low)
+        except OSError:
+            writer.write(b"\x05\x05\x00\x01" + bytes(6))  # connection refused
+            return
         writer.write(b"\x05\x00\x00\x01" + bytes(6))
-        await asyncio.gather(_pass_on(reader, to_server), _pass_on(from_server, writer))
+        await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with closing(writer), suppress(OSError):
         while data := await reader.read(CHUNK_BYTES):
             writer.write(data)
@@ -133,7 +141,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @dataclass(frozen=True)
 class FastServer:
-    """A server under way; see `fast_server`."""
+    """A running server, see `fast_server`."""
 
     scheme: str
     port: int
@@ -143,7 +151,7 @@ class FastServer:
         return f"{self.scheme}://{HOST}:{self.port}"
 
     def counts(self) -> dict[str, int]:
-        """Return how many connections made a POST, how many of those are open, and how many POSTs there were."""
+        """Return the numbers of connections that sent a POST, of those that are still open, and of POST requests."""
         kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
         with closing(kind(HOST, self.port)) as connection:
             connection.request("GET", "/")
@@ -155,7 +163,7 @@ def fast_server(certificate: Path | None = None) -> Iterator[FastServer]:
     """Serve on a free loopback port.
 
     Args:
-        certificate: a PEM file with a key and its chain, to serve TLS; None for plain HTTP.
+        certificate: a PEM file with a key and its chain for TLS; None means plain HTTP.
     """
     with _process("_serve", *([str(certificate)] if certificate else [])) as port:
         yield FastServer("https" if certificate else "http", port)
@@ -163,14 +171,14 @@ def fast_server(certificate: Path | None = None) -> Iterator[FastServer]:
 
 @contextmanager
 def socks_proxy(password: str) -> Iterator[str]:
-    """Run a SOCKS5 proxy that asks for a password, whoever the user is, and yield its host and port."""
+    """Run a SOCKS5 proxy that requires a password but accepts any user name, and yield its host and port."""
     with _process("_serve_socks", password) as port:
         yield f"{HOST}:{port}"
 
 
 @contextmanager
 def _process(function: str, *arguments: str) -> Iterator[int]:
-    """Run a function of this module, and yield the port that it says; it ends however this process ends."""
+    """Run a function of this module in a process that ends with this one, and yield the port that it prints."""
     command = [sys.executable, __file__, function, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield int(process.stdout.readline())

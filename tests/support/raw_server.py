@@ -1,4 +1,4 @@
-"""A raw TCP or TLS server on loopback: it reads a request, plays back whatever bytes it is given, and closes."""
+"""A raw TCP or TLS server on loopback that reads one request per connection and sends exactly the given bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from functools import partial
 from itertools import repeat
 
 HOST = "127.0.0.1"
-KEPT_REQUESTS = 20
+MAX_KEPT_REQUESTS = 20
 
-# SO_LINGER, on for 0 seconds: closing sends RST, where it would send FIN.
-AT_ONCE = struct.pack("ii", 1, 0)
+# The value of SO_LINGER that makes close() send RST instead of FIN.
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Step(Enum):
-    """What a script does besides sending bytes."""
+    """A step of a script other than sending bytes."""
 
     STALL = auto()
     RESET = auto()
@@ -33,7 +33,7 @@ Script = Iterable[bytes | Step]
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came."""
+    """A received request: everything before the body, and the body."""
 
     head: bytes
     body: bytes
@@ -42,21 +42,28 @@ class Request:
 def http(
     body: bytes = b"", status: int = 200, headers: Iterable[tuple[str, str]] = (), length: int | None = None
 ) -> bytes:
-    """Return a whole response, whose content-length is true unless it is given."""
+    """Return a complete response.
+
+    Args:
+        body: the body.
+        status: the HTTP status.
+        headers: further headers.
+        length: the value of content-length; None means the length of the body.
+    """
     fields = [("Content-Length", str(len(body) if length is None else length)), ("Connection", "close"), *headers]
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return f"HTTP/1.1 {status} Any\r\n{head}\r\n".encode("latin-1") + body
 
 
 def chunked(chunks: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> bytes:
-    """Return a response in chunks, which is cut off where its end is empty."""
+    """Return a chunked response; with an empty `end` it is incomplete."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end
 
 
 @dataclass(frozen=True)
 class Endless:
-    """A script that sends `start`, then `piece` for ever."""
+    """A script that sends `start` once, then `piece` without end."""
 
     start: bytes
     piece: bytes
@@ -66,25 +73,25 @@ class Endless:
         yield from repeat(self.piece)
 
 
-FINE = '{"role": "assistant", "content": "fine"}'
-FINE_ANSWER = http(FINE.encode(), headers=[("Content-Type", "application/json")])
+OK_BODY = '{"role": "assistant", "content": "fine"}'
+OK_RESPONSE = http(OK_BODY.encode(), headers=[("Content-Type", "application/json")])
 
 
 @dataclass
 class RawServer:
-    """A server under way; see `raw_server`.
+    """A running server, see `raw_server`.
 
     Attributes:
-        respond: makes the script for a request.
-        requests: the requests that came, newest last; of very many, the newest.
+        respond: returns the script for a request.
+        requests: the last requests received, oldest first.
     """
 
     respond: Callable[[Request], Script]
     scheme: str = "http"
     port: int = 0
-    requests: deque[Request] = field(default_factory=partial(deque, maxlen=KEPT_REQUESTS), repr=False)
+    requests: deque[Request] = field(default_factory=partial(deque, maxlen=MAX_KEPT_REQUESTS), repr=False)
     _scripts: deque[Script] = field(default_factory=deque, repr=False)
-    _players: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def host(self) -> str:
@@ -95,13 +102,13 @@ class RawServer:
         return f"{self.scheme}://{self.host}"
 
     def play(self, *scripts: Script) -> None:
-        """Answer the next requests with these scripts, before `respond` is asked again."""
+        """Use these scripts for the next requests, one each; `respond` is called again after the last one."""
         self._scripts.extend(scripts)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
-        self._players.add(task)
+        self._tasks.add(task)
         try:
             request = await _read(reader)
             self.requests.append(request)
@@ -109,28 +116,28 @@ class RawServer:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._players.discard(task)
+            self._tasks.discard(task)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
     async def stop(self) -> None:
-        """End the scripts that are still played."""
-        players = tuple(self._players)
-        for player in players:
-            player.cancel()
-        await asyncio.gather(*players, return_exceptions=True)
+        """Cancel the scripts that are still running."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
 async def raw_server(
-    respond: Callable[[Request], Script] = lambda request: [FINE_ANSWER], tls: ssl.SSLContext | None = None
+    respond: Callable[[Request], Script] = lambda request: [OK_RESPONSE], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[RawServer]:
     """Serve on a free loopback port.
 
     Args:
-        respond: makes the script for a request.
-        tls: the server's side of TLS, None for plain TCP.
+        respond: returns the script for a request.
+        tls: the TLS context of the server; None means plain TCP.
     """
     server = RawServer(respond, "https" if tls else "http")
     listener = await asyncio.start_server(server.serve, HOST, 0, ssl=tls)
@@ -153,7 +160,7 @@ async def _play(script: Script, writer: asyncio.StreamWriter) -> None:
         if step is Step.STALL:
             await asyncio.Event().wait()
         elif step is Step.RESET:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             writer.transport.abort()
             return
         else:

@@ -1,156 +1,139 @@
-"""What comes back: answers, pictures, and what of a server's words an error may show."""
+"""Response bodies: the answer of a chat, the URL of an image, and bodies that contain neither."""
 
 import json
 import sys
 
 import pytest
 from g4f.errors import NoMediaResponseError, ResponseError
-from g4f.providers.response import ImageResponse
 
-from g4f_websim.emulator import Fault
-from g4f_websim.response import EXCERPT_CHARS, excerpt, picture_url, scrub
-from tests.support.calls import HELLO, JWT, PNG_URI, ask
+from g4f_websim.causes import Reason, UnexpectedBodyError
+from g4f_websim.response import chat_text, image_url
+from tests.support.calls import PNG_URI
 
-PAGE = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
+SITE = "https://websim.com"
+PAGE = "<!DOCTYPE html><html><head><title>Sign in to the network</title></head><body>Hello</body></html>"
 
 
-def answering(websim_server, body: bytes | str, **fault):
-    websim_server.inject(Fault(body=body if isinstance(body, bytes) else body.encode(), **fault))
+def cause_of(read, body):
+    with pytest.raises(UnexpectedBodyError) as raised:
+        read(body)
+    return raised.value.cause
+
+
+def image_cause(body):
+    cause = cause_of(lambda body: image_url(body, SITE), body)
+    assert cause.error is NoMediaResponseError
+    return cause
+
+
+def chat_cause(body):
+    cause = cause_of(chat_text, body)
+    assert cause.error is ResponseError
+    return cause
+
+
+CHAT_ANSWERS = {
+    "plain": ('{"role": "assistant", "content": "Hi"}', "Hi"),
+    "surrounded by blanks": ('{"content": " \\n Hi there \\t"}', "Hi there"),
+    "JSON in the content": ('{"content": "{\\"a\\": 1}"}', '{"a": 1}'),
+    "integer of 5000 digits": ('{"content": "a\\u0000b", "n": ' + "1" * 5000 + "}", "a\0b"),
+    "lone surrogate": ('{"content": "\\ud83c\\udf0d and \\ud83c."}', "🌍 and \ufffd."),
+    "body that is text": (" just text, no JSON ", "just text, no JSON"),
+    "body that is text with a tag": ("a < b, and <p> is a tag", "a < b, and <p> is a tag"),
+}
+
+
+@pytest.mark.parametrize(("body", "answer"), CHAT_ANSWERS.values(), ids=CHAT_ANSWERS)
+def test_reads_chat_answer(body, answer):
+    assert chat_text(body) == answer
+
+
+@pytest.mark.parametrize("body", ["", " ", '{"content": ""}', '{"content": " \\n "}', '{"content": null}'])
+def test_chat_response_without_content(body):
+    cause = chat_cause(body)
+    assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without content")
+    assert cause.advice == "try again with other words, or try again later or use another provider"
+
+
+@pytest.mark.parametrize("body", ["[]", "7", "null", '"Hi"', "[" * 200_000])
+def test_chat_response_that_is_not_an_object(body):
+    cause = chat_cause(body)
+    assert cause.reason is Reason.API_CHANGED
+    assert cause.summary == "a response that is not a JSON object with the field content"
+
+
+@pytest.mark.parametrize("content", ["7", "[]", "{}", "true"])
+def test_chat_response_whose_content_is_not_text(content):
+    cause = chat_cause('{"content": %s}' % content)
+    assert (cause.reason, cause.summary) == (Reason.API_CHANGED, "a response whose field content is not text")
 
 
 @pytest.mark.parametrize(
-    ("body", "answer"),
+    ("body", "fields"),
     [
-        ('{"role": "assistant", "content": "Hi"}', "Hi"),
-        ('{"content": " \\n Hi there \\t"}', "Hi there"),
-        ('{"content": "{\\"a\\": 1}"}', '{"a": 1}'),
-        ('{"content": "a\\u0000b", "n": ' + "1" * 5000 + "}", "a\0b"),
-        ('{"content": "\\ud83c\\udf0d and \\ud83c."}', "🌍 and \ufffd."),
-        ('\ufeff{"content": "Hi"}', "Hi"),
-        (b'{"content": "\xff"}', "\ufffd"),
-        ('{"content": "Hi"}'.encode("utf-16"), "Hi"),
-        (" just text, no JSON ", "just text, no JSON"),
-        ("a < b, and <p> is a tag", "a < b, and <p> is a tag"),
+        ("{}", "none"),
+        ('{"choices": [], "usage": null}', "choices, usage"),
+        (json.dumps(dict.fromkeys("abcdefghijkl")), "a, b, c, d, e, f, g, h"),
     ],
 )
-async def test_an_answer_is_one_stripped_text(websim_server, body, answer):
-    answering(websim_server, body)
-    assert await ask(None, HELLO) == [answer]
+def test_response_without_expected_field_shows_its_fields(body, fields):
+    chat, image = chat_cause(body), image_cause(body)
+    assert chat.reason is image.reason is Reason.API_CHANGED
+    assert chat.summary == f"a response without the field content; its fields: {fields}"
+    assert image.summary == f"a response without the field url; its fields: {fields}"
+    assert chat.advice == image.advice
+    assert chat.advice.startswith("the API may have changed: look for a newer version of g4f-websim")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        " ",
-        "{}",
-        "[]",
-        "7",
-        "null",
-        '"Hi"',
-        '{"content": ""}',
-        '{"content": " "}',
-        '{"content": null}',
-        '{"content": 7}',
-    ],
-)
-async def test_no_content_is_an_error(websim_server, body):
-    answering(websim_server, body)
-    with pytest.raises(ResponseError, match=r"Response 200: an answer without content \(127.0.0.1:\d+: try again"):
-        await ask(None, HELLO)
+@pytest.mark.parametrize("page", [PAGE, "\n <HTML><body>Hi</body></HTML>"])
+def test_html_page_is_not_a_response_of_the_api(page):
+    chat, image = chat_cause(page), image_cause(page)
+    assert chat.reason is image.reason is Reason.API_MOVED
+    assert chat.summary == image.summary == "something other than the API responded"
+    assert chat.advice == image.advice
+    assert "WEBSIM_URL is wrong" in chat.advice
+    assert chat.advice.endswith("run g4f-websim check")
 
 
-async def test_json_too_deep_to_read_is_an_error(websim_server):
-    answering(websim_server, "[" * 200_000)
-    with pytest.raises(ResponseError, match="an answer without content"):
-        await ask(None, HELLO)
-
-
-@pytest.mark.parametrize("page", [PAGE, b"\n <HTML><body>Hi</body></HTML>"])
-async def test_a_web_page_is_no_answer(websim_server, page):
-    answering(websim_server, page)
-    with pytest.raises(ResponseError, match="an HTML page instead of an answer"):
-        await ask(None, HELLO)
+@pytest.mark.parametrize("body", ['{"content": "Hi', "{", '\n{"role": "assistant", '])
+def test_truncated_json(body):
+    cause = chat_cause(body)
+    assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
 
 
 @pytest.mark.parametrize("url", ["https://example.com/a.png", "http://example.com/ä?b=c", PNG_URI])
-async def test_a_picture_is_handed_back_by_its_address(websim_server, url):
-    answering(websim_server, json.dumps({"url": url}))
-    (picture,) = await ask("flux", HELLO, prompt="a cat")
-    assert isinstance(picture, ImageResponse)
-    assert (picture.get_list(), picture.alt) == ([url], "a cat")
-
-
-def test_a_picture_that_is_its_own_address_is_not_kept_in_a_cache():
-    met_nowhere_else = f"{PNG_URI}not+kept"
-    url = picture_url(json.dumps({"url": met_nowhere_else}), "https://websim.com")
-    assert url == met_nowhere_else
-    assert sys.getrefcount(url) == sys.getrefcount(met_nowhere_else)
-
-
-async def test_a_path_is_one_of_the_sites(websim_server):
-    answering(websim_server, '{"url": "/pictures/a.png"}')
-    (picture,) = await ask("flux", HELLO)
-    assert picture.get_list() == [f"{websim_server.url}/pictures/a.png"]
+def test_reads_image_url(url):
+    assert image_url(json.dumps({"url": url}), SITE) == url
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "{}",
-        "[]",
-        "https://example.com/a.png",
-        PAGE.decode(),
-        *(
-            json.dumps({"url": url})
-            for url in (
-                None,
-                7,
-                "",
-                ["https://example.com/a.png"],
-                "ftp://example.com/a.png",
-                "javascript:alert(1)",
-                "data:text/html,Hi",
-                "a.png",
-                "https://",
-                "https://[",
-                "https://example.com/a b",
-                "https://example.com/\n",
-                "https://example.com/\ud83c",
-            )
-        ),
-    ],
+    ("path", "url"),
+    [("/images/a.png", f"{SITE}/images/a.png"), ("//cdn.example.com/a.png", "https://cdn.example.com/a.png")],
 )
-async def test_anything_else_is_no_picture(websim_server, body):
-    answering(websim_server, body)
-    with pytest.raises(NoMediaResponseError, match="Response 200: an answer without a picture"):
-        await ask("flux", HELLO)
+def test_resolves_image_path_against_site(path, url):
+    assert image_url(json.dumps({"url": path}), SITE) == url
 
 
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        (f"token {JWT} is over", "token *** is over"),
-        (f"cut {JWT[:30]}", "cut ***"),
-        ('{"email": "ann.b+c@example.co.uk"}', '{"email": "***"}'),
-        ('"ann\\u0040example.com" ann%40example.com', '"***" ***'),
-        ("your key my-key-1 is wrong", "your key *** is wrong"),
-        ("two\n  lines\r\n", "two lines"),
-    ],
-)
-def test_no_secret_is_shown(said, shown):
-    assert scrub(said, ["my-key-1"]) == shown
+def test_data_uri_is_not_kept_in_a_cache():
+    unique = f"{PNG_URI}not+kept"
+    url = image_url(json.dumps({"url": unique}), SITE)
+    assert url == unique
+    assert sys.getrefcount(url) == sys.getrefcount(unique)
 
 
-def test_a_secret_at_the_cut_is_not_shown_in_part():
-    said = " " * 9_990 + JWT + " " + "x" * 9_000
-    assert excerpt(said, []) == "***"
+NOT_IMAGE_URLS = [
+    None, 7, "", ["https://example.com/a.png"], "ftp://example.com/a.png", "javascript:alert(1)", "data:text/html,Hi",
+    "a.png", "https://", "https://[", "//[", "https://example.com/a b", "https://example.com/\n",
+    "https://example.com/\ud83c", "https://example.com/\u202ea.png",
+]  # fmt: skip
 
 
-def test_an_excerpt_is_short():
-    assert len(excerpt("word " * 1000, [])) <= EXCERPT_CHARS
+@pytest.mark.parametrize("url", NOT_IMAGE_URLS)
+def test_rejects_other_image_urls(url):
+    cause = image_cause(json.dumps({"url": url}))
+    assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without an image")
 
 
-def test_an_excerpt_of_a_web_page_is_its_title():
-    assert excerpt(PAGE.decode(), []) == "an HTML page: <title>Just a moment...</title>"
+@pytest.mark.parametrize("body", ["", "[]", "https://example.com/a.png", "[" * 200_000])
+def test_image_response_that_is_not_an_object(body):
+    assert image_cause(body).summary == "a response without an image"

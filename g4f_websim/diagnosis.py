@@ -1,0 +1,395 @@
+"""What the results of `g4f-websim check` mean: what else to try, and what to do; pure functions.
+
+check.py sends the requests and prints the results.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from . import transport
+from .causes import NO_SOCKS, NOT_HTTPS, Cause, Reason
+from .endpoints import API_URL, DEFAULT_URL
+from .login import TOKEN_VARIABLE, is_expired, is_token
+from .redaction import is_html, redact
+from .request import PROJECT_VARIABLE
+from .target import HTTP_SCHEMES, PROXY_VARIABLE, Target
+
+URL_VARIABLE = "WEBSIM_URL"
+
+MAX_FURTHER_REQUESTS = 6
+
+# The login of websim-cli, Websim's own command line tool.
+TOKEN_FILE = "~/.websim-cli.json"
+TOKEN_FIELD = "authToken"
+COPY_TOKEN = f"""export {TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}" *: *"\\([^"]*\\)".*/\\1/p' {TOKEN_FILE})"""
+
+CHECK = "g4f-websim check"
+UPGRADE = "pip install --upgrade g4f-websim"
+PROJECT_PAGE = "websim.com/p/<id>"
+
+# Another host or project cannot help: the proxy fails for all of them, or the API works and declines.
+FINAL_REASONS = (Reason.PROXY_FAILED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
+# Only the API itself fails for one of these reasons, so Websim was reached.
+API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
+
+# A server chooses the host of a redirect. Only a plain host name and port are shown in a line to paste.
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:|/|$)")
+_SLUG_PAGE = re.compile(r"https?://[^/]+/@([\w-]+)/([\w-]+)/?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What requests are sent with.
+
+    Attributes:
+        site: the URL of the site.
+        project_id: the project id; empty for a random one.
+        key: the value of WEBSIM_API_KEY, which is sent only if it is a Websim token.
+        proxy: the URL of the proxy, if any.
+        stored_token: the token that websim-cli stored, if any. It is never sent.
+        unused_proxy: the name of a variable that contains a proxy for other programs, if any.
+    """
+
+    site: str
+    project_id: str = ""
+    key: str | None = None
+    proxy: str | None = None
+    stored_token: str | None = None
+    unused_proxy: str = ""
+    sends_token: bool = True
+
+    @property
+    def token(self) -> str | None:
+        """The token that is sent."""
+        return self.key if self.sends_token and is_token(self.key) else None
+
+    @property
+    def is_known_site(self) -> bool:
+        """Whether the site is one of Websim's two known hosts."""
+        return self.site in (DEFAULT_URL, API_URL)
+
+    @property
+    def shown_site(self) -> str:
+        """The URL of the site without its user and password."""
+        return without_login(self.site)
+
+    @property
+    def new_token(self) -> str | None:
+        """The token that websim-cli stored, if it is another one than the token in use and has not expired."""
+        return None if self.stored_token == self.token or is_expired(self.stored_token) else self.stored_token
+
+    def target(self, path: str = "") -> Target:
+        """Return where a request to an endpoint goes."""
+        return Target(self.site + path, self.token, self.key, self.proxy)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One request and its result; `error` is None if the endpoint works."""
+
+    kind: str
+    settings: Settings
+    target: Target
+    seconds: float
+    response: transport.Response | None
+    error: Any
+
+    @property
+    def status(self) -> str:
+        """The HTTP status, or a dash if no response arrived."""
+        status = self.response.status if self.response else self.error.status
+        return str(status or "-")
+
+    @property
+    def cause(self) -> Cause:
+        """Why the request failed."""
+        cause: Cause = self.error.cause
+        return cause._replace(
+            summary=redact(cause.summary, self.target.secrets), advice=redact(cause.advice, self.target.secrets)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The result in words."""
+        return self.cause.summary if self.error else "ok"
+
+    @property
+    def reached_api(self) -> bool:
+        """Whether the API responded, be it with a refusal."""
+        return not self.error or self.error.reason in API_REASONS or self.status == "401"
+
+
+class Step(NamedTuple):
+    """Something to do, and the lines to paste for it."""
+
+    text: str
+    lines: tuple[str, ...] = ()
+
+
+def without_login(url: str) -> str:
+    """Return a URL without its user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+# What else to try
+
+
+def alternatives(chat: Probe, also: list[str]) -> list[Settings]:
+    """Return the settings that are worth a try after a chat that failed.
+
+    Args:
+        chat: the request that failed.
+        also: the sites that the user names.
+    """
+    settings = chat.settings
+    candidates = [] if chat.error.reason in FINAL_REASONS else list(_known_alternatives(chat))
+    # A host that is not known to be Websim's does not get the login token.
+    others = [replace(settings, site=site, sends_token=site in (DEFAULT_URL, API_URL)) for site in also]
+    known = {settings.site, *(candidate.site for candidate in candidates)}
+    candidates += [other for other in others if other.site not in known]
+    return candidates[:MAX_FURTHER_REQUESTS]
+
+
+def _known_alternatives(chat: Probe) -> Iterator[Settings]:
+    settings = chat.settings
+    if chat.error.reason == Reason.PROJECT_REFUSED and settings.project_id:
+        yield replace(settings, project_id="")
+    if settings.is_known_site:
+        yield replace(settings, site=API_URL if settings.site == DEFAULT_URL else DEFAULT_URL)
+
+
+# What to do
+
+
+def most_telling(chat: Probe, image: Probe, others: list[Probe]) -> Probe | None:
+    """Return the failure to explain, or None if both endpoints work.
+
+    Args:
+        chat: the chat request to the site.
+        image: the image request to the site.
+        others: the chat requests with other settings.
+    """
+    if not chat.error:
+        return image if image.error else None
+    if chat.reached_api or any(not other.error for other in others):
+        return chat
+    # Where the API was reached on another host, its refusal says more than the failure of the site.
+    return next((other for other in others if other.reached_api), chat)
+
+
+def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> list[Step]:
+    """Return what to do about a failure.
+
+    Args:
+        failed: the result of `most_telling`.
+        chat: the chat request to the site.
+        image: the image request to the site.
+        others: the chat requests with other settings.
+    """
+    working = next((other for other in others if not other.error), None)
+    if working and working.settings.site == chat.settings.site:
+        return [Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",)), _set_project("Or set")]
+    if working:
+        return [_use_site(working)]
+    if failed in others:
+        return [_use_site(failed), *_steps_after(failed)]
+    is_partial = not chat.error or not image.error
+    return _upgrade() if is_partial and failed.error.reason == Reason.API_MOVED else _steps_after(failed)
+
+
+def _use_site(probe: Probe) -> Step:
+    site, settings = probe.settings.shown_site, probe.settings
+    warning = "" if settings.token or not is_token(settings.key) else " if you trust it with your login token"
+    if site == DEFAULT_URL:
+        return Step(f"Use the default, {site}, which responds:", (f"unset {URL_VARIABLE}",))
+    return Step(f"Use {site}, which responds{warning}:", (_export(URL_VARIABLE, site),))
+
+
+def _steps_after(failed: Probe) -> list[Step]:
+    settings = failed.settings
+    match failed.error.reason:
+        case Reason.PROJECT_REFUSED:
+            return [_set_project(f"Open {DEFAULT_URL} in a browser, open a project of your own, and set")]
+        case Reason.LOGIN_NEEDED | Reason.LOGIN_EXPIRED:
+            return _steps_for_login(failed)
+        case Reason.NO_CREDITS | Reason.RATE_LIMITED:
+            first = Step(f"{_sentence(failed.cause.advice)}. Then check again:", (CHECK,))
+            return [first] if settings.token else [first, *_log_in(settings, "To log in")]
+        case Reason.BOT_CHALLENGE | Reason.REGION_BLOCKED:
+            use_proxy = Step("Or use a proxy in another network:", (_export_proxy("host:3128"),))
+            return [Step(f"{_sentence(failed.cause.advice)}."), use_proxy]
+        case Reason.API_MOVED:
+            return _steps_after_move(failed)
+        case Reason.API_CHANGED:
+            return _upgrade()
+        case Reason.PROXY_FAILED:
+            return _steps_for_proxy(failed)
+        case Reason.NO_CONNECTION | Reason.TIMEOUT:
+            return _steps_without_connection(failed)
+        case _:
+            return [Step(f"{_sentence(failed.cause.advice)}."), _report("If it stays so, report it")]
+
+
+def _set_project(start: str) -> Step:
+    line = f"export {PROJECT_VARIABLE}=<id>"
+    return Step(f"{start} its id, the last part of {PROJECT_PAGE}:".replace("Or set its", "Or set your project's"), (line,))
+
+
+def _steps_for_login(failed: Probe) -> list[Step]:
+    origin = _redirect_origin(failed)
+    steps = _log_in(failed.settings, "Log in")
+    if origin and not failed.settings.site.startswith(origin):
+        steps = [Step(f"If {origin} is the login page of your network, open it in a browser and log in."), *steps]
+    if failed.status == "403":
+        steps.append(Step("Or try from another network."))
+    return steps
+
+
+def _log_in(settings: Settings, start: str) -> list[Step]:
+    if settings.new_token:
+        return [Step(f"{start} with the token that websim-cli stored in {TOKEN_FILE}:", (COPY_TOKEN,))]
+    return [
+        Step(f"{start} with websim-cli, Websim's own command line tool:", ("websim-cli login", COPY_TOKEN)),
+        Step(f"Or set the token, the value of {TOKEN_FIELD} in {TOKEN_FILE}:", (f"export {TOKEN_VARIABLE}=<token>",)),
+    ]
+
+
+def _steps_after_move(failed: Probe) -> list[Step]:
+    settings = failed.settings
+    origin = _redirect_origin(failed)
+    site = urlsplit(settings.shown_site)
+    if origin and origin != f"{site.scheme}://{site.netloc}":
+        return [
+            Step(f"If {origin} is the login page of your network, open it in a browser and log in."),
+            Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
+            Step("And if it responds, use it:", (_export(URL_VARIABLE, origin),)),
+        ]
+    if site.path:
+        url = f"{site.scheme}://{site.netloc}"
+        return [Step(f"Remove the path {site.path} from {URL_VARIABLE}:", (_export(URL_VARIABLE, url),))]
+    steps = []
+    if failed.response and is_html(failed.response.text):
+        text = f"Open {settings.shown_site} in a browser. If your network shows a login page, log in. Then check again:"
+        steps.append(Step(text, (CHECK,)))
+    if not settings.is_known_site:
+        return [*steps, _use_default()]
+    moved = Step("If Websim has moved, set its new URL:", (f"export {URL_VARIABLE}=https://<host>",))
+    return [*steps, *_upgrade(), moved]
+
+
+def _redirect_origin(probe: Probe) -> str:
+    """Return scheme, host and port of a redirect, or an empty string."""
+    location = probe.response.headers.get("Location") if probe.response else None
+    try:
+        parts = urlsplit(urljoin(probe.target.url, location)) if location else urlsplit("")
+    except ValueError:
+        return ""
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return origin if _ORIGIN.fullmatch(origin) else ""
+
+
+def _upgrade() -> list[Step]:
+    return [
+        Step("The API may have changed. Install the newest g4f-websim:", (UPGRADE,)),
+        _report("If it is the newest already, report it"),
+    ]
+
+
+def _report(start: str) -> Step:
+    return Step(f"{start} with the output of:", (f"{CHECK} --report",))
+
+
+def _steps_for_proxy(failed: Probe) -> list[Step]:
+    if failed.cause.summary == NO_SOCKS.summary:
+        return [Step("Install it:", (NO_SOCKS.advice,))]
+    return [
+        Step(f"{_sentence(failed.cause.advice)}:", (_export_proxy(failed.target.proxy_host or "host:3128"),)),
+        Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",)),
+    ]
+
+
+def _steps_without_connection(failed: Probe) -> list[Step]:
+    settings = failed.settings
+    if failed.cause.advice == NOT_HTTPS.advice:
+        url = settings.shown_site.replace("https://", "http://", 1)
+        return [Step("The server does not speak https. Use http:", (_export(URL_VARIABLE, url),))]
+    steps = [Step(f"Open {settings.shown_site} in a browser, to see whether this machine reaches it.")]
+    if settings.unused_proxy and not settings.proxy:
+        name = settings.unused_proxy
+        steps.append(Step(f"{name} is not used. If you need a proxy:", (f'export {PROXY_VARIABLE}="${name}"',)))
+    if not settings.is_known_site:
+        steps.append(_use_default())
+    return steps
+
+
+def _use_default() -> Step:
+    return Step(f"{URL_VARIABLE} is not the default, {DEFAULT_URL}. To use the default:", (f"unset {URL_VARIABLE}",))
+
+
+# Malformed settings
+
+
+def steps_for_url(url: str) -> list[Step]:
+    """Return what to do about a malformed WEBSIM_URL."""
+    fixed = with_scheme(url)
+    first = [Step("Correct it:", (_export(URL_VARIABLE, fixed),))] if fixed not in ("", DEFAULT_URL) else []
+    text = f"Or use the default, {DEFAULT_URL}:" if first else f"Use the default, {DEFAULT_URL}:"
+    return [*first, Step(text, (f"unset {URL_VARIABLE}",))]
+
+
+def steps_for_also(url: str) -> list[Step]:
+    """Return what to do about a malformed URL after --also."""
+    return [Step("Correct it:", (f"{CHECK} --also {shlex.quote(with_scheme(url) or DEFAULT_URL)}",))]
+
+
+def steps_for_project(value: str) -> list[Step]:
+    """Return what to do about a malformed WEBSIM_PROJECT_ID."""
+    slug = _SLUG_PAGE.fullmatch(value.strip())
+    steps = [_set_project("Open the project in a browser, and set")]
+    if slug:
+        url = f"{DEFAULT_URL}/api/v1/users/{slug[1]}/slugs/{slug[2]}"
+        steps.insert(0, Step(f"This is a page without the id. {url} describes its project."))
+    return [*steps, Step("Or use random project ids:", (f"unset {PROJECT_VARIABLE}",))]
+
+
+def steps_for_proxy(value: str) -> list[Step]:
+    """Return what to do about a malformed G4F_PROXY; the line to paste does not show its password."""
+    steps = [Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))]
+    try:
+        Target(DEFAULT_URL, proxy=f"http://{value.rpartition('://')[2]}")
+    except ValueError:
+        return [Step("Correct it:", (_export_proxy("host:3128"),)), *steps]
+    line = f'export {PROXY_VARIABLE}="http://${{{PROXY_VARIABLE}#*://}}"'
+    return [Step("If it is an HTTP proxy:", (line,)), *steps]
+
+
+def with_scheme(url: str) -> str:
+    """Return a URL with the scheme http or https and without a login, or an empty string if that does not mend it."""
+    rest = url.strip().rpartition("://")[2].rpartition("@")[2].rstrip("/")
+    candidate = f"{HTTP_SCHEMES[0] if _LOOPBACK.match(rest) else HTTP_SCHEMES[1]}://{rest}"
+    try:
+        Target(candidate)
+    except ValueError:
+        return ""
+    return candidate
+
+
+# Words and lines
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _export(variable: str, value: str) -> str:
+    return f"export {variable}={shlex.quote(value)}"
+
+
+def _export_proxy(host: str) -> str:
+    return _export(PROXY_VARIABLE, f"http://user:password@{host}")

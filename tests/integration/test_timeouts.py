@@ -1,0 +1,241 @@
+"""A timeout is always a `TimeoutError`, and a cancellation by the caller is always a `CancelledError`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+import g4f.errors
+import pytest
+from g4f.client import AsyncClient
+from g4f.Provider import IterListProvider
+
+from g4f_websim import Websim, sessions
+from g4f_websim.errors import WebsimTimeoutError
+from tests.support.calls import HELLO, ask
+from tests.support.raw_server import RawServer, Step
+
+TIMEOUT = 0.2
+MAX_SECONDS = 10
+
+Call = Callable[[], Awaitable[object]]
+
+
+@pytest.fixture(autouse=True)
+async def silent_server(server) -> AsyncIterator[RawServer]:
+    """A server that never responds."""
+    server.respond = lambda request: [Step.STALL]
+    return server
+
+
+@pytest.fixture(params=["call", "attempt", "backoff"])
+def timed_out_call(request, silent_server, monkeypatch) -> Call:
+    """A call that takes too long: the whole call, one attempt without a timeout, or the delay between attempts."""
+    if request.param == "attempt":
+        monkeypatch.setattr(sessions, "ATTEMPT_TIMEOUT", TIMEOUT)
+        return lambda: ask(None, HELLO)
+    if request.param == "backoff":
+        monkeypatch.setattr(Websim, "backoff", 1000.0)
+        silent_server.respond = lambda request: [Step.RESET]
+    return lambda: ask(None, HELLO, timeout=TIMEOUT)
+
+
+async def cancel_in_request(task: asyncio.Task, server: RawServer) -> None:
+    """Cancel a task when the server has received its request."""
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    task.cancel()
+
+
+async def error_of(call: Call) -> type[BaseException] | None:
+    """Return the class of the exception that a call ends with, whatever it is."""
+    try:
+        await call()
+    except BaseException as error:
+        return type(error)
+    return None
+
+
+async def cancel_after_first_step(task: asyncio.Task) -> None:
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_timeout_in_finally_of_cancelled_task(timed_out_call):
+    errors = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            errors.append(await error_of(timed_out_call))
+
+    task = asyncio.create_task(work())
+    await cancel_after_first_step(task)
+    assert errors == [WebsimTimeoutError]
+    assert task.cancelled()
+
+
+async def test_timeout_in_task_that_survived_cancellation(timed_out_call):
+    async def work() -> object:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await error_of(timed_out_call)
+
+    task = asyncio.create_task(work())
+    await cancel_after_first_step(task)
+    assert task.result() is WebsimTimeoutError
+
+
+async def test_timeout_in_task_that_was_cancelled_twice(timed_out_call):
+    async def work() -> object:
+        for _ in range(2):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return await error_of(timed_out_call)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await cancel_after_first_step(task)
+    assert task.result() is WebsimTimeoutError
+
+
+async def fail() -> None:
+    raise ZeroDivisionError
+
+
+async def test_timeout_after_task_group_with_failed_child(timed_out_call):
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            await asyncio.Event().wait()
+    assert await error_of(timed_out_call) is WebsimTimeoutError
+
+
+async def test_timeout_inside_task_group_with_failed_child(timed_out_call):
+    errors = []
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            try:
+                await asyncio.Event().wait()
+            finally:
+                errors.append(await error_of(timed_out_call))
+    assert errors == [WebsimTimeoutError]
+
+
+async def test_timeout_in_shielded_scope_of_anyio(timed_out_call):
+    errors = []
+    with anyio.CancelScope() as outer:
+        outer.cancel()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                errors.append(await error_of(timed_out_call))
+    assert errors == [WebsimTimeoutError]
+
+
+async def test_timeout_inside_expired_asyncio_timeout(timed_out_call):
+    errors = []
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                errors.append(await error_of(timed_out_call))
+    assert errors == [WebsimTimeoutError]
+
+
+class Fallback(Websim):
+    @classmethod
+    async def create_async_generator(cls, model, messages, **kwargs):
+        yield "fallback"
+
+
+async def test_fallback_provider_takes_over_after_timeout_in_cancelled_task():
+    client = AsyncClient(provider=IterListProvider([Websim, Fallback], False))
+
+    async def work() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        completion = await client.chat.completions.create(HELLO, timeout=TIMEOUT)
+        return completion.choices[0].message.content
+
+    task = asyncio.create_task(work())
+    await cancel_after_first_step(task)
+    assert task.result() == "fallback"
+
+
+async def test_timeout_leaves_no_cancellation_behind(timed_out_call):
+    with pytest.raises(TimeoutError):
+        await timed_out_call()
+    task = asyncio.current_task()
+    assert task
+    assert task.cancelling() == 0
+
+
+async def test_timeout_keeps_count_of_earlier_cancellations(timed_out_call):
+    async def work() -> int:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        with pytest.raises(TimeoutError):
+            await timed_out_call()
+        task = asyncio.current_task()
+        assert task
+        return task.cancelling()
+
+    task = asyncio.create_task(work())
+    await cancel_after_first_step(task)
+    assert task.result() == 1
+
+
+@pytest.mark.parametrize("timeout", [None, MAX_SECONDS])
+async def test_cancellation_is_not_swallowed(silent_server, timeout):
+    call = asyncio.create_task(ask(None, HELLO, timeout=timeout))
+    await cancel_in_request(call, silent_server)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert call.cancelled()
+
+
+@pytest.mark.parametrize("timeout", [None, MAX_SECONDS])
+async def test_second_cancellation_is_not_swallowed(silent_server, timeout):
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ask(None, HELLO, timeout=timeout)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await cancel_in_request(task, silent_server)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_outer_timeout_ends_call():
+    with pytest.raises(TimeoutError) as raised:
+        await asyncio.wait_for(ask(None, HELLO, timeout=MAX_SECONDS), TIMEOUT)
+    assert not isinstance(raised.value, g4f.errors.TimeoutError)
+
+
+async def test_scope_of_anyio_ends_call():
+    with anyio.move_on_after(TIMEOUT) as scope:
+        await ask(None, HELLO, timeout=MAX_SECONDS)
+    assert scope.cancelled_caught
+
+
+async def test_cancellation_wins_over_timeout_of_same_moment(silent_server):
+    call = asyncio.create_task(ask(None, HELLO, timeout=TIMEOUT))
+    while not silent_server.requests:
+        await asyncio.sleep(0.01)
+    asyncio.get_running_loop().call_later(TIMEOUT, call.cancel)
+    # Block the event loop until both timers are due.
+    time.sleep(2 * TIMEOUT)  # noqa: ASYNC251
+    await asyncio.wait([call])
+    assert call.cancelled()

@@ -1,0 +1,223 @@
+"""Causes: what a response or an exception means, and what the user is told to do."""
+
+import ssl
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+from multidict import CIMultiDict
+
+from g4f_websim.causes import Reason, ResponseTooLargeError, cause_of_exception, cause_of_response
+from g4f_websim.endpoints import CHAT_PATH
+from g4f_websim.target import Target
+from tests.support.calls import JWT, make_token
+
+SITE = "https://websim.com"
+PAGE = "<!DOCTYPE html><html><head><title>Our project</title></head><body>project not found</body></html>"
+CHALLENGE_PAGE = "<html><head><title>Just a moment...</title></head></html>"
+
+
+def target(**options):
+    return Target(SITE + CHAT_PATH, **options)
+
+
+def cause_of(status, body="", headers=(), **options):
+    return cause_of_response(status, CIMultiDict(headers), body, target(**options))
+
+
+# Each row: status, body, reason, a part of the advice.
+CAUSES = {
+    "project not found": (404, '{"error": "Project not found"}', Reason.PROJECT_REFUSED, "set WEBSIM_PROJECT_ID"),
+    "invalid project_id": (400, '{"error": "invalid project_id"}', Reason.PROJECT_REFUSED, "websim.com/p/<id>"),
+    "private project": (403, "this project is private", Reason.PROJECT_REFUSED, "set WEBSIM_PROJECT_ID"),
+    "project required": (422, "PROJECT required", Reason.PROJECT_REFUSED, "set WEBSIM_PROJECT_ID"),
+    "project in another status": (500, "project not found", Reason.SERVER_ERROR, "try again later"),
+    "project in a page": (404, PAGE, Reason.API_MOVED, "set WEBSIM_URL; run g4f-websim check"),
+    "not found": (404, '{"error": "Not found"}', Reason.API_MOVED, "set WEBSIM_URL; run g4f-websim check"),
+    "gone": (410, "", Reason.API_MOVED, "set WEBSIM_URL; run g4f-websim check"),
+    "method not allowed": (405, "", Reason.API_CHANGED, "look for a newer version of g4f-websim"),
+    "unprocessable": (422, '{"error": "bad field"}', Reason.API_CHANGED, "look for a newer version of g4f-websim"),
+    "challenge page": (403, CHALLENGE_PAGE, Reason.BOT_CHALLENGE, "try from another network"),
+    "challenge page with success": (200, CHALLENGE_PAGE, Reason.BOT_CHALLENGE, "try from another network"),
+    "payment required": (402, "", Reason.NO_CREDITS, "wait for new credits, log in, or use another provider"),
+    "insufficient credits": (400, '{"error": "Insufficient credits"}', Reason.NO_CREDITS, "wait for new credits"),
+    "no credits left": (403, "You have no credits left", Reason.NO_CREDITS, "wait for new credits"),
+    "credits exhausted": (500, "credits for today exhausted", Reason.NO_CREDITS, "wait for new credits"),
+    "credits in success": (200, '{"error": "not enough free credits"}', Reason.NO_CREDITS, "wait for new credits"),
+    "credits mentioned": (400, "credits to our team", Reason.REQUEST_REFUSED, "look at what was sent"),
+    "login needed": (401, "", Reason.LOGIN_NEEDED, "log in with a Websim token as api_key or in WEBSIM_API_KEY"),
+    "forbidden": (403, "", Reason.LOGIN_NEEDED, "log in with a Websim token"),
+    "forbidden network": (403, "", Reason.LOGIN_NEEDED, "or try from another network"),
+    "too many requests": (429, "", Reason.RATE_LIMITED, "log in, or use another provider"),
+    "rate limit with another status": (400, "Rate limit exceeded", Reason.RATE_LIMITED, "use another provider"),
+    "rate limit with success": (200, '{"error": "rate limit exceeded"}', Reason.RATE_LIMITED, "log in"),
+    "legal reasons": (451, "", Reason.REGION_BLOCKED, "try from another network"),
+    "too large": (413, "", Reason.REQUEST_REFUSED, "send less"),
+    "bad request": (400, "no", Reason.REQUEST_REFUSED, "look at what was sent"),
+    "conflict": (409, "", Reason.REQUEST_REFUSED, "look at what was sent"),
+    "proxy login without a proxy": (407, "", Reason.PROXY_FAILED, "put the user and password into the URL"),
+    "server error": (500, "", Reason.SERVER_ERROR, "try again later or use another provider"),
+    "unavailable": (503, "", Reason.SERVER_ERROR, "try again later or use another provider"),
+    "gateway timeout": (504, "", Reason.SERVER_ERROR, "try again later or use another provider"),
+    "Cloudflare's own status": (521, "", Reason.SERVER_ERROR, "try again later or use another provider"),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "reason", "advice"), CAUSES.values(), ids=CAUSES)
+def test_cause_of_response(status, body, reason, advice):
+    cause = cause_of(status, body)
+    assert cause.reason is reason
+    assert advice in cause.advice
+
+
+@pytest.mark.parametrize("status", [200, 403, 503])
+def test_challenge_header_is_a_challenge(status):
+    assert cause_of(status, "", {"CF-Mitigated": "challenge"}).reason is Reason.BOT_CHALLENGE
+
+
+@pytest.mark.parametrize("body", ["", '{"content": "Hi"}', PAGE])
+def test_success_has_no_cause(body):
+    assert cause_of(200, body) is None
+
+
+def test_rate_limit_page_is_not_a_rate_limit():
+    assert cause_of(404, "<html>What does rate limit exceeded mean?</html>").reason is Reason.API_MOVED
+
+
+# Each row: Location, reason, the URL that the message shows, the advice.
+REDIRECTS = {
+    "login page": (f"{SITE}/login?next=%2F", Reason.LOGIN_NEEDED, f"{SITE}/login", "log in with a Websim token"),
+    "login path": ("/auth/sign-in", Reason.LOGIN_NEEDED, f"{SITE}/auth/sign-in", "log in with a Websim token"),
+    "login page of a network": (
+        "http://10.0.0.1/signin",
+        Reason.LOGIN_NEEDED,
+        "http://10.0.0.1/signin",
+        "if it is the login page of your network, open it",
+    ),
+    "other host": (
+        f"https://websim.example{CHAT_PATH}",
+        Reason.API_MOVED,
+        f"https://websim.example{CHAT_PATH}",
+        "if you trust it, set WEBSIM_URL=https://websim.example; run g4f-websim check",
+    ),
+    "other scheme": (
+        f"http://websim.com{CHAT_PATH}",
+        Reason.API_MOVED,
+        f"http://websim.com{CHAT_PATH}",
+        "if you trust it, set WEBSIM_URL=http://websim.com; run",
+    ),
+    "other host with a login": (
+        "https://ann:pass@websim.example/x?token=secret",
+        Reason.API_MOVED,
+        "https://websim.example/x",
+        "set WEBSIM_URL=https://websim.example;",
+    ),
+    "same host": ("/v2", Reason.API_MOVED, f"{SITE}/v2", "if Websim has moved, set WEBSIM_URL; run g4f-websim check"),
+    "blog about login": ("/author", Reason.API_MOVED, f"{SITE}/author", "if Websim has moved, set WEBSIM_URL"),
+    "no location": ("", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
+    "malformed location": ("//[", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
+    "long host": (
+        f"https://{'a' * 80}.example",
+        Reason.API_MOVED,
+        "https://aaa",
+        "if Websim has moved, set WEBSIM_URL",
+    ),
+}
+
+
+@pytest.mark.parametrize("status", [301, 308])
+@pytest.mark.parametrize(("location", "reason", "shown", "advice"), REDIRECTS.values(), ids=REDIRECTS)
+def test_cause_of_redirect(location, reason, shown, advice, status):
+    cause = cause_of(status, "", {"Location": location})
+    assert cause.reason is reason
+    assert cause.summary.startswith(f"a redirect to {shown}")
+    assert cause.summary.endswith(", which was not followed")
+    assert advice in cause.advice
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_token(status):
+    cause = cause_of(status, "", token=JWT)
+    assert (cause.reason, cause.summary) == (Reason.LOGIN_NEEDED, "Websim refused the login token")
+    assert cause.advice == "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_expired_token_is_named_with_its_date(status):
+    token = make_token(exp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
+    cause = cause_of(status, "", token=token)
+    assert (cause.reason, cause.summary) == (
+        Reason.LOGIN_EXPIRED,
+        "the login token expired on 2026-01-02 03:04 UTC",
+    )
+    assert cause.advice.startswith("log in again")
+
+
+def test_proxy_that_needs_a_login_is_named():
+    cause = cause_of(407, "", proxy="http://127.0.0.1:3128")
+    assert (cause.reason, cause.summary) == (Reason.PROXY_FAILED, "the proxy 127.0.0.1:3128 needs a login")
+    assert cause.advice.endswith("as in http://user:password@host:3128")
+
+
+# Each row: exception, reason, summary, a part of the advice.
+EXCEPTIONS = {
+    "large response": (
+        ResponseTooLargeError(),
+        Reason.BROKEN_RESPONSE,
+        "a response of more than 32 MiB",
+        "try again later",
+    ),
+    "connection timeout": (
+        aiohttp.ConnectionTimeoutError(),
+        Reason.NO_CONNECTION,
+        "no connection",
+        "check the network, or set WEBSIM_URL; run g4f-websim check",
+    ),
+    "TLS failure": (
+        aiohttp.ClientConnectorSSLError(SimpleNamespace(host="websim.com", port=443, ssl=True), OSError("handshake")),
+        Reason.NO_CONNECTION,
+        "no connection",
+        "check the network, or set WEBSIM_URL; run g4f-websim check",
+    ),
+    "closed connection": (
+        aiohttp.ServerDisconnectedError(),
+        Reason.NO_CONNECTION,
+        "the connection was closed",
+        "check the network, or set WEBSIM_URL; run g4f-websim check",
+    ),
+    "invalid certificate": (
+        ssl.SSLCertVerificationError("certificate has expired"),
+        Reason.NO_CONNECTION,
+        "no connection: the certificate is not valid",
+        "check the clock and WEBSIM_URL",
+    ),
+    "https to an http port": (
+        ssl.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number"),
+        Reason.NO_CONNECTION,
+        "no connection",
+        "the server does not speak https: write http:// in WEBSIM_URL",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "reason", "summary", "advice"), EXCEPTIONS.values(), ids=EXCEPTIONS)
+def test_cause_of_exception(error, reason, summary, advice):
+    cause = cause_of_exception(error, target(), began=False)
+    assert (cause.reason, cause.summary) == (reason, summary)
+    assert advice in cause.advice
+
+
+def test_any_exception_after_the_response_began_is_a_broken_response():
+    cause = cause_of_exception(aiohttp.ServerDisconnectedError(), target(proxy="http://127.0.0.1:1"), began=True)
+    assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
+
+
+def test_tls_failure_does_not_blame_the_http_proxy():
+    error, *_ = EXCEPTIONS["TLS failure"]
+    assert cause_of_exception(error, target(proxy="http://127.0.0.1:1"), began=False).reason is Reason.NO_CONNECTION
+
+
+def test_connection_timeout_blames_the_http_proxy():
+    cause = cause_of_exception(aiohttp.ConnectionTimeoutError(), target(proxy="http://127.0.0.1:1"), began=False)
+    assert (cause.reason, cause.summary) == (Reason.PROXY_FAILED, "the proxy 127.0.0.1:1 does not answer")
