@@ -1,6 +1,7 @@
 """`g4f-websim check`: find out whether Websim works from this machine and, if not, why.
 
 It sends one request to each endpoint. If one fails, it tries what else is known to work, with at most six requests.
+diagnosis.py chooses what to try and what to advise.
 """
 
 import argparse
@@ -8,18 +9,17 @@ import asyncio
 import json
 import os
 import platform
+import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from . import login, request, response, transport
-from .causes import RUN_CHECK, Reason
-from .endpoints import API_URL, CHAT_PATH, DEFAULT_URL, IMAGE_PATH
+from . import diagnosis, login, request, response, transport
+from .diagnosis import Probe, Settings, Step
+from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
 from .errors import timeout_error
 from .provider import Websim
 from .redaction import excerpt, redact
@@ -27,77 +27,31 @@ from .target import PROXY_VARIABLE, Target
 
 COLUMNS = 100
 INDENT = " " * 4
-MAX_FURTHER_REQUESTS = 6
 MAX_EXCERPT_CHARS = 300
+MAX_SHOWN_HOST_CHARS = 40
 
 # Seconds for one request: a person waits for the result.
 TIMEOUT = 60.0
 
 MESSAGES = [{"role": "user", "content": "Say hello."}]
 
-# The login of websim-cli, Websim's own command line tool.
-TOKEN_FILE = "~/.websim-cli.json"
-TOKEN_FIELD = "authToken"
-COPY_TOKEN = f"""export {login.TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}": *"\\([^"]*\\)".*/\\1/p' {TOKEN_FILE})"""
+# Variables that other programs read for a proxy; g4f and this package do not.
+OTHER_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 REPORTED_HEADERS = ("date", "server", "content-type", "retry-after", "location")
 REPORTED_PREFIX = "cf-"
 
-# Each of Websim's hosts, with the other one.
-_OTHER_HOST = {DEFAULT_URL: API_URL, API_URL: DEFAULT_URL}
 
-# How a line that the user can paste begins.
-_PASTED = ("export ", "unset ", "g4f-websim ", "pip ", "websim-cli ")
+class SettingError(ValueError):
+    """A malformed setting, and what to do about it."""
 
-# No other host or project can help: the proxy fails for all of them, or the API works and declines.
-_FINAL_REASONS = (Reason.PROXY_FAILED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a request is sent with; an empty project id stands for a random one."""
-
-    site: str
-    project_id: str = ""
-    token: str | None = None
-    proxy: str | None = None
-
-    def target(self, path: str) -> Target:
-        """Return where a request to an endpoint goes."""
-        # The key is named even if it is not sent, so that it is redacted.
-        return Target(self.site + path, self.token, os.environ.get(login.TOKEN_VARIABLE), self.proxy)
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One request and its result; `error` is None if it was answered."""
-
-    kind: str
-    settings: Settings
-    target: Target
-    seconds: float
-    response: transport.Response | None
-    error: Any
-
-    @property
-    def status(self) -> str:
-        """The HTTP status, or a dash if no response arrived."""
-        status = self.response.status if self.response else self.error.status
-        return str(status or "-")
-
-    @property
-    def verdict(self) -> str:
-        """The result in words."""
-        if not self.error:
-            return "ok"
-        message = str(self.error)
-        for start in (f"Response {self.status} from {self.target.host}: ", f"No response from {self.target.host}: "):
-            message = message.removeprefix(start)
-        return message
+    def __init__(self, message: str, steps: list[Step]) -> None:
+        super().__init__(message)
+        self.steps = steps
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the check and return the exit status: 0 if both endpoints answer, else 1.
+    """Run the check and return the exit status: 0 if both endpoints work, else 1.
 
     Args:
         argv: the arguments after `g4f-websim check`.
@@ -105,38 +59,35 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "g4f-websim check", description="Find out whether Websim works here, and if not, why."
     )
-    parser.add_argument(
-        "--also",
-        metavar="URL",
-        action="append",
-        default=[],
-        type=_site,
-        help="another site to try if Websim fails, without your login; may be repeated",
-    )
-    parser.add_argument("--report", action="store_true", help="print a report for a bug report; it contains no secret")
+    also_help = "another site to try if Websim does not work, without your login; may be repeated"
+    parser.add_argument("--also", metavar="URL", action="append", default=[], help=also_help)
+    parser.add_argument("--report", action="store_true", help="print a block for a bug report; it contains no secret")
     options = parser.parse_args(argv)
-    environment = _environment()
-    _print(environment)
+    _print(_environment())
     try:
         settings = _read_settings()
-    except ValueError as error:
-        _print(f"Nothing was sent: {error}")
+        for url in options.also:
+            _check("--also", url, Target, diagnosis.steps_for_also)
+    except SettingError as error:
+        _print(f"\nNothing was sent, because a setting is malformed.\n{error}")
+        _print_steps(error.steps)
         return 1
-    probes = asyncio.run(_run(settings, options.also))
-    failed = next((probe for probe in probes if probe.error), None)
-    if failed:
-        _print_diagnosis(failed, probes)
+    _print_settings(settings)
+    probes = _run(settings, [url.rstrip("/") for url in options.also])
+    failed = diagnosis.most_telling(*probes)
+    steps = diagnosis.steps_for(failed, *probes) if failed else []
+    _print_result(failed, *probes[:2])
+    if steps:
+        _print_steps(steps)
+    if settings.new_token and not settings.token and not any(diagnosis.COPY_TOKEN in step.lines for step in steps):
+        _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
+        _print_pasted(diagnosis.COPY_TOKEN)
     if options.report:
-        _print_report(environment, probes)
+        _print_report(settings, probes)
     return 1 if failed else 0
 
 
-def _site(url: str) -> str:
-    try:
-        Target(url)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("WEBSIM_URL: ")) from None
-    return url.rstrip("/")
+# Settings
 
 
 def _environment() -> str:
@@ -145,218 +96,215 @@ def _environment() -> str:
 
 
 def _read_settings() -> Settings:
-    """Read the settings and print them.
+    """Read the settings from the environment and from websim-cli's file.
 
     Raises:
-        ValueError: a setting is malformed; the message names it.
+        SettingError: a setting is malformed; the message names it.
     """
+    site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
+    project = os.environ.get(request.PROJECT_VARIABLE)
+    _check(diagnosis.URL_VARIABLE, site, Target, diagnosis.steps_for_url)
+    if proxy:
+        _check(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
+    if project:
+        _check(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
     key = os.environ.get(login.TOKEN_VARIABLE)
-    proxy = os.environ.get(PROXY_VARIABLE)
-    token = key if login.is_token(key) else None
-    settings = Settings(Websim.url.rstrip("/"), request.check_project_id(None), token, proxy)
-    target = settings.target("")
-    _print(f"site     {_redacted(settings.site, target)}")
-    _print(f"project  {settings.project_id or f'random ({request.PROJECT_VARIABLE} is not set)'}")
-    _print(f"login    {_describe_login(key)}")
-    _print(f"proxy    {target.proxy_host or f'none ({PROXY_VARIABLE} is not set)'}\n")
-    return settings
+    unused_proxy = next((name for name in OTHER_PROXY_VARIABLES if os.environ.get(name)), "")
+    return Settings(site, request.check_project_id(None), key, proxy, _read_stored_token(), unused_proxy)
 
 
-def _describe_login(key: str | None) -> str:
-    if login.is_token(key):
-        expiry = login.token_expiry(key)
-        state = "expired" if login.is_expired(key) else "expires"
+def _check(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
+    """Raise a `SettingError` with what `steps` returns if `check` raises a `ValueError`."""
+    try:
+        check(value)
+    except ValueError as error:
+        expected = str(error).partition(": ")[2].replace("://***@", "://")
+        # A token may have been pasted into the wrong variable.
+        secrets = [os.environ.get(login.TOKEN_VARIABLE, "")]
+        raise SettingError(f"{name}: {redact(expected, secrets)}", steps(value)) from None
+
+
+def _read_stored_token() -> str | None:
+    """Return the token that websim-cli stored, if any."""
+    try:
+        token = json.loads(Path(diagnosis.TOKEN_FILE).expanduser().read_text("utf-8"))[diagnosis.TOKEN_FIELD]
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError):  # no such file, or not the file expected
+        return None
+    return token if login.is_token(token) else None
+
+
+def _print_settings(settings: Settings) -> None:
+    project_id = redact(settings.project_id, settings.target().secrets)
+    has_login = " (with a user and password)" if settings.shown_site != settings.site else ""
+    lines = {
+        "site": redact(settings.shown_site, settings.target().secrets) + has_login,
+        "project": project_id or f"random ({request.PROJECT_VARIABLE} is not set)",
+        "login": _describe_login(settings),
+        "proxy": _describe_proxy(settings),
+    }
+    for name, value in lines.items():
+        _print(f"{name:<9}{value}", continued=" " * 9)
+    _print("")
+
+
+def _describe_login(settings: Settings) -> str:
+    if settings.token:
+        expiry = login.token_expiry(settings.token)
+        state = "expired" if login.is_expired(settings.token) else "expires"
         return f"a token that {state} on {expiry:%Y-%m-%d %H:%M} UTC" if expiry else "a token without an expiry date"
-    if key:
+    if settings.key:
         return f"none ({login.TOKEN_VARIABLE} is not a Websim token, so it is not sent)"
-    if _has_stored_token():
-        return f"none; {TOKEN_FILE} has a token. To use it:\n{INDENT}{COPY_TOKEN}"
     return f"none ({login.TOKEN_VARIABLE} is not set)"
 
 
-def _has_stored_token() -> bool:
-    """Return whether websim-cli stored a token; the token is not used."""
-    try:
-        return login.is_token(json.loads(Path(TOKEN_FILE).expanduser().read_text()).get(TOKEN_FIELD))
-    except (OSError, ValueError, AttributeError):
-        return False
+def _describe_proxy(settings: Settings) -> str:
+    scheme = urlsplit(settings.proxy or "").scheme
+    return f"{scheme}://{settings.target().proxy_host}" if settings.proxy else f"none ({PROXY_VARIABLE} is not set)"
 
 
-async def _run(settings: Settings, also: list[str]) -> list[Probe]:
-    """Send the requests, print a line for each, and return what they led to."""
-    chat, image = await _probe("chat", settings), await _probe("image", settings)
-    probes = [chat, image]
-    if not chat.error or chat.error.reason in _FINAL_REASONS:
-        return probes
-    for number, other in enumerate(_alternatives(chat, also)):
-        if number == 0:
+# Requests
+
+
+def _run(settings: Settings, also: list[str]) -> tuple[Probe, Probe, list[Probe]]:
+    """Send the requests and print a line for each.
+
+    Returns:
+        The chat request and the image request to the site, and the chat requests with other settings.
+    """
+    chat, image = _probe("chat", settings), _probe("image", settings)
+    others: list[Probe] = []
+    if not chat.error:
+        return chat, image, others
+    for other in diagnosis.alternatives(chat, also):
+        if not others:
             _print("\nTrying what else is known to work:")
-        probes.append(await _probe("chat", other, prefix=f"{_describe_change(settings, other)}: "))
-        if not probes[-1].error:
+        others.append(_probe("chat", other, prefix=_describe_change(settings, other)))
+        if not others[-1].error:
             break
-    return probes
-
-
-def _alternatives(chat: Probe, also: list[str]) -> Iterator[Settings]:
-    """Yield the settings that are worth a try after a chat that failed."""
-    settings = chat.settings
-    candidates = []
-    if chat.error.reason == Reason.PROJECT_REFUSED and settings.project_id:
-        candidates.append(replace(settings, project_id=""))
-    if settings.site in _OTHER_HOST:
-        candidates.append(replace(settings, site=_OTHER_HOST[settings.site]))
-    # A host that is not known to be Websim's does not get the login token.
-    candidates += [replace(settings, site=site, token=None) for site in also if site != settings.site]
-    yield from candidates[:MAX_FURTHER_REQUESTS]
+    return chat, image, others
 
 
 def _describe_change(settings: Settings, other: Settings) -> str:
-    return other.site if other.site != settings.site else "with a random project"
+    if other.site == settings.site:
+        return "with a random project: "
+    return f"{excerpt(other.target().host, other.target().secrets, MAX_SHOWN_HOST_CHARS)}: "
 
 
-async def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
+def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
     """Send one request and print its result in one line."""
+    print(f"{kind:<7}", end="", flush=True)
     is_image = kind == "image"
-    project_id = settings.project_id or Websim.generate_project_id(for_image=is_image)
-    read: Callable[[str], str]
-    if is_image:
-        target, read = settings.target(IMAGE_PATH), lambda body: response.image_url(body, settings.site)
-        body = request.image_body(project_id, MESSAGES, None, None)
-    else:
-        target, read = settings.target(CHAT_PATH), response.chat_text
-        body = request.chat_body(project_id, MESSAGES)
-    page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
-    headers = request.build_headers(settings.site, page, settings.token)
+    target = settings.target(IMAGE_PATH if is_image else CHAT_PATH)
     started = time.perf_counter()
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            outcome = await transport.attempt_once(transport.Request(target, headers, json.dumps(body).encode()), read)
-    except TimeoutError:
-        outcome = transport.Outcome(error=timeout_error(TIMEOUT, target))
+    # A new event loop opens a new connection. On a reused one, a request could be sent twice.
+    outcome = asyncio.run(_send(_build(settings, target, is_image), _reader(settings, is_image)))
     probe = Probe(kind, settings, target, time.perf_counter() - started, outcome.response, outcome.error)
-    start = f"{kind:<7}{probe.status:<5}{probe.seconds:>6.2f} s  "
-    print(start + excerpt(prefix + probe.verdict, target.secrets, COLUMNS - len(start)), flush=True)
+    start = f"{probe.status:<5}{probe.seconds:>6.2f} s  "
+    _print(start + excerpt(prefix + probe.verdict, target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
     return probe
 
 
-def _print_diagnosis(failed: Probe, probes: list[Probe]) -> None:
-    """Print the cause in words and the lines to paste."""
-    working = next((probe for probe in probes if probe.kind == "chat" and not probe.error), None)
-    if failed.kind == "chat" and working:
-        steps = _steps_to(working, failed)
+async def _send(prepared: transport.Request, read: Callable[[str], str]) -> transport.Outcome:
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await transport.attempt_once(prepared, read)
+    except TimeoutError:
+        return transport.Outcome(error=timeout_error(TIMEOUT, prepared.target))
+
+
+def _build(settings: Settings, target: Target, is_image: bool) -> transport.Request:
+    project_id = settings.project_id or Websim.generate_project_id(for_image=is_image)
+    if is_image:
+        body, page = request.image_body(project_id, MESSAGES, None, None), request.IMAGE_PAGE
     else:
-        steps = _steps_after(failed)
-    _print("\nCause: " + str(failed.error).replace(f"; {RUN_CHECK}", ""))
-    if steps:
-        _print("\nWhat to do:")
+        body, page = request.chat_body(project_id, MESSAGES), request.CHAT_PAGE
+    headers = request.build_headers(settings.site, page, settings.token)
+    return transport.Request(target, headers, json.dumps(body).encode())
+
+
+def _reader(settings: Settings, is_image: bool) -> Callable[[str], str]:
+    return (lambda body: response.image_url(body, settings.site)) if is_image else response.chat_text
+
+
+# The result
+
+
+def _print_result(failed: Probe | None, chat: Probe, image: Probe) -> None:
+    """Print whether Websim works, and the cause in words if it does not."""
+    if not failed:
+        _print("\nWebsim works from this machine.")
+        return
+    if not image.error:
+        _print("\nImages work, chat does not.")
+    elif not chat.error:
+        _print("\nChat works, images do not.")
+    _print(f"\nCause: {_describe_cause(failed)}", continued=" " * len("Cause: "))
+
+
+def _describe_cause(failed: Probe) -> str:
+    if not failed.response:
+        return str(failed.error).removesuffix(f": {failed.error.cause.advice}")
+    body = excerpt(failed.response.text, failed.target.secrets, MAX_EXCERPT_CHARS)
+    return f"{failed.verdict}.\nResponse {failed.status} from {failed.target.host}{': ' if body else '.'}{body}"
+
+
+def _print_steps(steps: list[Step]) -> None:
+    """Print what to do, in words and in lines to paste."""
+    _print("\nWhat to do:")
     for step in steps:
-        # Lines to paste are not wrapped.
-        print(f"{INDENT}{step}" if step.startswith(_PASTED) else textwrap.fill(step, COLUMNS), flush=True)
+        _print(f"- {step.text}", continued="  ")
+        for line in step.lines:
+            _print_pasted(line)
 
 
-def _steps_to(working: Probe, failed: Probe) -> list[str]:
-    if working.settings.site != failed.settings.site:
-        return [f"Use {working.settings.site}, which answers:", _export("WEBSIM_URL", working.settings.site)]
-    return [
-        "Your project is refused, a random one is not. Use random ones:",
-        f"unset {request.PROJECT_VARIABLE}",
-        "or set a project of your own, the last part of websim.com/p/<id>:",
-        _export(request.PROJECT_VARIABLE, "<id>"),
-    ]
+def _print_pasted(line: str) -> None:
+    """Print a line to paste; a long one in several, which a shell joins."""
+    first = COLUMNS - len(INDENT)
+    if len(line) <= first:
+        print(INDENT + line, flush=True)
+        return
+    # Spaces at the start of a further line would become part of the command.
+    rest = [line[start : start + first - 1] for start in range(0, len(line), first - 1)]
+    print(INDENT + "\\\n".join(rest), flush=True)
 
 
-def _steps_after(failed: Probe) -> list[str]:
-    """Return what to do about a failure for which nothing that works was found."""
-    match failed.error.reason:
-        case Reason.PROJECT_REFUSED:
-            return [
-                f"Open a project of your own on {DEFAULT_URL}. Its id is the last part of websim.com/p/<id>:",
-                _export(request.PROJECT_VARIABLE, "<id>"),
-            ]
-        case Reason.LOGIN_NEEDED | Reason.LOGIN_EXPIRED:
-            return [
-                f"Log in with Websim's own command line tool. It stores the token in {TOKEN_FILE} ({TOKEN_FIELD}):",
-                "websim-cli login",
-                COPY_TOKEN,
-                "or paste the token yourself:",
-                _export(login.TOKEN_VARIABLE, "<token>"),
-            ]
-        case Reason.API_MOVED:
-            return _steps_after_move(failed)
-        case Reason.API_CHANGED:
-            return ["Look for a newer version:", "pip install --upgrade g4f-websim"]
-        case Reason.RATE_LIMITED:
-            return [
-                "Websim works, but too many requests were sent. Wait, then run the check again:",
-                "g4f-websim check",
-            ]
-        case Reason.PROXY_FAILED:
-            return [
-                "Correct the proxy:",
-                _export(PROXY_VARIABLE, "http://user:password@host:3128"),
-                "or use none:",
-                f"unset {PROXY_VARIABLE}",
-            ]
-        case Reason.NO_CONNECTION | Reason.TIMEOUT:
-            return _steps_without_connection(failed)
-        case _:
-            return []
-
-
-def _steps_after_move(failed: Probe) -> list[str]:
-    location = failed.response.headers.get("Location", "") if failed.response else ""
-    parts = urlsplit(urljoin(failed.target.url, location))
-    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    if location and not failed.target.url.startswith(f"{origin}/"):
-        return [
-            f"Websim sends you to {origin}. If you trust it, try it:",
-            f"g4f-websim check --also {origin}",
-            "and if it answers, use it:",
-            _export("WEBSIM_URL", origin),
-        ]
-    if failed.settings.site not in (DEFAULT_URL, API_URL):
-        return [f"WEBSIM_URL is not {DEFAULT_URL}. Use the default:", "unset WEBSIM_URL"]
-    return [
-        f"Open {DEFAULT_URL} in a browser: a network may want a login first, or Websim has moved. If it has moved:",
-        _export("WEBSIM_URL", "https://<new host>"),
-    ]
-
-
-def _steps_without_connection(failed: Probe) -> list[str]:
-    steps = [
-        f"Open {_redacted(failed.settings.site, failed.target)} in a browser to see whether your network reaches it."
-    ]
-    if not failed.settings.proxy and (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
-        steps += ["HTTPS_PROXY is not used. If you need a proxy:", f'export {PROXY_VARIABLE}="$HTTPS_PROXY"']
-    if failed.settings.site not in (DEFAULT_URL, API_URL):
-        steps += [f"WEBSIM_URL is not {DEFAULT_URL}. To use the default:", "unset WEBSIM_URL"]
-    return steps
-
-
-def _export(variable: str, value: str) -> str:
-    return f"export {variable}={value}"
-
-
-def _print_report(environment: str, probes: list[Probe]) -> None:
+def _print_report(settings: Settings, probes: tuple[Probe, Probe, list[Probe]]) -> None:
     """Print a Markdown block for a bug report, without secrets."""
-    _print(f"\n### g4f-websim check\n\n{environment}")
-    for probe in probes:
-        _print(f"\n- POST {_redacted(probe.target.url, probe.target)}: {probe.status}, {probe.seconds:.2f} s")
-        if not probe.response:
-            _print(f"{INDENT}{probe.error}")
-            continue
-        for name, value in probe.response.headers.items():
-            if name.lower() in REPORTED_HEADERS or name.lower().startswith(REPORTED_PREFIX):
-                _print(f"{INDENT}{name.lower()}: {_redacted(value, probe.target)}")
-        _print(f"{INDENT}body: {excerpt(probe.response.text, probe.target.secrets, MAX_EXCERPT_CHARS)}")
+    chat, image, others = probes
+    project = "configured" if settings.project_id else "random"
+    token = ("expired token" if login.is_expired(settings.token) else "token") if settings.token else "none"
+    _print(f"\n### g4f-websim check\n\n```text\n{_environment()}")
+    _print(f"project: {project}, login: {token}, proxy: {'yes' if settings.proxy else 'none'}")
+    for probe in (chat, image, *others):
+        _print_reported(probe)
+    _print("```")
 
 
-def _redacted(text: str, target: Target) -> str:
-    return redact(text, target.secrets)
+def _print_reported(probe: Probe) -> None:
+    secrets = probe.target.secrets
+    _print(f"\nPOST {redact(diagnosis.without_login(probe.target.url), secrets)}", continued=INDENT)
+    _print(f"status: {probe.status}, {probe.seconds:.2f} s")
+    if not probe.response:
+        _print(f"error: {probe.error}", continued=INDENT)
+        return
+    for name, value in probe.response.headers.items():
+        if name.lower() in REPORTED_HEADERS or name.lower().startswith(REPORTED_PREFIX):
+            # The query of a location may contain a token.
+            value = value.partition("?")[0] if name.lower() == "location" else value
+            _print(f"{name.lower()}: {excerpt(value, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
+    _print(f"body: {excerpt(probe.response.text, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
 
 
-def _print(text: str) -> None:
-    """Print text, wrapped to the width of a terminal."""
-    for line in text.split("\n"):
-        indent = INDENT if line.startswith(INDENT) else ""
-        print(textwrap.fill(line, COLUMNS, subsequent_indent=indent) if len(line) > COLUMNS else line, flush=True)
+def _print(text: str, continued: str = "") -> None:
+    """Print text, wrapped to the width of a terminal.
+
+    Args:
+        text: one or more lines.
+        continued: the indentation of all lines but the first.
+    """
+    # A terminal or a file may not be able to represent what a server sends.
+    encoding = sys.stdout.encoding or "utf-8"
+    first, *more = text.encode(encoding, "replace").decode(encoding).split("\n")
+    for line in (first, *(continued + line for line in more)):
+        wrapped = textwrap.wrap(line, COLUMNS, subsequent_indent=continued, break_on_hyphens=False)
+        print("\n".join(wrapped), flush=True)

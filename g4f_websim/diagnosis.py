@@ -4,17 +4,16 @@ check.py sends the requests and prints the results.
 """
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from . import transport
-from .causes import NO_SOCKS, NOT_HTTPS, Cause, Reason
+from .causes import NO_SOCKS, NOT_HTTPS, PROXY_LOGIN, Cause, Reason
 from .endpoints import API_URL, DEFAULT_URL
 from .login import TOKEN_VARIABLE, is_expired, is_token
-from .redaction import is_html, redact
+from .redaction import redact
 from .request import PROJECT_VARIABLE
 from .target import HTTP_SCHEMES, PROXY_VARIABLE, Target
 
@@ -29,6 +28,7 @@ COPY_TOKEN = f"""export {TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}" *: *"\\([
 
 CHECK = "g4f-websim check"
 UPGRADE = "pip install --upgrade g4f-websim"
+SET_PROXY = f"export {PROXY_VARIABLE}"
 PROJECT_PAGE = "websim.com/p/<id>"
 
 # Another host or project cannot help: the proxy fails for all of them, or the API works and declines.
@@ -53,6 +53,7 @@ class Settings:
         proxy: the URL of the proxy, if any.
         stored_token: the token that websim-cli stored, if any. It is never sent.
         unused_proxy: the name of a variable that contains a proxy for other programs, if any.
+        sends_token: whether the site may receive the token.
     """
 
     site: str
@@ -194,7 +195,10 @@ def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> 
     """
     working = next((other for other in others if not other.error), None)
     if working and working.settings.site == chat.settings.site:
-        return [Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",)), _set_project("Or set")]
+        return [
+            Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",)),
+            _set_project("Or open a project of your own, and set"),
+        ]
     if working:
         return [_use_site(working)]
     if failed in others:
@@ -205,7 +209,7 @@ def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> 
 
 def _use_site(probe: Probe) -> Step:
     site, settings = probe.settings.shown_site, probe.settings
-    warning = "" if settings.token or not is_token(settings.key) else " if you trust it with your login token"
+    warning = "" if settings.token or not is_token(settings.key) else ". It will receive your login token"
     if site == DEFAULT_URL:
         return Step(f"Use the default, {site}, which responds:", (f"unset {URL_VARIABLE}",))
     return Step(f"Use {site}, which responds{warning}:", (_export(URL_VARIABLE, site),))
@@ -215,14 +219,14 @@ def _steps_after(failed: Probe) -> list[Step]:
     settings = failed.settings
     match failed.error.reason:
         case Reason.PROJECT_REFUSED:
-            return [_set_project(f"Open {DEFAULT_URL} in a browser, open a project of your own, and set")]
+            return [_set_project(f"Open a project of your own on {DEFAULT_URL}, and set")]
         case Reason.LOGIN_NEEDED | Reason.LOGIN_EXPIRED:
             return _steps_for_login(failed)
         case Reason.NO_CREDITS | Reason.RATE_LIMITED:
             first = Step(f"{_sentence(failed.cause.advice)}. Then check again:", (CHECK,))
             return [first] if settings.token else [first, *_log_in(settings, "To log in")]
         case Reason.BOT_CHALLENGE | Reason.REGION_BLOCKED:
-            use_proxy = Step("Or use a proxy in another network:", (_export_proxy("host:3128"),))
+            use_proxy = Step("Or use a proxy in another network:", (f"{SET_PROXY}=http://<host>:<port>",))
             return [Step(f"{_sentence(failed.cause.advice)}."), use_proxy]
         case Reason.API_MOVED:
             return _steps_after_move(failed)
@@ -237,8 +241,7 @@ def _steps_after(failed: Probe) -> list[Step]:
 
 
 def _set_project(start: str) -> Step:
-    line = f"export {PROJECT_VARIABLE}=<id>"
-    return Step(f"{start} its id, the last part of {PROJECT_PAGE}:".replace("Or set its", "Or set your project's"), (line,))
+    return Step(f"{start} its id, the last part of {PROJECT_PAGE}:", (f"export {PROJECT_VARIABLE}=<id>",))
 
 
 def _steps_for_login(failed: Probe) -> list[Step]:
@@ -274,7 +277,7 @@ def _steps_after_move(failed: Probe) -> list[Step]:
         url = f"{site.scheme}://{site.netloc}"
         return [Step(f"Remove the path {site.path} from {URL_VARIABLE}:", (_export(URL_VARIABLE, url),))]
     steps = []
-    if failed.response and is_html(failed.response.text):
+    if failed.response and failed.response.status < 300:
         text = f"Open {settings.shown_site} in a browser. If your network shows a login page, log in. Then check again:"
         steps.append(Step(text, (CHECK,)))
     if not settings.is_known_site:
@@ -308,10 +311,13 @@ def _report(start: str) -> Step:
 def _steps_for_proxy(failed: Probe) -> list[Step]:
     if failed.cause.summary == NO_SOCKS.summary:
         return [Step("Install it:", (NO_SOCKS.advice,))]
-    return [
-        Step(f"{_sentence(failed.cause.advice)}:", (_export_proxy(failed.target.proxy_host or "host:3128"),)),
-        Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",)),
-    ]
+    scheme = urlsplit(failed.settings.proxy or "http:").scheme
+    if failed.cause.advice == PROXY_LOGIN:
+        host = failed.target.proxy_host or "<host>:<port>"
+        first = Step("Put its user and password into its URL:", (f"{SET_PROXY}={scheme}://<user>:<password>@{host}",))
+    else:
+        first = Step(f"{_sentence(failed.cause.advice)}:", (f"{SET_PROXY}={scheme}://<host>:<port>",))
+    return [first, Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))]
 
 
 def _steps_without_connection(failed: Probe) -> list[Step]:
@@ -322,7 +328,7 @@ def _steps_without_connection(failed: Probe) -> list[Step]:
     steps = [Step(f"Open {settings.shown_site} in a browser, to see whether this machine reaches it.")]
     if settings.unused_proxy and not settings.proxy:
         name = settings.unused_proxy
-        steps.append(Step(f"{name} is not used. If you need a proxy:", (f'export {PROXY_VARIABLE}="${name}"',)))
+        steps.append(Step(f"{name} is not used. If you need a proxy:", (f'{SET_PROXY}="${name}"',)))
     if not settings.is_known_site:
         steps.append(_use_default())
     return steps
@@ -345,7 +351,7 @@ def steps_for_url(url: str) -> list[Step]:
 
 def steps_for_also(url: str) -> list[Step]:
     """Return what to do about a malformed URL after --also."""
-    return [Step("Correct it:", (f"{CHECK} --also {shlex.quote(with_scheme(url) or DEFAULT_URL)}",))]
+    return [Step("Correct it:", (f"{CHECK} --also {_quoted(with_scheme(url) or DEFAULT_URL)}",))]
 
 
 def steps_for_project(value: str) -> list[Step]:
@@ -364,8 +370,8 @@ def steps_for_proxy(value: str) -> list[Step]:
     try:
         Target(DEFAULT_URL, proxy=f"http://{value.rpartition('://')[2]}")
     except ValueError:
-        return [Step("Correct it:", (_export_proxy("host:3128"),)), *steps]
-    line = f'export {PROXY_VARIABLE}="http://${{{PROXY_VARIABLE}#*://}}"'
+        return [Step("Correct it:", (f"{SET_PROXY}=http://<host>:<port>",)), *steps]
+    line = f'{SET_PROXY}="http://${{{PROXY_VARIABLE}#*://}}"'
     return [Step("If it is an HTTP proxy:", (line,)), *steps]
 
 
@@ -388,8 +394,9 @@ def _sentence(text: str) -> str:
 
 
 def _export(variable: str, value: str) -> str:
-    return f"export {variable}={shlex.quote(value)}"
+    return f"export {variable}={_quoted(value)}"
 
 
-def _export_proxy(host: str) -> str:
-    return _export(PROXY_VARIABLE, f"http://user:password@{host}")
+def _quoted(url: str) -> str:
+    """Return a URL in which no character means anything to a shell."""
+    return quote(url, safe="/:@%[]=+,~")

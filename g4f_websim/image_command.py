@@ -157,7 +157,8 @@ async def _read_image(response: ClientResponse) -> bytes:
     url = response.url
     if response.status != 200:
         raise _DownloadError(f"status {response.status} from {url}")
-    if not response.content_type.startswith(("image/", "application/octet-stream")):
+    # Storage services send images as application/octet-stream or binary/octet-stream.
+    if not response.content_type.startswith("image/") and not response.content_type.endswith("/octet-stream"):
         raise _DownloadError(f"{response.content_type} instead of an image from {url}")
     image = bytearray()
     async for chunk in response.content.iter_any():

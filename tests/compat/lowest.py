@@ -1,86 +1,92 @@
-"""Run real calls with the lowest aiohttp and g4f that pyproject.toml allows: `python -m tests.compat.lowest`."""
+"""Run calls and tests with the lowest aiohttp and g4f that pyproject.toml allows: `python -m tests.compat.lowest`."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 from pathlib import Path
 
 from tests.support.paths import ROOT
 
-# What the tests below need besides.
-FOR_TESTS = (
-    "integration/test_faults.py",
-    "integration/test_transport.py",
-    "integration/test_emulator.py",
-    "unit/test_response.py",
-)
+# The tests that show what depends on aiohttp: requests, responses, errors and the emulator's server.
 TESTS = (
     "integration/test_faults.py",
     "integration/test_transport.py",
-    "unit/test_response.py",
     "integration/test_emulator.py",
+    "unit/test_response.py",
+)
+# The packages that these tests need. The extra `test` cannot be used, because it needs a newer g4f.
+TEST_REQUIREMENTS = (
+    "pytest>=8",
+    "pytest-asyncio>=0.24",
+    "pytest-xdist>=3.6",
+    "trustme>=1.1",
+    "brotli>=1.2",
+    "requests",
 )
 
-OFFLINE_COMMAND = ("-m", "g4f_websim", "--offline", "check")
-OFFLINE_CALLS = """
+CHECK = ("-m", "g4f_websim", "--offline", "check")
+
+# Four calls: a chat, a stream, and a chat and an image in one event loop.
+CALLS = """
 import asyncio
 import g4f
 from g4f.client import AsyncClient, Client
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator
+from g4f_websim.offline import offline
 
 HELLO = [{"role": "user", "content": "Hello"}]
+ANSWER = "You said: Hello"
 
-async def calls_in_one_loop():
+async def chat_and_image():
     client = AsyncClient(provider=Websim)
-    chat, picture = await asyncio.gather(client.chat.completions.create(HELLO), client.images.generate("a cat"))
-    assert chat.choices[0].message.content.endswith("You said: Hello"), chat
-    assert picture.data[0].url.endswith(".png"), picture
+    image = client.images.generate("a cat", response_format="url")
+    return await asyncio.gather(client.chat.completions.create(HELLO), image)
 
-g4f.debug.version_check = False
-with Emulator() as emulator:
-    Websim.url = emulator.url
-    chat = Client(provider="Websim").chat.completions.create(HELLO)
-    assert chat.choices[0].message.content.endswith("You said: Hello"), chat
-    chunks = g4f.ChatCompletion.create("", HELLO, provider=Websim, stream=True)
-    assert "".join(map(str, chunks)).endswith("You said: Hello")
-    asyncio.run(calls_in_one_loop())
+with offline() as emulator:
+    completion = Client(provider="Websim").chat.completions.create(HELLO)
+    assert completion.choices[0].message.content.endswith(ANSWER), completion
+    chunks = list(g4f.ChatCompletion.create("", HELLO, provider=Websim, stream=True))
+    assert "".join(map(str, chunks)).endswith(ANSWER), chunks
+    completion, images = asyncio.run(chat_and_image())
+    assert completion.choices[0].message.content.endswith(ANSWER), completion
+    assert images.data[0].url.endswith(".png"), images
     assert len(emulator.requests) == 4, emulator.requests
-print("four calls through g4f's clients: as they should be")
+print("four calls through g4f's clients: passed")
 """
 
 
-def lowest(requirements: str) -> list[str]:
-    """Return the requirements of the package, each at its lowest version.
+def lowest_versions(pyproject: str) -> list[str]:
+    """Return the package's dependencies, each with its lowest version only.
 
     Args:
-        requirements: the text of pyproject.toml.
+        pyproject: The text of pyproject.toml.
     """
-    (listed,) = re.findall(r"^dependencies = \[(.*)\]$", requirements, re.MULTILINE)
-    return [f"{name}=={version}" for name, version in re.findall(r'"([\w.-]+)>=([\w.]+)"', listed)]
+    return [requirement.replace(">=", "==") for requirement in tomllib.loads(pyproject)["project"]["dependencies"]]
 
 
 def main() -> int:
-    pinned = lowest((ROOT / "pyproject.toml").read_text())
-    print(f"with {' and '.join(pinned)} on Python {sys.version.split()[0]}", flush=True)
+    """Run all steps in a virtual environment, and return the exit status of the first that fails, or 0."""
+    pinned = lowest_versions((ROOT / "pyproject.toml").read_text())
+    print(f"{' and '.join(pinned)} on Python {sys.version.split()[0]}", flush=True)
+    tests = [str(ROOT / "tests" / name) for name in TESTS]
+    steps = (
+        ("-m", "pip", "install", "--quiet", *pinned, *TEST_REQUIREMENTS, "--editable", str(ROOT)),
+        ("-c", CALLS),
+        CHECK,
+        ("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests),
+    )
     with tempfile.TemporaryDirectory(prefix="g4f-websim-lowest-") as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
-
-        def run(*words: str) -> int:
-            return subprocess.run([python, *words], cwd=folder).returncode
-
-        steps = (
-            ("-m", "pip", "install", "--quiet", *pinned, *FOR_TESTS, "--editable", str(ROOT)),
-            ("-c", OFFLINE_CALLS),
-            OFFLINE_COMMAND,
-            ("-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(ROOT / "tests" / name) for name in TESTS)),
-        )
-        return next(filter(None, (run(*step) for step in steps)), 0)
+        for step in steps:
+            status = subprocess.run([python, *step], cwd=folder).returncode
+            if status:
+                return status
+    return 0
 
 
 if __name__ == "__main__":

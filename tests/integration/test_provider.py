@@ -1,20 +1,26 @@
-"""Websim itself: its attributes, which of the two requests a call is, project ids, several pictures."""
+"""`Websim`: its attributes, which request a call sends, project ids, tokens, and several images."""
 
+import logging
 import re
 import subprocess
 import sys
 
 import g4f.debug
 import pytest
-from g4f.errors import CloudflareError, NoMediaResponseError, RateLimitError
+from g4f.errors import CloudflareError, NoMediaResponseError, RateLimitError, ResponseError
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
+from g4f.providers.response import ImageResponse
+from g4f.requests.defaults import DEFAULT_HEADERS
 
-from g4f_websim import Websim
+from g4f_websim import Websim, provider
 from g4f_websim.emulator import Fault
-from tests.support.calls import HELLO, JWT, ask
+from tests.support.calls import HELLO, JWT, PNG_URI, ask, make_token
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
+CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
+IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
+CHALLENGE_PAGE = b"<html><title>Just a moment...</title></html>"
 CHAT_MODELS = ["gemini-1.5-pro", "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash"]
 
 ATTRIBUTES = {
@@ -36,18 +42,34 @@ ATTRIBUTES = {
     "image_models": ["flux"],
     "models": [*CHAT_MODELS, "flux"],
     "vision_models": CHAT_MODELS,
-    "max_tries": 3,
+    "max_attempts": 3,
     "backoff": 2.0,
     "max_wait": 60.0,
 }
 
+OTHER_KEYS = ["sk-1234567890", f"{JWT}.x", {"Other": JWT}, {"Websim": "sk-1234567890"}, "", None]
 
-@pytest.mark.parametrize(("name", "value"), ATTRIBUTES.items())
-def test_each_attribute_has_its_value(name, value):
+
+@pytest.fixture(autouse=True)
+def forget_reported_keys():
+    provider._report_other_key.cache_clear()
+
+
+@pytest.fixture
+def debug_lines(monkeypatch):
+    """The lines that were written to g4f's debug log."""
+    lines = []
+    monkeypatch.setattr(g4f.debug, "logging", True)
+    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
+    return lines
+
+
+@pytest.mark.parametrize(("name", "value"), ATTRIBUTES.items(), ids=ATTRIBUTES)
+def test_attribute(name, value):
     assert getattr(Websim, name) == value
 
 
-def test_websim_is_a_provider_of_g4fs():
+def test_is_a_provider_of_g4f():
     assert issubclass(Websim, AsyncGeneratorProvider)
     assert issubclass(Websim, ProviderModelMixin)
     assert Websim.get_models() == Websim.models
@@ -56,29 +78,32 @@ def test_websim_is_a_provider_of_g4fs():
 @pytest.mark.parametrize(
     ("value", "url"), [("http://127.0.0.1:8080/", "http://127.0.0.1:8080"), ("", "https://websim.com")]
 )
-def test_the_address_comes_from_the_environment_at_import(monkeypatch, value, url):
+def test_reads_url_from_environment_at_import(monkeypatch, value, url):
     monkeypatch.setenv("WEBSIM_URL", value)
     program = "from g4f_websim import Websim; print(Websim.url, Websim.image_api_endpoint)"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.split() == [url, url + IMAGE_PATH]
 
 
-def test_a_token_comes_from_the_environment_at_import(monkeypatch):
-    monkeypatch.setenv("WEBSIM_API_KEY", JWT)
-    program = "from g4f_websim import provider; print(provider.TOKEN)"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == JWT
-
-
-async def test_a_subclass_may_aim_elsewhere(websim_server):
-    class Elsewhere(Websim):
+async def test_subclass_has_its_own_url(websim_server, monkeypatch):
+    class LocalWebsim(Websim):
         url = websim_server.url
 
-    Websim.url = "http://127.0.0.1:9"
-    assert [chunk async for chunk in Elsewhere.create_async_generator(None, HELLO)]
-    assert Elsewhere.login_url == websim_server.url
+    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:9")
+    assert [chunk async for chunk in LocalWebsim.create_async_generator(None, HELLO)]
+    assert LocalWebsim.login_url == websim_server.url
 
 
-async def test_a_slash_at_the_end_of_the_address_changes_nothing(websim_server, monkeypatch):
+async def test_subclass_is_named_in_api_keys(websim_server):
+    class LocalWebsim(Websim):
+        pass
+
+    for api_key in ({"LocalWebsim": JWT}, {"Websim": JWT}):
+        assert [chunk async for chunk in LocalWebsim.create_async_generator(None, HELLO, api_key=api_key)]
+    assert [request.header("authorization") for request in websim_server.requests] == [f"Bearer {JWT}", None]
+
+
+async def test_trailing_slash_of_url_is_ignored(websim_server, monkeypatch):
     url = websim_server.url
     monkeypatch.setattr(Websim, "url", f"{url}/")
     await ask(None, HELLO)
@@ -86,13 +111,15 @@ async def test_a_slash_at_the_end_of_the_address_changes_nothing(websim_server, 
     assert (request.path, request.header("origin"), Websim.login_url) == (CHAT_PATH, url, url)
 
 
-async def test_an_assignment_changes_what_is_sent_and_where(websim_server, monkeypatch):
+async def test_attributes_are_read_at_call_time(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "chat_api_endpoint", Websim.image_api_endpoint)
     monkeypatch.setattr(Websim, "image_models", ["sketch"])
     await ask("sketch", HELLO)
-    with pytest.raises(Exception, match="the body must be a JSON object with project_id, prompt"):
-        await ask("flux", HELLO)
+    with pytest.raises(Exception, match="Response 400 .*project_id, prompt"):
+        await ask("gemini-1.5-pro", HELLO)
     assert [request.path for request in websim_server.requests] == [IMAGE_PATH, IMAGE_PATH]
+    with pytest.raises(ValueError, match="^model: Websim's image model is sketch, not 'flux'$"):
+        await ask("flux", HELLO)
 
 
 @pytest.mark.parametrize(
@@ -112,46 +139,124 @@ async def test_an_assignment_changes_what_is_sent_and_where(websim_server, monke
         ("any-other-name", None, CHAT_PATH),
     ],
 )
-async def test_the_model_and_the_prompt_say_which_request_it_is(websim_server, model, prompt, path):
+async def test_model_and_prompt_select_request(websim_server, model, prompt, path):
     await ask(model, HELLO, prompt=prompt)
     assert [request.path for request in websim_server.requests] == [path]
+
+
+async def test_chat_sends_messages(websim_server):
+    conversation = [{"role": "system", "content": "Grüße, 世界 🌍"}, *HELLO]
+    await ask("gemini-1.5-pro", conversation, response_format={"type": "json_object"}, media=[PNG_URI])
+    body = websim_server.requests[-1].json
+    assert body.keys() == {"project_id", "messages", "json"}
+    assert body["messages"][0] == conversation[0]
+    assert body["messages"][1]["content"] == [
+        {"type": "text", "text": "Hello"},
+        {"type": "image_url", "image_url": {"url": PNG_URI}},
+    ]
+
+
+async def test_image_sends_prompt_and_options(websim_server):
+    options = {"aspect_ratio": "16:9", "seed": 7, "transparent": True}
+    await ask("flux", None, prompt="a cat", size="640x480", width=320, media=[PNG_URI], **options)
+    body = websim_server.requests[-1].json
+    assert body.pop("project_id")
+    assert body == {"prompt": "a cat", "width": 320, "height": 480, "image_inputs": [{"url": PNG_URI}], **options}
+
+
+@pytest.mark.parametrize(("model", "page"), [(None, CHAT_PAGE), ("flux", IMAGE_PAGE)])
+async def test_sends_headers_of_web_application(websim_server, model, page):
+    await ask(model, HELLO)
+    request = websim_server.requests[-1]
+    own_headers = {
+        "accept": "*/*",
+        "content-type": "application/json",
+        "origin": websim_server.url,
+        "referer": websim_server.url + page,
+        "websim-flags": "",
+    }
+    expected = {**DEFAULT_HEADERS, **own_headers}
+    assert {name: request.header(name) for name in expected} == expected
+    assert request.header("authorization") is None
+    assert all(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) for name, _ in request.headers)
 
 
 @pytest.mark.parametrize(
     ("for_image", "shape"), [(False, "[a-z0-9]{3}_[a-z0-9]{16}"), (True, "[a-z0-9]{7}_[a-z0-9]{12}")]
 )
-def test_a_generated_project_id_has_websims_shape(for_image, shape):
+def test_generates_project_id(for_image, shape):
     ids = {Websim.generate_project_id(for_image=for_image) for _ in range(100)}
     assert len(ids) == 100
     assert all(re.fullmatch(shape, project_id) for project_id in ids)
 
 
 @pytest.mark.parametrize(("model", "shape"), [(None, ".{3}_.{16}"), ("flux", ".{7}_.{12}")])
-async def test_without_a_project_id_one_is_generated(websim_server, model, shape):
+async def test_sends_generated_project_id(websim_server, model, shape):
     await ask(model, HELLO)
     assert re.fullmatch(shape, websim_server.requests[-1].json["project_id"])
 
 
-async def test_the_environment_names_the_project(websim_server, monkeypatch):
-    monkeypatch.setenv("WEBSIM_PROJECT_ID", "vno75_2x4ii3ayx8wmmw")
+async def test_sends_project_id_of_environment(websim_server, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/p/vno75_2x4ii3ayx8wmmw")
     await ask(None, HELLO)
     assert websim_server.requests[-1].json["project_id"] == "vno75_2x4ii3ayx8wmmw"
 
 
-async def test_the_argument_names_the_project_before_the_environment(websim_server, monkeypatch):
+async def test_project_id_argument_overrides_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "no/id")
     await ask(None, HELLO, project_id="mine")
     assert websim_server.requests[-1].json["project_id"] == "mine"
 
 
-async def test_a_bad_project_id_in_the_environment_is_refused(websim_server, monkeypatch):
+async def test_rejects_project_id_of_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "no/id")
-    with pytest.raises(ValueError, match="project_id: .* not 'no/id'"):
+    with pytest.raises(ValueError, match="^WEBSIM_PROJECT_ID: .* not 'no/id'"):
+        await ask(None, HELLO)
+    assert not websim_server.requests
+
+
+# Each row: the model, the arguments, the beginning of the message.
+REJECTED = {
+    "model": (7, {}, "model: a name"),
+    "image model of another service": ("dall-e-3", {}, "model: Websim's image model is flux, not 'dall-e-3'"),
+    "other image model": ("flux-pro", {}, "model: Websim's image model is flux, not 'flux-pro'"),
+    "messages": (None, {"messages": []}, "messages: nothing to send"),
+    "chat prompt": ("any", {"prompt": 7}, "prompt: text, not 7"),
+    "media": (None, {"media": ["cat.png"]}, r"media\[0\]: an image"),
+    "response_format": (None, {"response_format": "json_object"}, "response_format: .* not 'json_object'"),
+    "project_id": (None, {"project_id": "a/b"}, "project_id: 1 to 64"),
+    "timeout": (None, {"timeout": -1}, "timeout: seconds"),
+    "proxy": (None, {"proxy": "127.0.0.1:3128"}, "proxy: a URL like"),
+    "prompt": ("flux", {"prompt": " "}, "prompt: a description"),
+    "aspect_ratio": ("flux", {"aspect_ratio": "16:0"}, "aspect_ratio: W:H"),
+    "n": ("flux", {"n": 11}, "n: 1 to 10 images"),
+    "n of 5000 digits": ("flux", {"n": 10**5000}, "n: 1 to 10 images"),
+    "width": ("flux", {"width": 0}, "width: pixels"),
+    "height": ("flux", {"height": 10**5000}, "height: pixels"),
+    "size": ("flux", {"size": "large"}, "size: WIDTHxHEIGHT"),
+    "seed": ("flux", {"seed": "7"}, "seed: an integer"),
+    "transparent": ("flux", {"transparent": "no"}, "transparent: True or False"),
+}
+
+
+@pytest.mark.parametrize(("model", "arguments", "message"), REJECTED.values(), ids=REJECTED)
+async def test_rejects_argument_before_anything_is_sent(websim_server, model, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        await ask(model, **{"messages": HELLO, **arguments})
+    assert not websim_server.requests
+
+
+@pytest.mark.parametrize("url", ["websim.com", "ftp://websim.com", "https://", "http://[", "http://127.0.0.1:0"])
+async def test_rejects_malformed_url(monkeypatch, url):
+    monkeypatch.setattr(Websim, "url", url)
+    with pytest.raises(
+        ValueError, match=f"^WEBSIM_URL: a URL like https://websim.com .* not '{re.escape(url.rstrip('/'))}'$"
+    ):
         await ask(None, HELLO)
 
 
-async def test_what_g4f_passes_besides_is_ignored(websim_server):
-    besides = {
+async def test_ignores_other_arguments_of_g4f(websim_server):
+    others = {
         "stream": True,
         "stream_timeout": 1,
         "max_tokens": 5,
@@ -163,59 +268,120 @@ async def test_what_g4f_passes_besides_is_ignored(websim_server):
         "tools": [],
         "temperature": 1,
     }
-    await ask(None, HELLO, **besides)
+    await ask(None, HELLO, **others)
     assert websim_server.requests[-1].json.keys() == {"project_id", "messages"}
 
 
-async def test_an_answer_is_one_chunk(websim_server):
+@pytest.mark.parametrize("api_key", [JWT, {"Websim": JWT, "Other": "sk-1234"}], ids=["text", "dict"])
+async def test_sends_token(websim_server, api_key):
+    await ask(None, HELLO, api_key=api_key)
+    assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
+
+
+@pytest.mark.parametrize("api_key", OTHER_KEYS)
+async def test_does_not_send_other_keys(websim_server, api_key):
+    await ask(None, HELLO, api_key=api_key)
+    assert websim_server.requests[-1].header("authorization") is None
+
+
+@pytest.mark.parametrize("model", [None, "flux"])
+@pytest.mark.parametrize("api_key", OTHER_KEYS)
+async def test_sends_token_of_environment_without_own_token(websim_server, monkeypatch, model, api_key):
+    monkeypatch.setenv("WEBSIM_API_KEY", JWT)
+    await ask(model, HELLO, api_key=api_key)
+    assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
+
+
+async def test_token_argument_overrides_environment(websim_server, monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", make_token(sub="2"))
+    await ask(None, HELLO, api_key=JWT)
+    assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
+
+
+async def test_other_key_is_logged_once(websim_server, monkeypatch, caplog, debug_lines):
+    monkeypatch.setenv("WEBSIM_API_KEY", "sk-of-the-environment")
+    caplog.set_level(logging.INFO, "g4f_websim")
+    for _ in range(3):
+        await ask(None, HELLO, api_key="sk-of-the-caller")
+    lines = [
+        "api_key is not a Websim token (a JSON Web Token): not sent",
+        "WEBSIM_API_KEY is not a Websim token (a JSON Web Token): not sent",
+    ]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("INFO", line) for line in lines]
+    assert [line for line in debug_lines if "token" in line] == [f"Websim: {line}" for line in lines]
+    assert "sk-of" not in caplog.text
+
+
+async def test_answer_is_one_chunk(websim_server):
     (answer,) = await ask(None, HELLO, stream=True)
     assert answer == "This is the offline Websim; no model was asked. You said: Hello"
 
 
-@pytest.mark.parametrize("n", [1, 3, 10])
-async def test_several_pictures_come_as_one_response(websim_server, n):
-    (picture,) = await ask("flux", HELLO, n=n)
-    assert len(picture.get_list()) == len(websim_server.requests) == n
+async def test_image_is_an_image_response(websim_server):
+    websim_server.inject(Fault(body=b'{"url": "/images/a.png"}'))
+    (image,) = await ask("flux", HELLO, prompt="a cat")
+    assert type(image) is ImageResponse
+    assert (image.get_list(), image.alt) == ([f"{websim_server.url}/images/a.png"], "a cat")
 
 
-async def test_the_pictures_that_came_are_handed_over_and_the_failures_logged(websim_server, monkeypatch):
-    lines = []
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
+@pytest.mark.parametrize("n", [None, 1, 3, 10])
+async def test_several_images_are_one_response(websim_server, n):
+    (image,) = await ask("flux", HELLO, n=n)
+    assert len(image.get_list()) == len(websim_server.requests) == (n or 1)
+
+
+async def test_returns_images_that_succeeded_and_logs_failures(websim_server, caplog, debug_lines):
     for number in (1, 2, 3):
         websim_server.inject(Fault(body=b'{"url": "https://example.com/%d.png"}' % number, delay=0.2 - number * 0.05))
-    websim_server.inject(Fault(status=400, body=b"not this one"))
-    (picture,) = await ask("flux", HELLO, n=4)
-    assert sorted(picture.get_list()) == [f"https://example.com/{number}.png" for number in (1, 2, 3)]
-    assert any("1 of 4 pictures failed" in line and "not this one" in line for line in lines)
+    websim_server.inject(Fault(status=400, body=b"this one failed"))
+    (image,) = await ask("flux", HELLO, n=4)
+    assert sorted(image.get_list()) == [f"https://example.com/{number}.png" for number in (1, 2, 3)]
+    ((name, level, message),) = caplog.record_tuples
+    assert (name, level) == ("g4f_websim", logging.WARNING)
+    assert re.match("1 of 4 images failed: Response 400 from .*this one failed", message)
+    assert any("1 of 4 images failed" in line and "this one failed" in line for line in debug_lines)
 
 
-async def test_the_first_failure_is_raised_where_no_picture_came(websim_server):
+async def test_raises_first_failure_if_no_image_succeeded(websim_server):
     websim_server.inject(Fault(body=b"{}"), times=2)
     with pytest.raises(NoMediaResponseError):
         await ask("flux", HELLO, n=2)
 
 
-async def test_each_picture_has_tries_of_its_own(websim_server):
+async def test_each_image_has_its_own_attempts(websim_server):
     websim_server.inject(Fault(status=503), times=3)
-    (picture,) = await ask("flux", HELLO, n=2)
-    assert len(picture.get_list()) == 2
+    (image,) = await ask("flux", HELLO, n=2)
+    assert len(image.get_list()) == 2
     assert len(websim_server.requests) == 5
 
 
-async def test_the_health_of_the_site_is_asked_without_anybodys_key(websim_server):
-    health = await Websim.get_health(api_key="sk-of-somebody-else")
+async def test_health_check_does_not_send_key(server):
+    health = await Websim.get_health(api_key="sk-of-another-service")
     assert health["ok"]
-    assert health["url"] == websim_server.url
+    assert health["url"] == server.url
+    (request,) = server.requests
+    assert b"sk-of" not in request.head
 
 
-async def test_a_rate_limit_is_g4fs(websim_server):
-    websim_server.inject(Fault(status=429), times=3)
-    with pytest.raises(RateLimitError, match="Response 429: .*wait a while"):
-        await ask(None, HELLO)
-
-
-async def test_a_page_of_cloudflares_is_told_apart(websim_server):
-    websim_server.inject(Fault(status=403, body=b"<html><title>Just a moment...</title></html>"))
-    with pytest.raises(CloudflareError, match="Response 403: an HTML page: <title>Just a moment"):
-        await ask(None, HELLO)
+@pytest.mark.parametrize(
+    ("model", "fault", "kind", "reason"),
+    [
+        (None, Fault(status=429), RateLimitError, "rate_limited"),
+        (
+            None,
+            Fault(status=403, body=b"<html><title>Just a moment...</title></html>"),
+            CloudflareError,
+            "bot_challenge",
+        ),
+        (None, Fault(status=403, headers={"cf-mitigated": "challenge"}), CloudflareError, "bot_challenge"),
+        (None, Fault(body=b"<html><title>Welcome</title></html>"), ResponseError, "api_moved"),
+        ("flux", Fault(body=b'{"image": "cat"}'), NoMediaResponseError, "api_changed"),
+    ],
+    ids=["rate limit", "challenge page", "challenge header", "page", "other field"],
+)
+async def test_error_has_class_and_attributes(websim_server, monkeypatch, model, fault, kind, reason):
+    monkeypatch.setattr(Websim, "max_attempts", 1)
+    websim_server.inject(fault)
+    with pytest.raises(kind) as raised:
+        await ask(model, HELLO)
+    assert (raised.value.status, raised.value.retry_after, raised.value.reason) == (fault.status, None, reason)

@@ -14,7 +14,7 @@ PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>C
     [
         (f"token {JWT} is over", "token *** is over"),
         (f'"Bearer\\n{JWT}"', '"Bearer\\n***"'),
-        ('{"email": "%s"}' % EMAIL, '{"email": "***"}'),
+        (f'{{"email": "{EMAIL}"}}', '{"email": "***"}'),
         ('"ann\\u0040example.com" ann%40example.com', '"***" ***'),
         ("your key my-key-1 is wrong", "your key *** is wrong"),
     ],

@@ -456,7 +456,7 @@ def test_rejects_model_that_is_not_text():
 
 @pytest.mark.parametrize(
     "model",
-    ["dall-e-3", "DALLE2", "flux-pro", "fluxx", "gpt-image-1", "sdxl-turbo", "sd-3.5", "gemini-2.5-flash-image"],
+    ["dall-e-3", "DALLE2", "flux-pro", "fluxx", "gpt-image-1", "sdxl-turbo", "sd3", "sd-3.5", "gemini-2.5-flash-image"],
 )
 def test_rejects_image_models_of_other_services(model):
     with pytest.raises(ValueError, match=matching(f"model: Websim's image model is flux, not {model!r}")):

@@ -64,7 +64,7 @@ def test_chat_response_that_is_not_an_object(body):
 
 @pytest.mark.parametrize("content", ["7", "[]", "{}", "true"])
 def test_chat_response_whose_content_is_not_text(content):
-    cause = chat_cause('{"content": %s}' % content)
+    cause = chat_cause(f'{{"content": {content}}}')
     assert (cause.reason, cause.summary) == (Reason.API_CHANGED, "a response whose field content is not text")
 
 
