@@ -1,4 +1,4 @@
-"""Websim (websim.com) for g4f: chat and pictures, no key needed. Importing this registers `Websim` with g4f."""
+"""Websim (websim.com) as a provider of g4f. Importing this package registers `Websim` with g4f."""
 
 from . import registry as _registry
 from .provider import Websim
@@ -9,19 +9,26 @@ __version__ = "1.0.0"
 
 
 def register(name: str = "Websim") -> type[Websim]:
-    """Make `Websim` known to g4f, so that `provider="Websim"` works and its lists have it.
+    """Register `Websim` with g4f, so that `provider="Websim"` finds it and g4f's lists contain it.
 
-    A `Websim` that g4f itself ships is put aside until `unregister`. To call this again changes nothing.
+    If g4f contains a provider of that name, `Websim` replaces it until `unregister`. A repeated call changes nothing.
 
     Args:
-        name: what g4f is to call it.
+        name: the name by which g4f finds `Websim`.
+
+    Returns:
+        `Websim`.
     """
     _registry.register(Websim, name)
     return Websim
 
 
 def unregister() -> type[Websim]:
-    """Undo `register`, under whatever names: g4f has again what it had before."""
+    """Undo `register` for all names and restore the providers that g4f had before.
+
+    Returns:
+        `Websim`.
+    """
     _registry.unregister()
     return Websim
 

@@ -5,7 +5,7 @@ import sys
 from . import cli
 
 if __name__ == "__main__":
-    # A spawned worker process imports the main module of its parent, but never a `__main__.py`. With this spec it
-    # imports cli.py, which registers Websim with g4f.
+    # Each worker process of g4f's server (`api --workers 2`) imports the main module of its parent, unless that is a
+    # `__main__.py`. With this spec, multiprocessing imports cli.py instead, which registers Websim with g4f.
     __spec__ = cli.__spec__
     sys.exit(cli.main())

@@ -15,7 +15,7 @@ from g4f import errors
 from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_openai
 
 from .login import is_expired, token_expiry
-from .redaction import is_html
+from .redaction import is_html, redact
 from .target import Target
 
 # Some servers report a rate limit with another status than 429 (public clients of Websim).
@@ -35,7 +35,7 @@ _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # What OpenSSL calls a server that answers a TLS handshake with plain text.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 # What python_socks says when the proxy refuses the user and password, or accepts no request without them (RFC 1929).
-_SOCKS_LOGIN = re.compile("authentication failure|authentication methods", re.IGNORECASE)
+_SOCKS_LOGIN = re.compile("authentication failure|acceptable authentication|Unexpected SOCKS authentication")
 
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 LOG_IN_AGAIN = "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
@@ -43,7 +43,7 @@ TRY_LATER = "try again later or use another provider"
 RUN_CHECK = "run g4f-websim check"
 IF_MOVED = f"if Websim has moved, set WEBSIM_URL; {RUN_CHECK}"
 IF_CHANGED = "the API may have changed: look for a newer version of g4f-websim, or try again later"
-PROXY_LOGIN = "put the user and password into the URL of the proxy, as in http://user:password@host:3128"
+PROXY_LOGIN = "put the right user and password into the URL of the proxy, as in http://user:password@host:3128"
 
 
 class Reason(StrEnum):
@@ -100,7 +100,7 @@ PROJECT_REFUSED = Cause(
     "Websim refused the project id",
     "set WEBSIM_PROJECT_ID to a project of your own, the last part of websim.com/p/<id>",
 )
-NOT_FOUND = Cause(Reason.API_MOVED, "the API is not there", IF_MOVED)
+NOT_FOUND = Cause(Reason.API_MOVED, "the API is not at this URL", IF_MOVED)
 CHALLENGE = Cause(
     Reason.BOT_CHALLENGE, "Cloudflare checks for bots", "try from another network, without a VPN", CloudflareError
 )
@@ -126,6 +126,12 @@ NOT_HTTPS = Cause(
     Reason.NO_CONNECTION,
     "no connection",
     "the server does not speak https: write http:// in WEBSIM_URL, or name another port",
+    errors.ResponseError,
+)
+INVALID_CERTIFICATE = Cause(
+    Reason.NO_CONNECTION,
+    "no connection: the certificate is not valid",
+    "check the clock and WEBSIM_URL; a network login or a proxy may answer instead of Websim",
     errors.ResponseError,
 )
 NO_SOCKS = Cause(Reason.PROXY_FAILED, "a SOCKS proxy needs one more package", "pip install aiohttp_socks")
@@ -184,10 +190,14 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
         destination = urlsplit(target.url)
     origin = f"{destination.scheme}://{destination.netloc.rpartition('@')[2]}"
     # The query of the location is not shown: it may contain a token.
-    summary = f"a redirect to {origin}{destination.path}, which was not followed"
-    if _LOGIN_PAGE.search(destination.path):
-        return Cause(Reason.LOGIN_NEEDED, summary, f"{LOG_IN}; if it is the login page of your network, open it")
-    if target.url.startswith(f"{origin}/") or len(origin) > MAX_ORIGIN_CHARS:
+    is_login_page = _LOGIN_PAGE.search(destination.path)
+    kind = ", a login page" if is_login_page else ""
+    summary = f"a redirect to {origin}{destination.path}{kind}, which was not followed"
+    if is_login_page:
+        advice = f"{LOG_IN}; if it is the login page of your network, open it"
+        return Cause(Reason.LOGIN_NEEDED, summary, advice)
+    is_shown = len(origin) <= MAX_ORIGIN_CHARS and origin == redact(origin, target.secrets)
+    if target.url.startswith(f"{origin}/") or not is_shown:
         return Cause(Reason.API_MOVED, summary, IF_MOVED)
     return Cause(Reason.API_MOVED, summary, f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}")
 
@@ -221,8 +231,7 @@ def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
     if isinstance(error, aiohttp.ClientResponseError):
         return Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", check_network, errors.ResponseError)
     if isinstance(error, ssl.CertificateError):
-        advice = "check the clock and WEBSIM_URL; a network login or a proxy may answer instead of Websim"
-        return Cause(Reason.NO_CONNECTION, "no connection: the certificate is not valid", advice, errors.ResponseError)
+        return INVALID_CERTIFICATE
     if any(name in str(error) for name in _NO_TLS):
         return NOT_HTTPS
     is_tls_failure = isinstance(error, aiohttp.ClientSSLError)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import sys
 import textwrap
 import time
@@ -76,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     probes = _run(settings, [url.rstrip("/") for url in options.also])
     failed = diagnosis.most_telling(*probes)
     steps = diagnosis.steps_for(failed, *probes) if failed else []
-    _print_result(failed, *probes[:2])
-    if steps:
+    if failed:
+        _print_cause(failed, *probes[:2])
         _print_steps(steps)
     if settings.new_token and not settings.token and not any(diagnosis.COPY_TOKEN in step.lines for step in steps):
         _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
@@ -118,10 +119,10 @@ def _check(name: str, value: str, check: Callable[[str], object], steps: Callabl
     try:
         check(value)
     except ValueError as error:
-        expected = str(error).partition(": ")[2].replace("://***@", "://")
+        expected, _, shown = str(error).partition(": ")[2].rpartition(", not ")
         # A token may have been pasted into the wrong variable.
-        secrets = [os.environ.get(login.TOKEN_VARIABLE, "")]
-        raise SettingError(f"{name}: {redact(expected, secrets)}", steps(value)) from None
+        shown = redact(shown.replace("://***@", "://"), [os.environ.get(login.TOKEN_VARIABLE, "")])
+        raise SettingError(f"{name}: {expected}, not {shown}", steps(value)) from None
 
 
 def _read_stored_token() -> str | None:
@@ -229,23 +230,22 @@ def _reader(settings: Settings, is_image: bool) -> Callable[[str], str]:
 # The result
 
 
-def _print_result(failed: Probe | None, chat: Probe, image: Probe) -> None:
-    """Print whether Websim works, and the cause in words if it does not."""
-    if not failed:
-        _print("\nWebsim works from this machine.")
-        return
+def _print_cause(failed: Probe, chat: Probe, image: Probe) -> None:
+    """Print in words why Websim does not work."""
+    _print("")
     if not image.error:
-        _print("\nImages work, chat does not.")
+        _print("Images work, chat does not.")
     elif not chat.error:
-        _print("\nChat works, images do not.")
-    _print(f"\nCause: {_describe_cause(failed)}", continued=" " * len("Cause: "))
+        _print("Chat works, images do not.")
+    _print(f"Cause: {_describe_cause(failed)}", continued=" " * len("Cause: "))
 
 
 def _describe_cause(failed: Probe) -> str:
     if not failed.response:
-        return str(failed.error).removesuffix(f": {failed.error.cause.advice}")
+        return diagnosis.sentence(failed.message)
     body = excerpt(failed.response.text, failed.target.secrets, MAX_EXCERPT_CHARS)
-    return f"{failed.verdict}.\nResponse {failed.status} from {failed.target.host}{': ' if body else '.'}{body}"
+    response_line = f"Response {failed.status} from {failed.target.host}"
+    return f"{diagnosis.sentence(failed.verdict)}.\n{response_line}{f': {body}' if body else '.'}"
 
 
 def _print_steps(steps: list[Step]) -> None:
@@ -259,13 +259,11 @@ def _print_steps(steps: list[Step]) -> None:
 
 def _print_pasted(line: str) -> None:
     """Print a line to paste; a long one in several, which a shell joins."""
-    first = COLUMNS - len(INDENT)
-    if len(line) <= first:
-        print(INDENT + line, flush=True)
-        return
+    first = COLUMNS - len(INDENT) - len("\\")
+    parts = [line[start : start + first] for start in range(0, len(line), first)]
     # Spaces at the start of a further line would become part of the command.
-    rest = [line[start : start + first - 1] for start in range(0, len(line), first - 1)]
-    print(INDENT + "\\\n".join(rest), flush=True)
+    for part in (INDENT + "\\\n".join(parts)).split("\n"):
+        _write(part)
 
 
 def _print_report(settings: Settings, probes: tuple[Probe, Probe, list[Probe]]) -> None:
@@ -282,15 +280,16 @@ def _print_report(settings: Settings, probes: tuple[Probe, Probe, list[Probe]]) 
 
 def _print_reported(probe: Probe) -> None:
     secrets = probe.target.secrets
-    _print(f"\nPOST {redact(diagnosis.without_login(probe.target.url), secrets)}", continued=INDENT)
+    _print("")
+    _print(f"POST {redact(diagnosis.without_login(probe.target.url), secrets)}", continued=INDENT)
     _print(f"status: {probe.status}, {probe.seconds:.2f} s")
     if not probe.response:
-        _print(f"error: {probe.error}", continued=INDENT)
+        _print(f"error: {probe.message}", continued=INDENT)
         return
     for name, value in probe.response.headers.items():
         if name.lower() in REPORTED_HEADERS or name.lower().startswith(REPORTED_PREFIX):
-            # The query of a location may contain a token.
-            value = value.partition("?")[0] if name.lower() == "location" else value
+            # The query or the fragment of a location may contain a token.
+            value = re.split("[?#]", value)[0] if name.lower() == "location" else value
             _print(f"{name.lower()}: {excerpt(value, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
     _print(f"body: {excerpt(probe.response.text, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
 
@@ -302,9 +301,13 @@ def _print(text: str, continued: str = "") -> None:
         text: one or more lines.
         continued: the indentation of all lines but the first.
     """
-    # A terminal or a file may not be able to represent what a server sends.
-    encoding = sys.stdout.encoding or "utf-8"
-    first, *more = text.encode(encoding, "replace").decode(encoding).split("\n")
+    first, *more = text.split("\n")
     for line in (first, *(continued + line for line in more)):
-        wrapped = textwrap.wrap(line, COLUMNS, subsequent_indent=continued, break_on_hyphens=False)
-        print("\n".join(wrapped), flush=True)
+        for part in textwrap.wrap(line, COLUMNS, subsequent_indent=continued, break_on_hyphens=False) or [""]:
+            _write(part)
+
+
+def _write(line: str) -> None:
+    """Print a line; characters that a terminal or a file cannot represent are replaced."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding), flush=True)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from . import transport
-from .causes import NO_SOCKS, NOT_HTTPS, PROXY_LOGIN, Cause, Reason
+from .causes import INVALID_CERTIFICATE, NO_SOCKS, NOT_HTTPS, PROXY_LOGIN, TRY_LATER, Cause, Reason
 from .endpoints import API_URL, DEFAULT_URL
 from .login import TOKEN_VARIABLE, is_expired, is_token
 from .redaction import redact
 from .request import PROJECT_VARIABLE
-from .target import HTTP_SCHEMES, PROXY_VARIABLE, Target
+from .target import PROXY_VARIABLE, Target
 
 URL_VARIABLE = "WEBSIM_URL"
 
@@ -38,7 +38,12 @@ API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED
 
 # A server chooses the host of a redirect. Only a plain host name and port are shown in a line to paste.
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
-_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:|/|$)")
+_SHELL_CHARACTER = re.compile(r"[^\w/:@%\[\]=+,~.-]")
+# A word without a dot or a port may be anything.
+_HOST = re.compile(
+    r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(:[0-9]{1,5})?(/[\w/.-]*)?", re.ASCII
+)
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+)(:|/|$)")
 _SLUG_PAGE = re.compile(r"https?://[^/]+/@([\w-]+)/([\w-]+)/?", re.ASCII)
 
 
@@ -110,14 +115,17 @@ class Probe:
     def cause(self) -> Cause:
         """Why the request failed."""
         cause: Cause = self.error.cause
-        return cause._replace(
-            summary=redact(cause.summary, self.target.secrets), advice=redact(cause.advice, self.target.secrets)
-        )
+        return cause
 
     @property
     def verdict(self) -> str:
         """The result in words."""
         return self.cause.summary if self.error else "ok"
+
+    @property
+    def message(self) -> str:
+        """The message of the error without its advice."""
+        return str(self.error).removesuffix(f": {self.cause.advice}")
 
     @property
     def reached_api(self) -> bool:
@@ -151,7 +159,7 @@ def alternatives(chat: Probe, also: list[str]) -> list[Settings]:
     settings = chat.settings
     candidates = [] if chat.error.reason in FINAL_REASONS else list(_known_alternatives(chat))
     # A host that is not known to be Websim's does not get the login token.
-    others = [replace(settings, site=site, sends_token=site in (DEFAULT_URL, API_URL)) for site in also]
+    others = [replace(settings, site=site, sends_token=site in (DEFAULT_URL, API_URL)) for site in dict.fromkeys(also)]
     known = {settings.site, *(candidate.site for candidate in candidates)}
     candidates += [other for other in others if other.site not in known]
     return candidates[:MAX_FURTHER_REQUESTS]
@@ -195,10 +203,8 @@ def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> 
     """
     working = next((other for other in others if not other.error), None)
     if working and working.settings.site == chat.settings.site:
-        return [
-            Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",)),
-            _set_project("Or open a project of your own, and set"),
-        ]
+        use_random = Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",))
+        return [use_random, _set_project("Or open a project of your own, and set")]
     if working:
         return [_use_site(working)]
     if failed in others:
@@ -223,21 +229,21 @@ def _steps_after(failed: Probe) -> list[Step]:
         case Reason.LOGIN_NEEDED | Reason.LOGIN_EXPIRED:
             return _steps_for_login(failed)
         case Reason.NO_CREDITS | Reason.RATE_LIMITED:
-            first = Step(f"{_sentence(failed.cause.advice)}. Then check again:", (CHECK,))
+            first = Step(f"{sentence(failed.cause.advice)}. Then check again:", (CHECK,))
             return [first] if settings.token else [first, *_log_in(settings, "To log in")]
         case Reason.BOT_CHALLENGE | Reason.REGION_BLOCKED:
             use_proxy = Step("Or use a proxy in another network:", (f"{SET_PROXY}=http://<host>:<port>",))
-            return [Step(f"{_sentence(failed.cause.advice)}."), use_proxy]
+            return [Step(f"{sentence(failed.cause.advice)}."), use_proxy]
         case Reason.API_MOVED:
             return _steps_after_move(failed)
-        case Reason.API_CHANGED:
+        case Reason.API_CHANGED | Reason.REQUEST_REFUSED:
             return _upgrade()
         case Reason.PROXY_FAILED:
             return _steps_for_proxy(failed)
         case Reason.NO_CONNECTION | Reason.TIMEOUT:
             return _steps_without_connection(failed)
         case _:
-            return [Step(f"{_sentence(failed.cause.advice)}."), _report("If it stays so, report it")]
+            return [Step(f"{sentence(TRY_LATER)}."), _report("If this persists, report it")]
 
 
 def _set_project(start: str) -> Step:
@@ -245,10 +251,10 @@ def _set_project(start: str) -> Step:
 
 
 def _steps_for_login(failed: Probe) -> list[Step]:
-    origin = _redirect_origin(failed)
     steps = _log_in(failed.settings, "Log in")
-    if origin and not failed.settings.site.startswith(origin):
-        steps = [Step(f"If {origin} is the login page of your network, open it in a browser and log in."), *steps]
+    origin = _redirect_origin(failed)
+    if origin not in ("", _origin(failed.settings.site)):
+        steps.insert(0, _use_network_login(origin))
     if failed.status == "403":
         steps.append(Step("Or try from another network."))
     return steps
@@ -265,36 +271,44 @@ def _log_in(settings: Settings, start: str) -> list[Step]:
 
 def _steps_after_move(failed: Probe) -> list[Step]:
     settings = failed.settings
-    origin = _redirect_origin(failed)
-    site = urlsplit(settings.shown_site)
-    if origin and origin != f"{site.scheme}://{site.netloc}":
+    origin, site_origin, path = _redirect_origin(failed), _origin(settings.site), urlsplit(settings.site).path
+    if origin not in ("", site_origin):
         return [
-            Step(f"If {origin} is the login page of your network, open it in a browser and log in."),
+            _use_network_login(origin),
             Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
             Step("And if it responds, use it:", (_export(URL_VARIABLE, origin),)),
         ]
-    if site.path:
-        url = f"{site.scheme}://{site.netloc}"
-        return [Step(f"Remove the path {site.path} from {URL_VARIABLE}:", (_export(URL_VARIABLE, url),))]
+    if path:
+        return [Step(f"Remove the path {path} from {URL_VARIABLE}:", (_export(URL_VARIABLE, site_origin),))]
     steps = []
     if failed.response and failed.response.status < 300:
-        text = f"Open {settings.shown_site} in a browser. If your network shows a login page, log in. Then check again:"
-        steps.append(Step(text, (CHECK,)))
+        open_page = f"Open {settings.shown_site} in a browser. If your network shows a login page, log in."
+        steps.append(Step(f"A captive portal or a proxy may have responded. {open_page} Then check again:", (CHECK,)))
     if not settings.is_known_site:
-        return [*steps, _use_default()]
-    moved = Step("If Websim has moved, set its new URL:", (f"export {URL_VARIABLE}=https://<host>",))
-    return [*steps, *_upgrade(), moved]
+        steps.append(_use_default())
+    if origin or settings.is_known_site:
+        steps += _upgrade()
+    return [*steps, Step("If Websim has moved, set its new URL:", (f"export {URL_VARIABLE}=https://<host>",))]
 
 
 def _redirect_origin(probe: Probe) -> str:
     """Return scheme, host and port of a redirect, or an empty string."""
     location = probe.response.headers.get("Location") if probe.response else None
     try:
-        parts = urlsplit(urljoin(probe.target.url, location)) if location else urlsplit("")
+        origin = _origin(urljoin(probe.target.url, location)) if location else ""
     except ValueError:
         return ""
-    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return origin if _ORIGIN.fullmatch(origin) else ""
+    is_safe = _ORIGIN.fullmatch(origin) and origin == redact(origin, probe.target.secrets)
+    return origin if is_safe else ""
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _use_network_login(origin: str) -> Step:
+    return Step(f"If {origin} is the login page of your network, open it in a browser and log in.")
 
 
 def _upgrade() -> list[Step]:
@@ -309,26 +323,31 @@ def _report(start: str) -> Step:
 
 
 def _steps_for_proxy(failed: Probe) -> list[Step]:
-    if failed.cause.summary == NO_SOCKS.summary:
+    if failed.cause == NO_SOCKS:
         return [Step("Install it:", (NO_SOCKS.advice,))]
     scheme = urlsplit(failed.settings.proxy or "http:").scheme
     if failed.cause.advice == PROXY_LOGIN:
         host = failed.target.proxy_host or "<host>:<port>"
         first = Step("Put its user and password into its URL:", (f"{SET_PROXY}={scheme}://<user>:<password>@{host}",))
     else:
-        first = Step(f"{_sentence(failed.cause.advice)}:", (f"{SET_PROXY}={scheme}://<host>:<port>",))
+        first = Step("Check that the proxy works, and correct its URL:", (f"{SET_PROXY}={scheme}://<host>:<port>",))
     return [first, Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))]
 
 
 def _steps_without_connection(failed: Probe) -> list[Step]:
     settings = failed.settings
-    if failed.cause.advice == NOT_HTTPS.advice:
+    if failed.cause == NOT_HTTPS:
         url = settings.shown_site.replace("https://", "http://", 1)
         return [Step("The server does not speak https. Use http:", (_export(URL_VARIABLE, url),))]
-    steps = [Step(f"Open {settings.shown_site} in a browser, to see whether this machine reaches it.")]
+    if failed.cause == INVALID_CERTIFICATE:
+        steps = [Step(f"{sentence(INVALID_CERTIFICATE.advice)}.")]
+    else:
+        steps = [Step(f"Open {settings.shown_site} in a browser, to see whether this machine reaches it.")]
     if settings.unused_proxy and not settings.proxy:
         name = settings.unused_proxy
         steps.append(Step(f"{name} is not used. If you need a proxy:", (f'{SET_PROXY}="${name}"',)))
+    elif not settings.proxy:
+        steps.append(Step("If you need a proxy:", (f"{SET_PROXY}=http://<host>:<port>",)))
     if not settings.is_known_site:
         steps.append(_use_default())
     return steps
@@ -343,15 +362,16 @@ def _use_default() -> Step:
 
 def steps_for_url(url: str) -> list[Step]:
     """Return what to do about a malformed WEBSIM_URL."""
-    fixed = with_scheme(url)
-    first = [Step("Correct it:", (_export(URL_VARIABLE, fixed),))] if fixed not in ("", DEFAULT_URL) else []
-    text = f"Or use the default, {DEFAULT_URL}:" if first else f"Use the default, {DEFAULT_URL}:"
-    return [*first, Step(text, (f"unset {URL_VARIABLE}",))]
+    corrected = _correct(url)
+    first = Step("Correct it:", (f"export {URL_VARIABLE}={corrected}",))
+    if corrected == DEFAULT_URL:
+        return [first]
+    return [first, Step(f"Or use the default, {DEFAULT_URL}:", (f"unset {URL_VARIABLE}",))]
 
 
 def steps_for_also(url: str) -> list[Step]:
     """Return what to do about a malformed URL after --also."""
-    return [Step("Correct it:", (f"{CHECK} --also {_quoted(with_scheme(url) or DEFAULT_URL)}",))]
+    return [Step("Correct it:", (f"{CHECK} --also {_correct(url)}",))]
 
 
 def steps_for_project(value: str) -> list[Step]:
@@ -360,7 +380,7 @@ def steps_for_project(value: str) -> list[Step]:
     steps = [_set_project("Open the project in a browser, and set")]
     if slug:
         url = f"{DEFAULT_URL}/api/v1/users/{slug[1]}/slugs/{slug[2]}"
-        steps.insert(0, Step(f"This is a page without the id. {url} describes its project."))
+        steps.insert(0, Step(f"This URL does not contain the id. See {url}, which describes the project."))
     return [*steps, Step("Or use random project ids:", (f"unset {PROJECT_VARIABLE}",))]
 
 
@@ -375,21 +395,20 @@ def steps_for_proxy(value: str) -> list[Step]:
     return [Step("If it is an HTTP proxy:", (line,)), *steps]
 
 
-def with_scheme(url: str) -> str:
-    """Return a URL with the scheme http or https and without a login, or an empty string if that does not mend it."""
+def _correct(url: str) -> str:
+    """Return a URL with the scheme http or https and without a login, or a placeholder if it is not a URL at all."""
     rest = url.strip().rpartition("://")[2].rpartition("@")[2].rstrip("/")
-    candidate = f"{HTTP_SCHEMES[0] if _LOOPBACK.match(rest) else HTTP_SCHEMES[1]}://{rest}"
-    try:
-        Target(candidate)
-    except ValueError:
-        return ""
-    return candidate
+    candidate = f"{'http' if _LOOPBACK.match(rest) else 'https'}://{rest}"
+    # A key or a token may have been pasted into the wrong variable.
+    is_secret = redact(candidate) != candidate
+    return candidate if _HOST.fullmatch(rest) and not is_secret else "https://<host>"
 
 
 # Words and lines
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return text with a capital first letter."""
     return text[0].upper() + text[1:]
 
 
@@ -399,4 +418,4 @@ def _export(variable: str, value: str) -> str:
 
 def _quoted(url: str) -> str:
     """Return a URL in which no character means anything to a shell."""
-    return quote(url, safe="/:@%[]=+,~")
+    return _SHELL_CHARACTER.sub(lambda match: quote(match[0]), url)

@@ -7,6 +7,7 @@ returned, not raised.
 import math
 from typing import Any
 
+import aiohttp
 from g4f import errors
 from g4f.requests.raise_for_status import raise_for_status
 
@@ -16,11 +17,12 @@ from .causes import (
     TRY_LATER,
     Cause,
     Reason,
+    ResponseTooLargeError,
     UnexpectedBodyError,
     cause_of_exception,
     cause_of_response,
 )
-from .redaction import excerpt
+from .redaction import excerpt, redact
 from .target import Target
 
 # The maximum length of a message (specification, section 4).
@@ -52,7 +54,9 @@ async def response_error(
         cause = (cause or unexpected.cause)._replace(error=kind)
     assert cause
     delay = _format_seconds(retry_after) if retry_after else "a while"
-    cause = cause._replace(advice=cause.advice.replace("{delay}", delay))
+    # The summary may contain parts of the response: the path of a redirect or the names of fields.
+    summary = redact(cause.summary, target.secrets)
+    cause = cause._replace(summary=summary, advice=cause.advice.replace("{delay}", delay))
     message = _message(f"Response {response.status} from {target.host}: {cause.summary}", response.text, cause, target)
     kind = cause.error
     if kind is None:
@@ -75,8 +79,7 @@ def exception_error(error: Exception, target: Target, status: int | None) -> Exc
         return _new(type(error), f"{NO_SOCKS.summary}: {NO_SOCKS.advice}", NO_SOCKS)
     cause = cause_of_exception(error, target, began=status is not None)
     start = f"Response {status}" if status else "No response"
-    detail = str(error) or type(error).__name__
-    message = _message(f"{start} from {target.host}: {cause.summary}", detail, cause, target)
+    message = _message(f"{start} from {target.host}: {cause.summary}", _text_of(error), cause, target)
     return _new(cause.error or errors.ResponseError, message, cause, status)
 
 
@@ -94,6 +97,24 @@ def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
         f"longer than max_wait ({max_wait:g} s): raise Websim.max_wait, log in, or use another provider"
     )
     return _new(errors.RateLimitError, message, RATE_LIMITED, 429, seconds)
+
+
+def _text_of(error: Exception) -> str:
+    """Return the part of an exception's text that the message does not contain yet.
+
+    Most texts of aiohttp begin with the host or end with the URL, which would leave no room for the reason.
+    """
+    if isinstance(error, ResponseTooLargeError):
+        return ""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(getattr(error.certificate_error, "verify_message", error.certificate_error))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error.os_error.strerror or error.os_error)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"{error.status} {error.message}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.message
+    return str(error) or type(error).__name__
 
 
 def _format_seconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Use Websim and g4f without a network: `offline()` starts the emulator and points everything at it."""
+"""Use Websim and g4f without a network: `offline()` starts the emulator and sends all requests to it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from g4f.image import copy_images
 from .emulator import Emulator
 from .provider import Websim
 
-# g4f fetches a list of providers from its own site when it starts. These entries, for a port on which nothing listens,
-# are enough for it.
+# g4f downloads a list of providers from its own site when it starts. These two entries are enough. Their URL has a port
+# on which no server listens.
 _NO_SERVER = {"baseUrl": "http://127.0.0.1:9/v1"}
 PROVIDER_LIST = {"providers": {"default": _NO_SERVER, "orcarouter": _NO_SERVER}, "defaultModels": {}}
 
-# The folders in which g4f looks for the list of the day: the first since 8.4, the second before.
+# The folders in which g4f looks for the list of the day: the first since 8.4, the second in older releases.
 PROVIDER_LIST_FOLDERS = (".models", "models")
 
 _MISSING = object()
@@ -34,25 +34,25 @@ _MISSING = object()
 
 @contextmanager
 def offline() -> Iterator[Emulator]:
-    """Point `Websim` at the emulator and keep g4f off the network, in this process and in child processes.
+    """Send the requests of `Websim` to the emulator and keep g4f off the network, also in child processes.
 
-        with g4f_websim.offline.offline():
+        with offline():
             client = Client(provider=Websim)
             client.images.generate("a cat", model="flux")
 
     This replaces `Websim.url`, g4f's configuration, cookie and cache folders, its check for a new version, and the
     environment variables WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY. The end of the block restores all of
-    them. A module of g4f that is first imported inside the block keeps what it read then.
+    them, except in modules of g4f that are first imported inside the block and read a variable at that moment.
 
     Yields:
-        The emulator, which tells what was sent and can be told what to reply.
+        The emulator, which records the requests and whose responses can be chosen.
     """
     with ExitStack() as stack:
         emulator = stack.enter_context(Emulator())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True))
         write_provider_list(Path(folder))
         for name, value in _environment(emulator.url, folder):
-            stack.enter_context(_variable(name, value))
+            stack.enter_context(environment_variable(name, value))
         stack.enter_context(_attribute(Websim, "url", emulator.url))
         for owner, name, value in _g4f_settings(folder):
             stack.enter_context(_attribute(owner, name, value))
@@ -62,9 +62,9 @@ def offline() -> Iterator[Emulator]:
 
 
 def write_provider_list(cache_dir: Path) -> None:
-    """Write the list of providers that g4f otherwise fetches from its own site when it starts.
+    """Write the list of providers that g4f otherwise downloads from its own site when it starts.
 
-    The list is valid today and tomorrow. A list that is already there is kept.
+    The list is valid today and tomorrow. An existing list is kept.
 
     Args:
         cache_dir: g4f's cache folder, the value of G4F_CACHE_DIR.
@@ -81,13 +81,13 @@ def write_provider_list(cache_dir: Path) -> None:
 def accept_images_from(url: str) -> Iterator[None]:
     """Let g4f save images from the emulator.
 
-    g4f saves generated images from public hosts only, and has no setting for that. (It does save `data:` URIs, but its
-    client cannot return one as `b64_json`.)
+    g4f saves generated images from public hosts only, and has no setting for that. `data:` URIs would not help, because
+    g4f's client cannot return them as `b64_json`.
 
     Args:
-        url: The emulator's URL. Images from other URLs are checked as usual.
+        url: the emulator's URL. Images from other URLs are checked as usual.
     """
-    if not hasattr(copy_images, "is_safe_url"):  # older g4f saves images from every host
+    if not hasattr(copy_images, "is_safe_url"):  # older releases of g4f save images from every host
         yield
         return
     is_safe_url = copy_images.is_safe_url
@@ -100,7 +100,7 @@ def accept_images_from(url: str) -> Iterator[None]:
 
 
 def _environment(url: str, folder: str) -> Iterator[tuple[str, str | None]]:
-    """Yield the environment variables of `offline()`; None deletes a variable."""
+    """Yield the names and values of the environment variables in `offline()`; None deletes a variable."""
     yield "WEBSIM_URL", url
     yield "G4F_CACHE_DIR", folder
     yield "G4F_CONFIG_DIR", folder
@@ -111,11 +111,11 @@ def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
     """Yield g4f's settings in `offline()`: the owner, the name and the value of each."""
     yield g4f.debug, "version_check", False
     yield CookiesConfig, "cookies_dir", folder
-    with suppress(ImportError):  # older g4f keeps no conversation
+    with suppress(ImportError):  # older releases of g4f have no configuration folder
         from g4f import config
 
         yield config, "CONFIG_DIR", Path(folder)
-    with suppress(ImportError):  # older g4f fetches no list of providers
+    with suppress(ImportError):  # older releases of g4f download no list of providers
         from g4f.client import ClientFactory
 
         yield ClientFactory, "_live_providers", PROVIDER_LIST
@@ -125,7 +125,7 @@ def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
 def _exit_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into `SystemExit`, so that the temporary folder is deleted.
 
-    A handler that the program has installed stays. Python allows handlers in the main thread only.
+    A handler of the program is not replaced. In other threads than the main thread, Python allows no handlers.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -139,8 +139,13 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable, or delete it if the value is None, and restore it at the end."""
+def environment_variable(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable and restore it at the end.
+
+    Args:
+        name: the name of the variable.
+        value: the value; None deletes the variable.
+    """
     before = os.environ.get(name)
     _set_variable(name, value)
     try:

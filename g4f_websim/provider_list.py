@@ -4,7 +4,7 @@ Once a day, g4f downloads a list of further providers from its own site. The dow
 an error if it fails. Websim does not need the list.
 """
 
-import os
+import json
 import sys
 import tempfile
 import threading
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from urllib.request import Request, urlopen
 
-import g4f.config
-
-from .offline import write_provider_list
+from .offline import environment_variable, write_provider_list
 
 # A reachable site sends the list in less than a second.
 DOWNLOAD_SECONDS = 5.0
 
-CACHE_VARIABLE = "G4F_CACHE_DIR"
+# Cloudflare, which serves g4f's site, refuses the default user agent of urllib on many sites.
+HEADERS = {"User-Agent": "g4f-websim"}
 
 
 @contextmanager
@@ -32,10 +32,8 @@ def provider_list() -> Iterator[bool]:
     Yields:
         Whether the list is g4f's own.
     """
-    # g4f up to 8.6 has no such function, and keeps the list in the folder of the user's cookies.
-    get_cache_dir = getattr(g4f.config, "get_cache_dir", None)
-    file = get_cache_dir and Path(get_cache_dir(), ".models", str(date.today()), "providers.json")
-    if not file or file.exists():
+    file = _cached_list()
+    if file is None or file.exists():
         yield True
         return
     downloaded = _download()
@@ -51,34 +49,38 @@ def provider_list() -> Iterator[bool]:
     )
     with tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True) as folder:
         write_provider_list(Path(folder))
-        before = os.environ.get(CACHE_VARIABLE)
         # g4f's worker processes inherit the variable.
-        os.environ[CACHE_VARIABLE] = folder
-        try:
+        with environment_variable("G4F_CACHE_DIR", folder):
             yield False
-        finally:
-            if before is None:
-                del os.environ[CACHE_VARIABLE]
-            else:
-                os.environ[CACHE_VARIABLE] = before
+
+
+def _cached_list() -> Path | None:
+    """Return the file in which g4f caches today's list, or None for g4f before 8.7, which has no cache folder."""
+    try:
+        from g4f.config import get_cache_dir
+    except ImportError:
+        return None
+    return Path(get_cache_dir(), ".models", str(date.today()), "providers.json")
 
 
 def _download() -> bytes | None:
     """Return the list from g4f's site, or None if that takes too long or the response is not a list.
 
-    A timeout of the request would not include the name resolution, which can take half a minute without a network.
+    The download runs in a thread because the timeout of `urlopen` does not include the name resolution, which can take
+    half a minute without a network.
     """
-    import requests  # a requirement of g4f
     from g4f.client.factory import AbstractClientFactory
 
+    request = Request(AbstractClientFactory._live_providers_url, headers=HEADERS)
     downloaded: list[bytes] = []
 
     def download() -> None:
-        with suppress(Exception):  # those of requests, ssl and json, for example of a network's login page
-            response = requests.get(AbstractClientFactory._live_providers_url, timeout=DOWNLOAD_SECONDS)
-            response.raise_for_status()
-            if "providers" in response.json():
-                downloaded.append(response.content)
+        # Many things can go wrong: no network, or the login page of a network instead of the list.
+        with suppress(Exception), urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
+            content = response.read()
+            providers = json.loads(content)
+            if isinstance(providers, dict) and "providers" in providers:
+                downloaded.append(content)
 
     thread = threading.Thread(target=download, name="g4f-provider-list", daemon=True)
     thread.start()

@@ -1,6 +1,6 @@
-"""How g4f gets to know a provider of ours: one function for each way in which it has kept its own.
+"""Register a provider with g4f: one function for each way in which g4f has stored its providers.
 
-g4f's files are never touched: all happens in the running process, and `unregister` undoes it.
+Only the running process is changed, never a file of g4f. `unregister` restores the previous state.
 """
 
 import sys
@@ -19,11 +19,11 @@ _undo = ExitStack()
 
 
 def register(provider: Any, name: str) -> None:
-    """Make `provider` known to g4f as `name`, in place of a provider that g4f has under that name.
+    """Register a provider with g4f; a provider that g4f has under this name is replaced.
 
     Args:
         provider: a provider class.
-        name: what `provider=`, `--provider` and a model's prefix call it.
+        name: the name for `provider=`, `--provider` and the prefix of a model.
     """
     if _registered.get(name) is provider:
         return
@@ -42,13 +42,13 @@ def register(provider: Any, name: str) -> None:
 
 
 def unregister() -> None:
-    """Undo every `register`: what g4f had before is there again."""
+    """Undo every `register` and restore the providers that were replaced."""
     _undo.close()
     _registered.clear()
 
 
 def _register_with_loader(provider: Any, name: str) -> None:
-    """g4f 8.3 and later: a class with the names that it lists and the providers that it has loaded."""
+    """Register with g4f 8.3 and later: a class with a list of names and a dict of loaded providers."""
     loader = Provider.ProviderLoader
     _append(loader.names, name)
     _set_item(loader.loaded, name, provider)
@@ -56,31 +56,31 @@ def _register_with_loader(provider: Any, name: str) -> None:
 
 
 def _register_with_names(provider: Any, name: str) -> None:
-    """g4f 7.8 to 8.2: a list of names and a dict of the providers loaded."""
+    """Register with g4f 7.8 to 8.2: a list of names and a dict of loaded providers."""
     _append(Provider._provider_names, name)
     _set_item(Provider._loaded_providers, name, provider)
 
 
 def _register_with_paths(provider: Any, name: str) -> None:
-    """g4f 7.7: a dict from name to module path; what is no path is taken for the provider itself."""
+    """Register with g4f 7.7: a dict from names to module paths, which also accepts provider classes."""
     _set_item(Provider.__map_paths__, name, provider)
 
 
 def _register_with_lists(provider: Any, name: str) -> None:
-    """g4f 0.4.9 to 7.6: lists made at import; up to 6.6 a provider of that name may be among them already."""
-    shipped = Provider.__map__.get(name)
+    """Register with g4f 0.4.9 to 7.6: lists built at import. Up to g4f 6.6 they may contain a builtin Websim."""
+    builtin = Provider.__map__.get(name)
     _set_item(Provider.__map__, name, provider)
     _set_item(vars(Provider), name, provider)
-    if shipped is not None:
-        _replace_in_lists(shipped, provider)
-        _undo.callback(_replace_in_lists, provider, shipped)
+    if builtin is not None:
+        _replace_in_lists(builtin, provider)
+        _undo.callback(_replace_in_lists, provider, builtin)
     _append(Provider.__providers__, provider)
 
 
 def _replace_in_lists(old: Any, new: Any) -> None:
-    """Put a provider in another's place in g4f's lists as they are now, those of its models among them."""
-    bests = [getattr(model, "best_provider", None) for model in list(vars(g4f.models).values())]
-    lists = [getattr(best, "providers", []) for best in bests]
+    """Replace a provider in g4f's list of providers and in the lists of its models."""
+    best_providers = [getattr(model, "best_provider", None) for model in list(vars(g4f.models).values())]
+    lists = [getattr(best, "providers", []) for best in best_providers]
     lists += [working for _, working in g4f.models.__models__.values()]
     for providers in [Provider.__providers__, *lists]:
         if old in providers:
@@ -88,9 +88,9 @@ def _replace_in_lists(old: Any, new: Any) -> None:
 
 
 def _list_in_gui() -> None:
-    """g4f 8.7 and later: the GUI's list is read from a file of g4f's, so it is completed after reading."""
+    """Add the registered providers to the GUI's list, which g4f 8.7 and later read from a file."""
 
-    def complete(gui: ModuleType) -> None:
+    def extend(gui: ModuleType) -> None:
         if not hasattr(gui.Api, "_read_providers_cache"):
             return
         read = gui.Api._read_providers_cache
@@ -101,14 +101,14 @@ def _list_in_gui() -> None:
             return entries and others + [_gui_entry(name, entries[0]) for name in _registered]
 
         _set_attribute(gui.Api, "_read_providers_cache", staticmethod(read_and_add))
-        # With --debug, g4f writes its list anew into its own package.
+        # With --debug, g4f would write the extended list into its own package.
         _set_attribute(gui.Api, "_write_providers_cache", staticmethod(lambda entries: False))
 
-    _after_import("g4f.gui.server.api", complete)
+    _after_import("g4f.gui.server.api", extend)
 
 
 def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of a registered provider, with the fields of another's."""
+    """Return the GUI's entry of a registered provider, with the fields of `other`, a builtin provider's entry."""
     provider = _registered[name]
     counts = {kind: len(getattr(provider, f"{kind}_models")) for kind in ("image", "audio", "video")}
     same = {field: getattr(provider, field) for field in ("label", "login_url", "live")}
@@ -117,7 +117,7 @@ def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _after_import(name: str, then: Callable[[ModuleType], None]) -> None:
-    """Call `then` with a module: now, or as soon as it is imported, since it is heavy and may never be."""
+    """Call `then` with a module now if it is imported, or else after its import, which is slow and may never happen."""
     if name in sys.modules:
         then(sys.modules[name])
         return
@@ -147,7 +147,7 @@ def _append(names: list[Any], value: Any) -> None:
 
 
 def _set_item(mapping: dict[str, Any], key: str, value: Any) -> None:
-    # g4f's own dict subclasses answer for names that they do not hold.
+    # The methods of g4f's dict subclasses also find names that are not in the dict.
     if dict.__contains__(mapping, key):
         _undo.callback(mapping.__setitem__, key, dict.__getitem__(mapping, key))
     else:

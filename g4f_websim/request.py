@@ -299,7 +299,7 @@ def _image_part(url: str) -> Json:
 def _wants_json(response_format: Any) -> bool:
     kind = response_format.get("type") if isinstance(response_format, dict) else response_format
     valid = response_format is None or (isinstance(response_format, dict) and kind in (*JSON_FORMATS, TEXT_FORMAT))
-    _check(valid, "response_format", '{"type": "json_object"}', response_format)
+    _check(valid, "response_format", 'a dict, as in response_format={"type": "json_object"}', response_format)
     return kind in JSON_FORMATS
 
 

@@ -93,7 +93,7 @@ def _html_page(kind: type[Exception]) -> Cause:
 
 
 def _empty(summary: str, kind: type[Exception]) -> Cause:
-    return Cause(Reason.NO_CONTENT, summary, f"try again with other words, or {TRY_LATER}", kind)
+    return Cause(Reason.NO_CONTENT, summary, f"try other words, {TRY_LATER}", kind)
 
 
 def _other_fields(answer: Any, expected: str, kind: type[Exception]) -> Cause:

@@ -1,6 +1,6 @@
 """A pytest fixture for tests of applications that use Websim.
 
-Enable it in a conftest.py: `pytest_plugins = ["g4f_websim.testing"]`.
+To enable it, write `pytest_plugins = ["g4f_websim.testing"]` in the conftest.py in the root folder.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from .provider import Websim
 
 __all__ = ["Fault", "websim_server"]
 
-# Retries in tests take milliseconds.
+# The seconds before a retry, so short that tests do not wait.
 BACKOFF = 0.001
 
 
 @pytest.fixture
 def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """The emulator, to which `Websim` and child processes send their requests during one test.
+    """An emulator that receives the requests of `Websim` during one test, also those of child processes.
 
-    `requests` holds the requests received. `reply("42")`, `reply_image(png)` and `inject(Fault(status=429))` choose the
-    next responses, in the order of the calls.
+    `requests` contains the received requests. `reply("42")`, `reply_image(png)` and `inject(Fault(status=429))` choose
+    the next responses, in the order of these calls.
     """
     with Emulator() as emulator, accept_images_from(emulator.url):
         monkeypatch.setattr(Websim, "url", emulator.url)

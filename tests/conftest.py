@@ -1,4 +1,4 @@
-"""Fixtures for all tests: each test starts in an empty folder and writes nothing into the user's own folders."""
+"""Fixtures for all tests. Tests write nothing into the folders of the user."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# g4f reads these variables when it is imported. pytest imports the plugin after this module.
+# g4f reads these variables when it is imported, so they are set before the imports below.
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
@@ -20,7 +20,8 @@ write_provider_list(Path(_FOLDER.name))
 
 
 @pytest.fixture(autouse=True)
-def fresh_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Start each test in an empty folder and without the user's settings."""
     monkeypatch.chdir(tmp_path)
     for name in ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -28,7 +29,7 @@ def fresh_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch):
-    """A raw server that Websim is aimed at, with waits of milliseconds."""
+    """A raw server that receives the requests of Websim, which retries after a millisecond."""
     async with raw_server() as server:
         monkeypatch.setattr(Websim, "url", server.url)
         monkeypatch.setattr(Websim, "backoff", 0.001)

@@ -1,7 +1,7 @@
-"""The offline Websim: the service's two endpoints over real HTTP on loopback, for offline use and for tests.
+"""An emulator of Websim for offline use and for tests: the two endpoints over real HTTP on loopback.
 
-The emulator accepts every well-formed request and says in its answers that it is not the service. It can be told what
-to reply, to fail, and to limit its rate. It reads no file and writes none.
+The emulator answers every well-formed request and says in the answer that no model was asked. A program can choose its
+next responses, let it fail, and limit its rate. It reads and writes no files.
 """
 
 from .limit import RateLimit

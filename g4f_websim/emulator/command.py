@@ -11,13 +11,13 @@ from .server import Emulator
 
 
 def serve(argv: Sequence[str]) -> int:
-    """Serve the offline Websim until Ctrl-C.
+    """Run the emulator until Ctrl-C raises `KeyboardInterrupt`.
 
     Args:
-        argv: The words after `g4f-websim emulator`.
+        argv: the words after `g4f-websim emulator`.
 
     Returns:
-        The exit status of a server that cannot start.
+        The exit status if the emulator cannot start.
     """
     options = _parse(argv)
     try:

@@ -1,4 +1,4 @@
-"""Limit how many requests the emulator accepts."""
+"""Limit the number of requests that the emulator accepts."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-_SECONDS = {"s": 1, "m": 60}
+_SECONDS_PER_UNIT = {"s": 1, "m": 60}
 _LIMIT = re.compile(r"([1-9][0-9]*)/([0-9]*\.?[0-9]+)([sm])")
 
-# A request under way may end at any moment, so this is only the shortest delay that Retry-After can name.
+# The delay in seconds if too many requests are in flight. One of them may end at any moment, so this is the shortest
+# delay that a Retry-After header can express.
 IN_FLIGHT_DELAY = 1.0
 
 
 @dataclass(frozen=True)
 class RateLimit:
-    """A limit on requests. The emulator answers requests beyond it with 429.
+    """A limit on requests. The emulator responds with status 429 to requests beyond it.
 
-    Args:
-        requests: The number of requests accepted in each period; None means any number.
-        period: The length of a period in seconds. A period starts with the first request after the last period.
-        max_in_flight: The number of requests accepted at the same time; None means any number.
-        retry_after: Whether a refusal names the seconds to wait in a `Retry-After` header.
+    Attributes:
+        requests: the number of requests accepted in each period; None means any number.
+        period: the length of a period in seconds. A period starts with the first request after the last period.
+        max_in_flight: the number of requests accepted at the same time; None means any number.
+        retry_after: whether a response with status 429 has a `Retry-After` header.
     """
 
     requests: int | None = None
@@ -36,24 +37,24 @@ class RateLimit:
         """Return the limit that a text such as `10/10s` describes.
 
         Args:
-            text: The number of requests, a slash, and the period in seconds (`s`) or minutes (`m`).
+            text: the number of requests, a slash, and the period in seconds (`s`) or minutes (`m`).
 
         Raises:
-            ValueError: The text has another form.
+            ValueError: the text does not have this form.
         """
         match = _LIMIT.fullmatch(text)
-        period = float(match[2]) * _SECONDS[match[3]] if match else 0
+        period = float(match[2]) * _SECONDS_PER_UNIT[match[3]] if match else 0
         if not match or not period:
             raise ValueError(f"a limit is REQUESTS/PERIOD, such as 10/10s or 100/1m, not {text!r}")
         return cls(int(match[1]), period)
 
 
 class Limiter:
-    """The requests counted against a `RateLimit`.
+    """Count requests and compare them with a `RateLimit`.
 
     Args:
-        limit: The limit.
-        clock: A function that returns the time in seconds.
+        limit: the limit.
+        clock: a function that returns the current time in seconds.
     """
 
     def __init__(self, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,7 +70,11 @@ class Limiter:
 
     @contextmanager
     def admit(self) -> Iterator[float | None]:
-        """Yield None if a request is accepted, else the seconds after which to send it again."""
+        """Accept or refuse a request. An accepted request is in flight until the block ends.
+
+        Yields:
+            None if the request is accepted, or else the seconds after which it may be repeated.
+        """
         delay = self._delay()
         if delay is not None:
             yield delay
@@ -82,6 +87,7 @@ class Limiter:
             self._in_flight -= 1
 
     def _delay(self) -> float | None:
+        """Return None if another request is accepted, or else the seconds after which it may be repeated."""
         now = self._clock()
         if now >= self._period_end:
             self._period_end = now + self._limit.period

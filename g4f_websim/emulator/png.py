@@ -1,11 +1,11 @@
-"""Draw PNG images without an image library."""
+"""Draw the emulator's PNG images without an image library."""
 
 import struct
 import zlib
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# The header's fields after width and height (PNG 1.2, section 4.1.1): 8 bits a channel, RGB, deflate, not interlaced.
+# The fields after width and height (PNG 1.2, section 4.1.1): 8 bits per channel, RGB, deflate, no interlacing.
 _FORMAT = (8, 2, 0, 0, 0)
 _NO_FILTER = b"\0"
 
@@ -14,10 +14,10 @@ def draw_gradient(width: int, height: int, top: bytes, bottom: bytes) -> bytes:
     """Return a PNG image that blends one colour into another from top to bottom.
 
     Args:
-        width: The width in pixels.
-        height: The height in pixels.
-        top: The red, green and blue bytes of the first row.
-        bottom: The red, green and blue bytes that the last row comes close to.
+        width: the width in pixels.
+        height: the height in pixels.
+        top: the red, green and blue bytes of the first row.
+        bottom: the red, green and blue bytes that the rows approach.
     """
     rows = (_NO_FILTER + _blend(top, bottom, y / height) * width for y in range(height))
     return b"".join(

@@ -21,22 +21,22 @@ from .validation import InvalidBodyError, check_chat, check_image
 
 HOST = "127.0.0.1"
 
-# A request with ten images of some megabytes each fits. A larger one is refused with 413.
+# Enough for a request with ten images of some megabytes each. aiohttp refuses a larger request with status 413.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-# The number and the total size of the requests that are kept for a test to read.
+# The maximum number and total size of the requests in `Emulator.requests`.
 KEPT_REQUESTS = 1000
 KEPT_BYTES = 2 * MAX_REQUEST_BYTES
 
-# How long requests under way may take when the emulator stops.
+# The seconds for which a stopping emulator waits for requests in flight.
 SHUTDOWN_TIMEOUT = 0.1
 
-# The URL of a drawn image describes it completely, so drawn images need not be stored.
+# A usual image is drawn from its URL alone when it is downloaded. Only the images of `reply_image` are stored.
 DRAWN_IMAGE_PATH = "/offline/{width}x{height}/{colours}.png"
 DRAWN_IMAGE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f]{12}}.png"
 REPLIED_IMAGE_PATH = "/offline/{name}.png"
 REPLIED_IMAGE_ROUTE = r"/offline/{name:[0-9a-f]{64}}.png"
 
-# The longer side in pixels if the request names no size, and the longest side that is drawn.
+# The longer side of a drawn image in pixels: the default, and the maximum.
 DEFAULT_SIDE = 512
 MAX_SIDE = 2048
 
@@ -45,12 +45,12 @@ MAX_SIDE = 2048
 class Fault:
     """A response that the emulator sends instead of its usual one.
 
-    Args:
-        status: The HTTP status.
-        headers: Headers to send besides the usual ones.
-        body: The body; None means a short JSON error.
-        delay: The seconds before the response is sent.
-        disconnect: Whether to close the connection instead of sending a response.
+    Attributes:
+        status: the HTTP status.
+        headers: the headers to add to the usual ones.
+        body: the body; None means a short JSON error.
+        delay: the seconds to wait before the response is sent.
+        disconnect: whether to close the connection instead of sending a response.
     """
 
     status: int = 200
@@ -64,10 +64,10 @@ class Fault:
 class RecordedRequest:
     """A request that the emulator received.
 
-    Args:
-        path: The path of the URL.
-        headers: The names and values of the headers, in the order in which they were sent.
-        body: The body as it was sent.
+    Attributes:
+        path: the path of the URL.
+        headers: the names and values of the headers, in the order of the request.
+        body: the body as bytes.
     """
 
     path: str
@@ -80,21 +80,21 @@ class RecordedRequest:
         return json.loads(self.body)
 
     def header(self, name: str) -> str | None:
-        """Return the first value of a header, or None. The case of the name does not matter."""
+        """Return the first value of a header, or None. The name is not case-sensitive."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 class Emulator:
-    """The offline Websim on loopback, a context manager that serves until it is left.
+    """A context manager that runs an emulator of Websim on loopback.
 
     Args:
-        port: The port to listen on; 0 means a free one.
-        limit: A limit on requests, as a `RateLimit` or as a text such as `10/10s`.
-        delay: The seconds that each response takes, except injected faults.
+        port: the port to listen on; 0 means a free one.
+        limit: a limit on requests, as a `RateLimit` or as a text such as `10/10s`.
+        delay: the seconds that each response takes; an injected fault has a delay of its own.
 
     Attributes:
-        url: The URL of the server, for `Websim.url` or WEBSIM_URL.
-        requests: The requests received, oldest first.
+        url: the URL of the server, for `Websim.url` or WEBSIM_URL.
+        requests: the requests received, oldest first.
     """
 
     def __init__(self, port: int = 0, limit: RateLimit | str | None = None, delay: float = 0.0) -> None:
@@ -103,7 +103,7 @@ class Emulator:
         self._limiter = Limiter(self._limit)
         self._delay = delay
         self._queue: deque[Fault] = deque()
-        self._images: dict[str, bytes] = {}
+        self._images: dict[str, bytes] = {}  # by the SHA-256 digest in the URL
         self.url = ""
         self.requests: deque[RecordedRequest] = deque(maxlen=KEPT_REQUESTS)
 
@@ -123,29 +123,37 @@ class Emulator:
         self._stop_loop()
 
     def reply(self, text: str) -> None:
-        """Answer a request with this chat message.
+        """Add a chat message to the queue of responses.
 
-        Replies and faults are used in the order of the calls, one for each request that the rate limit accepts.
+        Each request takes the first response of the queue, unless the rate limit refuses the request. If the queue is
+        empty, the emulator answers as usual.
+
+        Args:
+            text: the content of the message.
         """
         self._queue.append(_json_response({"role": "assistant", "content": text}, self._delay))
 
     def reply_image(self, png: bytes) -> None:
-        """Answer a request with the URL of this PNG image. See `reply` for the order."""
+        """Add an image to the queue of responses. See `reply`.
+
+        Args:
+            png: the contents of a PNG file, which the emulator serves at a URL of its own.
+        """
         name = hashlib.sha256(png).hexdigest()
         self._images[name] = png
         self._queue.append(_json_response({"url": self.url + REPLIED_IMAGE_PATH.format(name=name)}, self._delay))
 
     def inject(self, fault: Fault, times: int = 1) -> None:
-        """Answer requests with a fault. See `reply` for the order.
+        """Add a fault to the queue of responses. See `reply`.
 
         Args:
-            fault: The response to send.
-            times: The number of requests to answer with it.
+            fault: the response to send.
+            times: the number of requests that get it.
         """
         self._queue.extend([fault] * times)
 
     def reset(self) -> None:
-        """Forget the requests received, the replies and faults not yet used, and the current period of the limit."""
+        """Delete the recorded requests and the queue of responses, and end the current period of the limit."""
         self.requests.clear()
         self._queue.clear()
         self._images.clear()
@@ -174,7 +182,7 @@ class Emulator:
 
     async def _stop(self) -> None:
         await self._runner.cleanup()
-        # aiohttp does not wait for handlers whose clients have disconnected.
+        # aiohttp does not wait for the handlers of clients that have disconnected.
         handlers = asyncio.all_tasks() - {asyncio.current_task()}
         for handler in handlers:
             handler.cancel()
@@ -237,6 +245,7 @@ async def _send(request: web.Request, fault: Fault) -> web.StreamResponse:
 def _usual_response(
     recorded: RecordedRequest, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]], delay: float
 ) -> Fault:
+    """Return the response to a request for which the queue is empty: the answer, or status 400."""
     try:
         body = recorded.json
     except (ValueError, RecursionError):
@@ -279,7 +288,7 @@ def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
         width, height = map(int, body["aspect_ratio"].split(":"))
         side = DEFAULT_SIDE
     longer = max(width, height)
-    # Round with whole numbers, because a number of hundreds of digits does not fit into a float.
+    # Use whole numbers only, because a side with hundreds of digits does not fit into a float.
     return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
 
 

@@ -10,14 +10,17 @@ _ASPECT_RATIO = re.compile(r"[1-9][0-9]{0,5}:[1-9][0-9]{0,5}")
 
 
 class InvalidBodyError(ValueError):
-    """A request body that Websim's API does not accept."""
+    """A request body that Websim's API does not accept; the message names the field."""
 
 
 def check_chat(body: Any) -> None:
     """Check the body of a chat request.
 
+    Args:
+        body: the parsed body.
+
     Raises:
-        InvalidBodyError: A field is missing, unknown or malformed.
+        InvalidBodyError: a field is missing, unknown or malformed.
     """
     _check_fields(body, "the body", required=("project_id", "messages"), optional=("json",))
     _check_project_id(body["project_id"])
@@ -31,8 +34,11 @@ def check_chat(body: Any) -> None:
 def check_image(body: Any) -> None:
     """Check the body of an image request.
 
+    Args:
+        body: the parsed body.
+
     Raises:
-        InvalidBodyError: A field is missing, unknown or malformed.
+        InvalidBodyError: a field is missing, unknown or malformed.
     """
     _check_fields(body, "the body", required=("project_id", "prompt", "aspect_ratio"), optional=_IMAGE_OPTIONS)
     _check_project_id(body["project_id"])
@@ -45,11 +51,13 @@ def check_image(body: Any) -> None:
 
 
 def _check(ok: object, field: str, expected: str) -> None:
+    """Raise `InvalidBodyError`, unless `ok`."""
     if not ok:
         raise InvalidBodyError(f"{field} must be {expected}")
 
 
 def _check_fields(value: Any, field: str, required: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Check that a value is an object with all required fields and no fields except these and the optional ones."""
     expected = f"a JSON object with {', '.join(required)}"
     if optional:
         expected += f" and optionally {', '.join(optional)}"

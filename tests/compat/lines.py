@@ -1,6 +1,7 @@
-"""Run tests/compat/scenarios.py on the last release of each g4f line: `python -m tests.compat.lines --help`.
+"""Run scenarios.py on the last release of each g4f release line: `python -m tests.compat.lines --help`.
 
-Each line is installed apart, without its dependencies, into a cache folder; one folder of dependencies serves all.
+Each release is installed without its dependencies into a folder of its own in the cache. One more folder contains the
+dependencies of all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -25,16 +26,16 @@ from typing import NamedTuple
 
 from tests.support.paths import ROOT
 
-# The last release of each line, and what changed with the line for whoever plugs a provider in.
+# The last release of each line, and what its line changed for a provider.
 LINES = {
-    "0.4.9.9": "the first with a Websim of its own, which the lists of g4f.models have too",
+    "0.4.9.9": "the first with a Websim provider of its own, which the lists of g4f.models contain too",
     "0.5.0.4": "",
-    "0.5.1.6": "pictures are saved in generated_media instead of generated_images",
+    "0.5.1.6": "images are saved in generated_media instead of generated_images",
     "0.5.2.9": "",
     "0.5.3.2": "the last with format_image_prompt and get_create_function",
     "0.5.4.6": "the first with format_media_prompt and create_function",
-    "0.5.5.7": "the last that lists a Websim of its own",
-    "0.5.6.6": "the first that keeps that Websim in not_working, and looks up every name given to images",
+    "0.5.5.7": "the last that lists its own Websim",
+    "0.5.6.6": "the first with its own Websim in not_working; images.generate finds a client's provider by name",
     "0.5.7.6": "",
     "0.5.8.4": "",
     "0.5.9.0": "",
@@ -45,7 +46,7 @@ LINES = {
     "0.6.4.3": "",
     "6.0.5": "",
     "6.5.7": "",
-    "6.6.7": "the last that keeps that Websim in not_working",
+    "6.6.7": "the last with its own Websim in not_working",
     "6.7.5": "",
     "6.8.9": "",
     "6.9.10": "",
@@ -60,83 +61,92 @@ LINES = {
     "7.8.12": "lazy: _provider_names and _loaded_providers",
     "7.9.6": "",
     "8.0.9": "",
-    "8.1.8": "some providers can be listed only with what is fetched from the network",
+    "8.1.8": "some providers can only be listed with a list from the network",
     "8.2.9": "the last with _provider_names",
     "8.3.7": "lazy: ProviderLoader",
-    "8.4.9": "lists pass over a provider that has failed three times of late",
-    "8.5.9": "a model may name its provider",
+    "8.4.9": "a list of providers skips a provider for a minute after three failures",
+    "8.5.9": "a model name may contain its provider",
     "8.6.9": "",
-    "8.7.7": "the GUI's list of providers is a file",
-    "8.8.6": "a provider is asked which keys are its own",
+    "8.7.7": "the list of providers in the GUI is a file",
+    "8.8.6": "a provider is asked whether a key is its own",
 }
 
+# The lines at which something changed that matters to this package.
 QUICK = ("0.4.9.9", "0.5.3.2", "0.5.5.7", "7.6.6", "7.7.7", "7.8.12", "8.2.9", "8.3.7", "8.8.6")
 
 
-class Barred(NamedTuple):
-    """Ways that g4f itself bars in some lines.
+class Unsupported(NamedTuple):
+    """Scenarios that some release lines of g4f do not support, whatever the provider does.
 
-    Args:
-        first, last: the lines, both among them.
-        ways: patterns of `column: way`.
-        error: what each of them fails with, or a part of it.
-        why: what in g4f bars them.
+    Attributes:
+        first: the first release that does not support them.
+        last: the last release that does not support them.
+        scenarios: patterns of `group: name`.
+        error: the beginning of the expected error.
+        reason: why g4f does not support them.
     """
 
     first: str
     last: str
-    ways: tuple[str, ...]
+    scenarios: tuple[str, ...]
     error: str
-    why: str
+    reason: str
 
 
-BARRED = (
-    Barred(
+UNSUPPORTED = (
+    Unsupported(
         "0.4.9.9",
         "0.5.5.7",
-        ("pictures: pictures of a client made for websim, *, by name, *",),
+        ("images: image with provider of client, *, by name, *",),
         "ValueError: Provider str does not support image generation",
-        "images.generate looks up a provider's name that is given in the call, not one that the client was made with",
+        "images.generate finds a provider by name only if the call names it, not if the client was created with it",
     ),
-    Barred(
+    Unsupported(
         "0.5.1.6",
         "0.5.1.6",
         ("variations: *",),
         "ValueError: not enough values to unpack",
-        "create_variation wants pairs where it has put the picture itself",
+        "create_variation unpacks the image as if it were a pair",
     ),
-    Barred(
+    Unsupported(
         "0.5.2.9",
         "0.5.4.6",
         ("variations: variation, *",),
         "ProviderNotFoundError: Provider not found: url",
-        "create_variation takes its response_format for a provider",
+        "create_variation passes its response_format as the provider",
     ),
-    Barred(
+    Unsupported(
         "0.5.5.7",
         "0.5.5.7",
-        ("variations: variation, *", "variations: variation downloaded, *"),
+        ("variations: variation, *", "variations: saved variation, *"),
         "TypeError: Images.async_create_variation() takes 1 positional argument",
-        "create_variation passes by position what async_create_variation takes by keyword",
+        "create_variation passes keyword-only arguments by position",
     ),
-    Barred(
+    Unsupported(
+        "0.5.4.6",
+        "0.5.6.6",
+        ("errors: timeout of chat, Client",),
+        "AssertionError: ResponseError is a TimeoutError: False",
+        "Client ignores the timeout of a call that is not streamed",
+    ),
+    Unsupported(
         "0.4.9.9",
         "8.4.9",
-        ("chat: model with websim before it",),
+        ("chat: model with provider prefix",),
         "ModelNotFoundError: Model not found: Websim:flux",
-        "no provider is read out of a model's name",
+        "a model name cannot contain its provider",
     ),
-    Barred(
+    Unsupported(
         "8.4.9",
         "8.4.9",
-        ("registry: listed once by the gui",),
+        ("registry: is listed once in gui",),
         "NameError: name 'Provider' is not defined",
-        "the GUI's list of providers has a name that it does not import",
+        "the GUI uses a name that it does not import",
     ),
 )
 
-# What the lines need between them. 0.5.9 to 7.0 do not say that they need typing_extensions, which aiohttp brings
-# before Python 3.13.
+# What all releases need. g4f 0.5.9 to 7.0 do not declare typing_extensions, which aiohttp installs only on Python 3.12
+# and earlier.
 DEPENDENCIES = (
     "aiohttp>=3.13.4",
     "brotli",
@@ -149,94 +159,89 @@ DEPENDENCIES = (
     "typing_extensions",
 )
 
-AT_A_TIME = 2
-SECONDS_A_LINE = 300
+# How many releases are tested at the same time, and how long one may take.
+PARALLEL_RELEASES = 2
+SECONDS_FOR_RELEASE = 300
 
-# What asyncio and aiohttp write to stderr of what was left open.
-COMPLAINTS = ("Unclosed", "Event loop is closed", "was never retrieved", "was never awaited")
+# What asyncio and aiohttp print on stderr about resources that were left open.
+WARNINGS = ("Unclosed", "Event loop is closed", "was never retrieved", "was never awaited")
 
-# Where programs look for the user's own files.
-HOMES = ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
+# The variables that name the folders of the user's own files.
+HOME_VARIABLES = (
+    "HOME",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "XDG_CONFIG_HOME",
+    "XDG_CACHE_HOME",
+    "XDG_DATA_HOME",
+)
 
 
-class NotInstalledError(Exception):
-    """pip could not install something; the words are pip's."""
+class InstallationError(Exception):
+    """pip could not install a package; the message is the last line that pip printed."""
 
 
 class Result(NamedTuple):
-    """How one way went: its column, its name, and why it failed, "" where it did not."""
+    """The result of one scenario.
+
+    Attributes:
+        group: the group of the scenario, a column of the table.
+        scenario: the name of the scenario.
+        error: the error, or an empty string if the scenario passed.
+    """
 
     group: str
-    way: str
-    failure: str
+    scenario: str
+    error: str
 
 
-def results_of(version: str, cache: Path) -> list[Result]:
-    """Install a release of g4f where it is not in the cache yet, and go the ways into it."""
+# Running the scenarios
+
+
+def run_release(version: str, cache: Path) -> list[Result]:
+    """Install a release of g4f, unless the cache contains it, and run the scenarios on it."""
     print(f"g4f {version} ...", file=sys.stderr)
     try:
-        line = installed(cache / f"g4f-{version}", [f"g4f=={version}"], "--no-deps")
-    except NotInstalledError as error:
-        return [Result("process", "pip installs it", str(error))]
+        release = install(cache / f"g4f-{version}", [f"g4f=={version}"], "--no-deps")
+    except InstallationError as error:
+        return [Result("process", "is installed by pip", str(error))]
     with tempfile.TemporaryDirectory(prefix="g4f-websim-lines-") as folder:
         try:
             process = subprocess.run(
-                # Without site-packages, in which another g4f may be.
-                [sys.executable, "-s", "-S", "-m", *measured(), "tests.compat.scenarios"],
+                # Without the site-packages of this Python, which may contain another g4f.
+                [sys.executable, "-s", "-S", "-m", *coverage_command(), "tests.compat.scenarios"],
                 cwd=folder,
-                env=environment(folder, [ROOT, line, dependencies(cache)]),
+                env=environment(folder, [ROOT, release, install_dependencies(cache)]),
                 capture_output=True,
                 text=True,
-                timeout=SECONDS_A_LINE,
+                timeout=SECONDS_FOR_RELEASE,
             )
         except subprocess.TimeoutExpired:
-            return [Result("process", "it ends", f"not within {SECONDS_A_LINE} s")]
-    results = [Result(**json.loads(line)) for line in process.stdout.splitlines()]
-    return [*results, *process_results(process)]
+            return [Result("process", "ends in time", f"not within {SECONDS_FOR_RELEASE} s")]
+    return [*(Result(**json.loads(line)) for line in process.stdout.splitlines()), *process_results(process)]
 
 
-def measured() -> list[str]:
-    """Return what runs a module under coverage, where this program is itself run so."""
+def coverage_command() -> list[str]:
+    """Return the words that measure the coverage of a module, if the coverage of this process is measured."""
     if "COVERAGE_PROCESS_CONFIG" not in os.environ:
         return []
     return ["coverage", "run", f"--rcfile={ROOT / 'pyproject.toml'}", f"--data-file={ROOT / '.coverage'}", "-m"]
 
 
-def process_results(process: subprocess.CompletedProcess[str]) -> Iterable[Result]:
-    yield Result("process", "it ends well", last_line(process.stderr) if process.returncode else "")
-    complaints = (line for line in process.stderr.splitlines() if any(words in line for words in COMPLAINTS))
-    yield Result("process", "nothing is left open", next(complaints, ""))
-
-
-def dependencies(cache: Path) -> Path:
-    """Return the folder of dependencies for this Python, filled."""
-    digest = hashlib.sha256("\n".join(DEPENDENCIES).encode()).hexdigest()[:8]
-    return installed(cache / f"dependencies-{sys.implementation.cache_tag}-{digest}", DEPENDENCIES)
-
-
-def installed(folder: Path, requirements: Sequence[str], *options: str) -> Path:
-    """Return a folder with what pip installs there, at once where it has done so before."""
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)
-        pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *options]
-        try:
-            process = subprocess.run([*pip, "--target", unfinished, *requirements], stderr=subprocess.PIPE, text=True)
-            if process.returncode:
-                raise NotInstalledError(last_line(process.stderr))
-            with suppress(OSError):  # another run of this has been faster
-                Path(unfinished).rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
 def environment(folder: str, path: Sequence[Path]) -> dict[str, str]:
-    """Return the surroundings of a line's process: nothing of the user's g4f, all files in one folder."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("G4F_", "PYTHON", "WEBSIM_"))}
+    """Return the environment of a process that reads and writes no files of the user.
+
+    Args:
+        folder: the folder for all files.
+        path: the folders from which modules are imported.
+    """
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("G4F_", "PYTHON", "WEBSIM_"))
+    }
     return {
-        **kept,
-        **dict.fromkeys(HOMES, folder),
+        **inherited,
+        **dict.fromkeys(HOME_VARIABLES, folder),
         "G4F_CONFIG_DIR": str(Path(folder, "config")),
         "G4F_CACHE_DIR": str(Path(folder, "cache")),
         "PYTHONPATH": os.pathsep.join(map(str, path)),
@@ -244,69 +249,137 @@ def environment(folder: str, path: Sequence[Path]) -> dict[str, str]:
     }
 
 
+def process_results(process: subprocess.CompletedProcess[str]) -> Iterator[Result]:
+    """Yield whether the process of the scenarios succeeded and closed everything."""
+    yield Result("process", "exits with status 0", last_line(process.stderr) if process.returncode else "")
+    lines = process.stderr.splitlines()
+    yield Result("process", "leaves nothing open", next((line for line in lines if has_warning(line)), ""))
+
+
+def has_warning(line: str) -> bool:
+    return any(warning in line for warning in WARNINGS)
+
+
 def last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "no word of why")
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no message")
 
 
-def barred(version: str, result: Result) -> int | None:
-    """Return the index in BARRED of what bars a way, None where nothing does."""
-    for index, bar in enumerate(BARRED):
-        among = number(bar.first) <= number(version) <= number(bar.last)
-        if among and any(fnmatch.fnmatchcase(f"{result.group}: {result.way}", way) for way in bar.ways):
+# Installing
+
+
+def install_dependencies(cache: Path) -> Path:
+    """Install the dependencies for this Python, unless the cache contains them, and return their folder."""
+    digest = hashlib.sha256("\n".join(DEPENDENCIES).encode()).hexdigest()[:8]
+    return install(cache / f"dependencies-{sys.implementation.cache_tag}-{digest}", DEPENDENCIES)
+
+
+def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
+    """Install packages into a folder, unless it exists, and return the folder.
+
+    Args:
+        folder: the folder to create.
+        requirements: the packages.
+        options: further options of pip.
+
+    Raises:
+        InstallationError: pip failed. The folder does not exist.
+    """
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *options]
+    try:
+        process = subprocess.run([*pip, "--target", temporary, *requirements], stderr=subprocess.PIPE, text=True)
+        if process.returncode:
+            raise InstallationError(last_line(process.stderr))
+        with suppress(OSError):  # another run of this program has created the folder in the meantime
+            Path(temporary).rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+# Judging the results
+
+
+def find_unsupported(version: str, result: Result) -> int | None:
+    """Return the index in UNSUPPORTED of the entry for a scenario, or None if the release must support it."""
+    name = f"{result.group}: {result.scenario}"
+    for index, entry in enumerate(UNSUPPORTED):
+        in_range = parse(entry.first) <= parse(version) <= parse(entry.last)
+        if in_range and any(fnmatch.fnmatchcase(name, pattern) for pattern in entry.scenarios):
             return index
     return None
 
 
-def number(version: str) -> tuple[int, ...]:
+def parse(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def unexpected(version: str, result: Result) -> str:
-    """Return what is wrong about a result, "" where it is as it should be."""
-    bar = barred(version, result)
-    if bar is None:
-        return result.failure
-    if not result.failure:
-        return f"it works, though BARRED says: {BARRED[bar].why}"
-    return "" if BARRED[bar].error in result.failure else result.failure
+def failure(version: str, result: Result) -> str:
+    """Return why a result is a failure, or an empty string if it is as expected."""
+    index = find_unsupported(version, result)
+    if index is None:
+        return result.error
+    entry = UNSUPPORTED[index]
+    if not result.error:
+        return f"passed, but UNSUPPORTED says: {entry.reason}"
+    return "" if result.error.startswith(entry.error) else result.error
 
 
-def cell(version: str, results: Sequence[Result]) -> str:
-    """Return what the table says of a line's results in one column."""
-    if not results:
-        return "-"
-    failed = sum(bool(unexpected(version, result)) for result in results)
-    if failed:
-        return f"{failed} of {len(results)} FAILED"
-    bars = [bar for bar in (barred(version, result) for result in results) if bar is not None]
-    if not bars:
-        return "ok"
-    return f"{len(results) - len(bars)}/{len(results)} {''.join(ascii_lowercase[bar] for bar in sorted(set(bars)))}"
+# Printing the results
 
 
 def print_table(results: dict[str, list[Result]]) -> None:
+    """Print one row for each release and one column for each group of scenarios."""
+    # A release that failed early lacks groups, so the release with the most results comes first.
     longest_first = sorted(results.values(), key=len, reverse=True)
-    columns = list(dict.fromkeys(result.group for line in longest_first for result in line))
-    rows = [["g4f", *columns]]
-    for version, line in results.items():
-        rows.append([version, *(cell(version, [each for each in line if each.group == column]) for column in columns)])
+    groups = list(dict.fromkeys(result.group for release in longest_first for result in release))
+    rows = [["g4f", *groups]]
+    for version, release in results.items():
+        rows.append([version, *(cell(version, [result for result in release if result.group == g]) for g in groups)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def print_notes(results: dict[str, list[Result]]) -> None:
-    """Print what the letters in the table stand for, and each failure."""
-    everything = [(version, result) for version, line in results.items() for result in line]
-    met = {barred(version, result) for version, result in everything}
-    for index, bar in enumerate(BARRED):
-        if index in met:
-            lines = bar.first if bar.first == bar.last else f"{bar.first} to {bar.last}"
-            print(f"{ascii_lowercase[index]}  barred by g4f {lines}: {bar.why}")
-    for version, result in everything:
-        failure = unexpected(version, result)
-        if failure:
-            print(f"FAILED  {version}  {result.group}: {result.way}: {failure}")
+def cell(version: str, results: Sequence[Result]) -> str:
+    """Return the text of one cell of the table: the results of one release and one group."""
+    if not results:
+        return "-"
+    failed = sum(bool(failure(version, result)) for result in results)
+    if failed:
+        return f"{failed} of {len(results)} FAILED"
+    unsupported = [index for result in results if (index := find_unsupported(version, result)) is not None]
+    if not unsupported:
+        return "ok"
+    letters = "".join(ascii_lowercase[index] for index in sorted(set(unsupported)))
+    return f"{len(results) - len(unsupported)}/{len(results)} {letters}"
+
+
+def print_notes(results: Sequence[tuple[str, Result]]) -> None:
+    """Print the meaning of the letters in the table, and each failure."""
+    used = {find_unsupported(version, result) for version, result in results}
+    for index, entry in enumerate(UNSUPPORTED):
+        if index in used:
+            releases = entry.first if entry.first == entry.last else f"{entry.first} to {entry.last}"
+            print(f"{ascii_lowercase[index]}  not supported by g4f {releases}: {entry.reason}")
+    for version, result in results:
+        if failure(version, result):
+            print(f"FAILED  {version}  {result.group}: {result.scenario}: {failure(version, result)}")
+
+
+def print_totals(results: Sequence[tuple[str, Result]]) -> int:
+    """Print the numbers of unsupported, passed and failed scenarios, and return the exit status."""
+    failed = sum(bool(failure(version, result)) for version, result in results)
+    passed = sum(not result.error and find_unsupported(version, result) is None for version, result in results)
+    print(f"{len(results) - passed - failed} not supported by g4f")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+# The program
 
 
 def default_cache() -> Path:
@@ -314,31 +387,24 @@ def default_cache() -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m tests.compat.lines", description="Go the ways into g4f, line by line.")
+    """Run the scenarios on the chosen releases, print the results and return the exit status."""
+    parser = argparse.ArgumentParser("python -m tests.compat.lines", description="Test all release lines of g4f.")
     parser.add_argument("versions", nargs="*", metavar="VERSION", help="releases (default: the last of each line)")
-    parser.add_argument("--quick", action="store_true", help="only the lines at which something changed")
+    parser.add_argument("--quick", action="store_true", help="test only the lines at which something changed")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where to install (default: %(default)s)")
     options = parser.parse_args()
     versions = options.versions or (QUICK if options.quick else LINES)
     cache = options.cache.resolve()
-    dependencies(cache)
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        results = dict(zip(versions, pool.map(partial(results_of, cache=cache), versions), strict=True))
+    install_dependencies(cache)
+    with ThreadPoolExecutor(PARALLEL_RELEASES) as pool:
+        by_version = dict(zip(versions, pool.map(partial(run_release, cache=cache), versions), strict=True))
 
-    print(f"The ways into g4f, line by line, on Python {platform.python_version()}\n")
-    print_table(results)
+    print(f"Websim on the release lines of g4f, Python {platform.python_version()}\n")
+    print_table(by_version)
     print()
+    results = [(version, result) for version, release in by_version.items() for result in release]
     print_notes(results)
-    return print_sum([(version, result) for version, line in results.items() for result in line])
-
-
-def print_sum(results: Sequence[tuple[str, Result]]) -> int:
-    """Print how many results are of what kind, and return the exit status."""
-    failed = sum(bool(unexpected(version, result)) for version, result in results)
-    passed = sum(not result.failure and barred(version, result) is None for version, result in results)
-    print(f"{len(results) - passed - failed} barred by g4f itself")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+    return print_totals(results)
 
 
 if __name__ == "__main__":

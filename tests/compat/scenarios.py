@@ -1,4 +1,7 @@
-"""Run every use of Websim through the g4f on sys.path and print a line of JSON for each; lines.py runs this."""
+"""Use Websim through the installed g4f in every way that users do; lines.py runs this module on each release line.
+
+Each scenario prints one line of JSON: its group, its name, and its error or an empty string.
+"""
 
 import asyncio
 import base64
@@ -8,7 +11,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,95 +21,114 @@ from g4f import Provider
 from g4f.client import AsyncClient, Client
 from g4f.client.service import get_model_and_provider
 from g4f.cookies import get_cookies_dir
-from g4f.errors import ResponseError
+from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, ResponseError, ResponseStatusError
+from g4f.errors import TimeoutError as G4FTimeoutError
 from g4f.Provider import IterListProvider, RetryProvider
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
+from tests.compat.registry_state import model_lists, registry_state
 
-def standing() -> dict[str, Any]:
-    """Return all by which g4f knows its providers."""
-    convert = Provider.ProviderUtils.convert
-    return {
-        "__all__": list(Provider.__all__),
-        "__providers__": list(vars(Provider).get("__providers__", [])),
-        "names": list(convert.keys()),
-        "found": convert.get("Websim"),
-        "attribute": getattr(Provider, "Websim", None),
-        "models": {where: list(providers) for where, providers in model_lists()},
-    }
-
-
-def model_lists() -> Iterator[tuple[str, list[Any]]]:
-    """Yield each list of providers that g4f keeps by model, with the model's name and where it is kept."""
-    for name, value in vars(g4f.models).items():
-        best = getattr(value, "best_provider", None)
-        if best is not None:
-            yield name, getattr(best, "providers", [best])
-    for table in ("__models__", "demo_models"):
-        for name, (_, providers) in getattr(g4f.models, table, {}).items():
-            yield f"{table} {name}", providers
-
-
-# What g4f has of its own accord can be seen only before the package is imported.
-BEFORE = standing()
+# The import of g4f_websim registers Websim and so changes this state.
+STATE_WITHOUT_WEBSIM = registry_state()
 
 from g4f_websim import Websim, register, unregister  # noqa: E402
 from g4f_websim.emulator import Emulator, Fault  # noqa: E402
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
+from g4f_websim.offline import offline, write_provider_list  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, ask  # noqa: E402
 
-BACKOFF_SECONDS = 0.001
+# Retries take milliseconds.
+BACKOFF = 0.001
 
 ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
-OTHER_ANSWER = "the other one answers"
-OTHER_PICTURE = "https://other.example/cat.png"
 PROMPT = "a cat"
+OTHER_ANSWER = "the answer of another provider"
+OTHER_IMAGE = "https://other.example/cat.png"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-RATE_LIMIT = Fault(status=429)
-ANSWER_WITH_PNG = Fault(body=json.dumps({"url": PNG_URI}).encode())
-LONG_WAIT = Fault(status=429, headers={"Retry-After": "3600"})
+# Where g4f saves images: the first up to 0.5.0, the second since 0.5.1.
+IMAGE_FOLDERS = ("generated_images", "generated_media")
 
+RATE_LIMIT = Fault(status=429)
+LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
+PNG_RESPONSE = Fault(body=json.dumps({"url": PNG_URI}).encode())
+EMPTY_RESPONSE = Fault(body=json.dumps({"content": "", "url": None}).encode())
+SLOW_RESPONSE = Fault(delay=2)
+TIMEOUT = 0.1
+
+# The choices of the scenarios.
 CLIENTS = {"Client": Client, "AsyncClient": AsyncClient}
 PROVIDERS = {"by class": Websim, "by name": "Websim"}
 CHAT_MODELS = {"with a model": {"model": "gemini-2.5-pro"}, "without a model": {}}
 IMAGE_MODELS = {"with flux": {"model": "flux"}, "without a model": {}}
 SIZES = {"width and height": {"width": 1920, "height": 1080}, "size": {"size": "1920x1080"}}
 LISTS = {"IterListProvider": IterListProvider, "RetryProvider": RetryProvider}
-MEDIA_FOLDERS = ("generated_images", "generated_media")
-# The two that some lines must find there to list their providers at all.
-FETCHED_BY_G4F = {
-    "providers": {name: {"baseUrl": "http://127.0.0.1:9/v1"} for name in ("default", "orcarouter")},
-    "defaultModels": {},
+
+
+class ExpectedError(NamedTuple):
+    """A response of the server and the error that the caller gets."""
+
+    fault: Fault
+    kind: type[Exception]
+    reason: str
+    status: int
+    retry_after: float | None = None
+
+
+CHAT_ERRORS = {
+    "429": ExpectedError(LONG_RATE_LIMIT, RateLimitError, "rate_limited", 429, 3600.0),
+    "401": ExpectedError(Fault(status=401), MissingAuthError, "login_needed", 401),
+    "404": ExpectedError(Fault(status=404), ResponseStatusError, "api_moved", 404),
+    "500": ExpectedError(Fault(status=500), ResponseStatusError, "server_error", 500),
+    "an unknown project": ExpectedError(
+        Fault(status=404, body=b'{"error": "project not found"}'), ResponseStatusError, "project_refused", 404
+    ),
+    "no content": ExpectedError(EMPTY_RESPONSE, ResponseError, "no_content", 200),
+    "other fields": ExpectedError(Fault(body=b"{}"), ResponseError, "api_changed", 200),
+}
+IMAGE_ERRORS = {
+    "429": CHAT_ERRORS["429"],
+    "no image": ExpectedError(EMPTY_RESPONSE, NoMediaResponseError, "no_content", 200),
 }
 
 
-class Way(NamedTuple):
-    """One way: the column of the table that it counts in, its name, and the function that goes it."""
+class Scenario(NamedTuple):
+    """One use of Websim.
+
+    Attributes:
+        group: the column of the table in which the scenario is counted.
+        name: the name of the scenario.
+        run: a function that runs it with an emulator and raises an exception if it fails.
+    """
 
     group: str
     name: str
-    go: Callable[[Emulator], None]
+    run: Callable[[Emulator], None]
 
 
-WAYS: list[Way] = []
+SCENARIOS: list[Scenario] = []
 
 
-def way(group: str, **axes: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Count a function among the ways, once for each combination of the choices on the axes."""
+def scenario(group: str, **choices: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the decorated function to the scenarios, once for each combination of the choices.
+
+    Args:
+        group: the group of the scenarios.
+        choices: for each further parameter of the function, its values by label.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        for labels in itertools.product(*axes.values()):
-            chosen = {axis: axes[axis][label] for axis, label in zip(axes, labels, strict=True)}
+        for labels in itertools.product(*choices.values()):
+            arguments = {name: choices[name][label] for name, label in zip(choices, labels, strict=True)}
             name = ", ".join([function.__name__.replace("_", " "), *labels])
-            WAYS.append(Way(group, name, partial(function, **chosen)))
+            SCENARIOS.append(Scenario(group, name, partial(function, **arguments)))
         return function
 
     return add
 
 
 class Other(AsyncGeneratorProvider, ProviderModelMixin):
-    """Another provider, whose answers can be told from Websim's."""
+    """Another provider, with answers of its own."""
 
     url = "https://other.example"
     default_model = "other"
@@ -116,58 +137,57 @@ class Other(AsyncGeneratorProvider, ProviderModelMixin):
 
     @classmethod
     async def create_async_generator(cls, model: Any, messages: Any, prompt: Any = None, **kwargs: Any) -> Any:
-        yield ImageResponse([OTHER_PICTURE], prompt) if prompt else OTHER_ANSWER
+        yield ImageResponse([OTHER_IMAGE], prompt) if prompt else OTHER_ANSWER
 
 
 class Failing(Other):
-    """Another provider, which never answers."""
+    """Another provider, which always fails."""
 
     @classmethod
     async def create_async_generator(cls, model: Any, messages: Any, **kwargs: Any) -> Any:
-        raise ResponseError("the other one fails")
-        yield  # what makes it a generator
+        raise ResponseError("the other provider fails")
+        yield  # makes the function a generator
 
 
-def expect(found: Any, expected: Any, what: str) -> None:
-    if found != expected:
-        raise AssertionError(f"{what}: {found!r:.300} instead of {expected!r:.300}")
+# Calls
 
 
-def expect_chat(websim_server: Emulator, answer: str) -> None:
-    """Expect Websim's answer, and one request that asked for it."""
-    expect(answer, ANSWER, "answer")
-    expect([request.path for request in websim_server.requests], [CHAT_PATH], "requests")
-    body = websim_server.requests[-1].json
-    expect(sorted(body), ["messages", "project_id"], "fields sent")
-    expect(body["messages"], HELLO, "messages sent")
+def complete(client: type, call: Callable[[], Any]) -> Any:
+    """Return the result of a client's call; of a stream, the list of its chunks.
 
-
-def expect_pictures(websim_server: Emulator, urls: list[str], count: int = 1) -> dict[str, Any]:
-    """Expect Websim's pictures, and as many requests that asked for them; return what the last one sent."""
-    expect(len(urls), count, "pictures")
-    expect([url for url in urls if not url.startswith(websim_server.url)], [], "pictures from elsewhere")
-    return expect_drawn(websim_server, count)
-
-
-def expect_drawn(websim_server: Emulator, count: int = 1) -> dict[str, Any]:
-    expect([request.path for request in websim_server.requests], [IMAGE_PATH] * count, "requests")
-    expect({request.json["prompt"] for request in websim_server.requests}, {PROMPT}, "prompt sent")
-    return websim_server.requests[-1].json
-
-
-def outcome(client: type, call: Callable[[], Any]) -> Any:
-    """Return what a call of a client's comes to: inside a loop for the async one, the chunks of a stream as a list."""
+    Args:
+        client: `Client` or `AsyncClient`.
+        call: calls a method of the client. For `AsyncClient`, it is called in an event loop.
+    """
     if client is AsyncClient:
-        return asyncio.run(awaited(call))
+        return asyncio.run(complete_async(call))
     result = call()
     return list(result) if isinstance(result, Iterator) else result
 
 
-async def awaited(call: Callable[[], Any]) -> Any:
+async def complete_async(call: Callable[[], Any]) -> Any:
     result = call()
     if isinstance(result, AsyncIterator):
         return [chunk async for chunk in result]
     return await result if isinstance(result, Awaitable) else result
+
+
+def chat(client: type, provider: Any, /, **arguments: Any) -> Any:
+    """Return the result of `chat.completions.create` of a client for a provider."""
+    completions = client(provider=provider).chat.completions
+    return complete(client, lambda: completions.create(HELLO, **arguments))
+
+
+def generate(client: type, provider: Any, /, **arguments: Any) -> Any:
+    """Return the result of `images.generate` of a client for a provider."""
+    images = client(provider=provider).images
+    return complete(client, lambda: images.generate(PROMPT, **arguments))
+
+
+def create_variation(client: type, **arguments: Any) -> Any:
+    """Return the result of `images.create_variation` of a client for Websim."""
+    images = client(provider=Websim).images
+    return complete(client, lambda: images.create_variation(PNG_URI, **arguments))
 
 
 def text_of(completion: Any) -> str:
@@ -179,282 +199,420 @@ def text_of_stream(chunks: list[Any]) -> str:
 
 
 def urls_of(response: Any) -> list[str]:
-    return [picture.url for picture in response.data]
+    return [image.url for image in response.data]
 
 
-@way("imported", model=CHAT_MODELS)
-def chat(websim_server, model):
-    (answer,) = asyncio.run(ask(model.get("model"), HELLO))
-    expect_chat(websim_server, answer)
+# Expectations
 
 
-@way("imported", model={"flux": "flux", "Websim:flux": "Websim:flux", "no model": None})
-def picture(websim_server, model):
-    (response,) = asyncio.run(ask(model, None, prompt=PROMPT))
-    expect(isinstance(response, ImageResponse), True, "an ImageResponse")
-    expect_pictures(websim_server, response.get_list())
+def expect(found: Any, expected: Any, what: str) -> None:
+    """Raise an error if a value differs from the expected one. (`python -m` does not explain a failed assert.)"""
+    if found != expected:
+        raise AssertionError(f"{what}: {found!r:.300} instead of {expected!r:.300}")
 
 
-@way("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def client_made_for_websim(websim_server, client, provider, model):
-    made = client(provider=provider)
-    expect_chat(websim_server, text_of(outcome(client, lambda: made.chat.completions.create(HELLO, **model))))
+def expect_chat(emulator: Emulator, text: str) -> None:
+    """Expect the emulator's answer to one chat request."""
+    expect(text, ANSWER, "answer")
+    expect([request.path for request in emulator.requests], [CHAT_PATH], "requests")
+    body = emulator.requests[-1].json
+    expect(sorted(body), ["messages", "project_id"], "fields of the request")
+    expect(body["messages"], HELLO, "messages of the request")
 
 
-@way("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def client_told_in_the_call(websim_server, client, provider, model):
-    made = client()
-    completion = outcome(client, lambda: made.chat.completions.create(HELLO, provider=provider, **model))
-    expect_chat(websim_server, text_of(completion))
+def expect_images(emulator: Emulator, urls: list[str], count: int = 1) -> dict[str, Any]:
+    """Expect the URLs of the emulator's images, one request for each, and return the body of the last request."""
+    expect(len(urls), count, "images")
+    expect([url for url in urls if not url.startswith(emulator.url)], [], "URLs of other servers")
+    return expect_image_requests(emulator, count)
 
 
-@way("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def stream_of_a_client_made_for_websim(websim_server, client, provider, model):
-    made = client(provider=provider)
-    chunks = outcome(client, lambda: made.chat.completions.create(HELLO, stream=True, **model))
-    expect_chat(websim_server, text_of_stream(chunks))
+def expect_image_requests(emulator: Emulator, count: int = 1) -> dict[str, Any]:
+    expect([request.path for request in emulator.requests], [IMAGE_PATH] * count, "requests")
+    expect({request.json["prompt"] for request in emulator.requests}, {PROMPT}, "prompts of the requests")
+    return emulator.requests[-1].json
 
 
-@way("chat", client=CLIENTS, provider=PROVIDERS)
-def stream_told_in_the_call(websim_server, client, provider):
-    made = client()
-    chunks = outcome(client, lambda: made.chat.completions.create(HELLO, provider=provider, stream=True))
-    expect_chat(websim_server, text_of_stream(chunks))
-
-
-@way("chat")
-def model_with_websim_before_it(websim_server):
-    expect(get_model_and_provider("Websim:flux", None, False), ("flux", Websim), "model and provider")
-
-
-def generate(client: type, made_for: Any, **arguments: Any) -> Any:
-    """Return the response of `images.generate` of a client made for a provider."""
-    images = client(provider=made_for).images
-    return outcome(client, lambda: images.generate(PROMPT, **arguments))
-
-
-@way("pictures", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
-def pictures_of_a_client_made_for_websim(websim_server, client, provider, model):
-    expect_pictures(websim_server, urls_of(generate(client, provider, response_format="url", **model)))
-
-
-@way("pictures", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
-def pictures_told_in_the_call(websim_server, client, provider, model):
-    response = generate(client, None, provider=provider, response_format="url", **model)
-    expect_pictures(websim_server, urls_of(response))
-
-
-@way("pictures", client=CLIENTS)
-def picture_by_the_image_provider(websim_server, client):
-    images = client(image_provider=Websim).images
-    expect_pictures(websim_server, urls_of(outcome(client, lambda: images.generate(PROMPT, response_format="url"))))
-
-
-@way("pictures", client=CLIENTS)
-def picture_of_the_model_with_websim_before_it(websim_server, client):
-    expect_pictures(websim_server, urls_of(generate(client, Websim, model="Websim:flux", response_format="url")))
-
-
-@way("pictures", client=CLIENTS)
-def two_pictures(websim_server, client):
-    expect_pictures(websim_server, urls_of(generate(client, Websim, n=2, response_format="url")), count=2)
-
-
-@way("pictures", client=CLIENTS, size=SIZES)
-def picture_of_a_size(websim_server, client, size):
-    body = expect_pictures(websim_server, urls_of(generate(client, Websim, response_format="url", **size)))
-    expect((body["width"], body["height"], body["aspect_ratio"]), (1920, 1080, "16:9"), "size sent")
-
-
-@way("pictures", client=CLIENTS)
-def picture_as_base64(websim_server, client):
-    response = generate(client, Websim, response_format="b64_json")
-    expect(base64.b64decode(response.data[0].b64_json)[:8], PNG_MAGIC, "start of the file")
-    expect_drawn(websim_server)
-
-
-@way("pictures", client=CLIENTS)
-def picture_downloaded(websim_server, client):
-    websim_server.inject(ANSWER_WITH_PNG)
-    expect_downloaded(generate(client, Websim))
-    expect_drawn(websim_server)
-
-
-def expect_downloaded(response: Any) -> None:
-    (address,) = urls_of(response)
-    expect(address.startswith("/media/"), True, "an address of the file")
-    (file,) = (file for folder in MEDIA_FOLDERS for file in Path(folder).glob("*"))
-    expect(file.read_bytes()[:8], PNG_MAGIC, "start of the file")
+def expect_saved_image(response: Any) -> None:
+    """Expect that g4f has saved one image, and delete it."""
+    (url,) = urls_of(response)
+    expect(url.startswith("/media/"), True, "the URL is that of a file")
+    (file,) = (file for folder in IMAGE_FOLDERS for file in Path(folder).glob("*"))
+    expect(file.read_bytes()[:8], PNG_MAGIC, "first bytes of the file")
     file.unlink()
 
 
-@way("variations", client=CLIENTS, model=IMAGE_MODELS)
-def variation(websim_server, client, model):
+def expect_variation(emulator: Emulator, response: Any) -> None:
+    expect([url.startswith(emulator.url) for url in urls_of(response)], [True], "URLs of the emulator")
+    expect([request.path for request in emulator.requests], [IMAGE_PATH], "requests")
+    expect_image_input(emulator)
+
+
+def expect_image_input(emulator: Emulator) -> None:
+    expect(emulator.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "image of the request")
+
+
+def expect_error(emulator: Emulator, expected: ExpectedError, call: Callable[[], Any]) -> None:
+    """Expect the error that a call raises after one request."""
+    emulator.inject(expected.fault)
+    error = error_of(call)
+    found = (error.status, error.reason, error.retry_after)
+    expect(isinstance(error, expected.kind), True, f"{type(error).__name__} is a {expected.kind.__name__}")
+    expect(found, (expected.status, expected.reason, expected.retry_after), "status, reason and retry_after")
+    expect(len(emulator.requests), 1, "requests")
+
+
+def error_of(call: Callable[[], Any]) -> Any:
+    """Return the error that a call raises; typed as Any because of the attributes of Websim's errors."""
+    try:
+        result = call()
+    except Exception as error:
+        return error
+    raise AssertionError(f"no error, but {result!r:.300}")
+
+
+def expect_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Expect equal registry states; show only what differs."""
+    expect({key: value for key, value in found.items() if value != expected.get(key)}, {}, "what differs")
+    expect(list(found), list(expected), "keys")
+
+
+# The provider, called directly
+
+
+@scenario("direct", model=CHAT_MODELS)
+def direct_chat(emulator, model):
+    (answer,) = asyncio.run(ask(model.get("model"), HELLO))
+    expect_chat(emulator, answer)
+
+
+@scenario("direct", model={"flux": "flux", "Websim:flux": "Websim:flux", "no model": None})
+def direct_image(emulator, model):
+    (response,) = asyncio.run(ask(model, None, prompt=PROMPT))
+    expect(isinstance(response, ImageResponse), True, "the response is an ImageResponse")
+    expect_images(emulator, response.get_list())
+
+
+# Chats
+
+
+@scenario("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
+def chat_with_provider_of_client(emulator, client, provider, model):
+    expect_chat(emulator, text_of(chat(client, provider, **model)))
+
+
+@scenario("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
+def chat_with_provider_of_call(emulator, client, provider, model):
+    expect_chat(emulator, text_of(chat(client, None, provider=provider, **model)))
+
+
+@scenario("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
+def stream_with_provider_of_client(emulator, client, provider, model):
+    expect_chat(emulator, text_of_stream(chat(client, provider, stream=True, **model)))
+
+
+@scenario("chat", client=CLIENTS, provider=PROVIDERS)
+def stream_with_provider_of_call(emulator, client, provider):
+    expect_chat(emulator, text_of_stream(chat(client, None, provider=provider, stream=True)))
+
+
+@scenario("chat")
+def model_with_provider_prefix(emulator):
+    expect(get_model_and_provider("Websim:flux", None, False), ("flux", Websim), "model and provider")
+
+
+# Images
+
+
+@scenario("images", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
+def image_with_provider_of_client(emulator, client, provider, model):
+    expect_images(emulator, urls_of(generate(client, provider, response_format="url", **model)))
+
+
+@scenario("images", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
+def image_with_provider_of_call(emulator, client, provider, model):
+    expect_images(emulator, urls_of(generate(client, None, provider=provider, response_format="url", **model)))
+
+
+@scenario("images", client=CLIENTS)
+def image_with_image_provider_of_client(emulator, client):
+    images = client(image_provider=Websim).images
+    expect_images(emulator, urls_of(complete(client, lambda: images.generate(PROMPT, response_format="url"))))
+
+
+@scenario("images", client=CLIENTS)
+def image_of_model_with_provider_prefix(emulator, client):
+    expect_images(emulator, urls_of(generate(client, Websim, model="Websim:flux", response_format="url")))
+
+
+@scenario("images", client=CLIENTS)
+def two_images(emulator, client):
+    expect_images(emulator, urls_of(generate(client, Websim, n=2, response_format="url")), count=2)
+
+
+@scenario("images", client=CLIENTS, size=SIZES)
+def image_of_a_size(emulator, client, size):
+    body = expect_images(emulator, urls_of(generate(client, Websim, response_format="url", **size)))
+    expect((body["width"], body["height"], body["aspect_ratio"]), (1920, 1080, "16:9"), "size of the request")
+
+
+@scenario("images", client=CLIENTS)
+def image_as_base64(emulator, client):
+    response = generate(client, Websim, response_format="b64_json")
+    expect(base64.b64decode(response.data[0].b64_json)[:8], PNG_MAGIC, "first bytes of the image")
+    expect_image_requests(emulator)
+
+
+@scenario("images", client=CLIENTS)
+def saved_image(emulator, client):
+    emulator.inject(PNG_RESPONSE)
+    expect_saved_image(generate(client, Websim))
+    expect_image_requests(emulator)
+
+
+@scenario("variations", client=CLIENTS, model=IMAGE_MODELS)
+def variation(emulator, client, model):
+    expect_variation(emulator, create_variation(client, response_format="url", **model))
+
+
+@scenario("variations", client=CLIENTS)
+def variation_by_async_method(emulator, client):
     images = client(provider=Websim).images
-    response = outcome(client, lambda: images.create_variation(PNG_URI, response_format="url", **model))
-    expect_variation(websim_server, response)
+    expect_variation(emulator, asyncio.run(images.async_create_variation(image=PNG_URI, response_format="url")))
 
 
-@way("variations", client=CLIENTS)
-def variation_by_the_async_method(websim_server, client):
-    images = client(provider=Websim).images
-    response = asyncio.run(images.async_create_variation(image=PNG_URI, response_format="url"))
-    expect_variation(websim_server, response)
+@scenario("variations", client=CLIENTS)
+def saved_variation(emulator, client):
+    emulator.inject(PNG_RESPONSE)
+    expect_saved_image(create_variation(client))
+    expect_image_input(emulator)
 
 
-@way("variations", client=CLIENTS)
-def variation_downloaded(websim_server, client):
-    websim_server.inject(ANSWER_WITH_PNG)
-    images = client(provider=Websim).images
-    expect_downloaded(outcome(client, lambda: images.create_variation(PNG_URI)))
-    expect(websim_server.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "picture sent")
+# g4f.ChatCompletion
 
 
-def expect_variation(websim_server: Emulator, response: Any) -> None:
-    expect([url.startswith(websim_server.url) for url in urls_of(response)], [True], "pictures of Websim's")
-    expect([request.path for request in websim_server.requests], [IMAGE_PATH], "requests")
-    expect(websim_server.requests[-1].json["image_inputs"], [{"url": PNG_URI}], "picture sent")
+@scenario("ChatCompletion", provider=PROVIDERS)
+def create(emulator, provider):
+    expect_chat(emulator, g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider))
 
 
-@way("ChatCompletion", provider=PROVIDERS)
-def create(websim_server, provider):
-    expect_chat(websim_server, g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider))
+@scenario("ChatCompletion", provider=PROVIDERS)
+def create_stream(emulator, provider):
+    chunks = g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)
+    expect_chat(emulator, "".join(chunks))
 
 
-@way("ChatCompletion", provider=PROVIDERS)
-def create_as_a_stream(websim_server, provider):
-    expect_chat(
-        websim_server, "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True))
-    )
-
-
-@way("ChatCompletion", provider=PROVIDERS)
-def create_async(websim_server, provider):
+@scenario("ChatCompletion", provider=PROVIDERS)
+def create_async(emulator, provider):
     call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider)
-    expect_chat(websim_server, asyncio.run(awaited(call)))
+    expect_chat(emulator, asyncio.run(complete_async(call)))
 
 
-@way("ChatCompletion", provider=PROVIDERS)
-def create_async_as_a_stream(websim_server, provider):
+@scenario("ChatCompletion", provider=PROVIDERS)
+def create_async_stream(emulator, provider):
     call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider, stream=True)
-    expect_chat(websim_server, "".join(asyncio.run(awaited(call))))
+    expect_chat(emulator, "".join(asyncio.run(complete_async(call))))
 
 
-@way("lists", client=CLIENTS, kind=LISTS)
-def websim_that_fails_hands_over(websim_server, client, kind):
-    websim_server.inject(RATE_LIMIT, Websim.max_tries)
-    made = client(provider=kind([Websim, Other], False))
-    expect(text_of(outcome(client, lambda: made.chat.completions.create(HELLO))), OTHER_ANSWER, "answer")
-    expect(len(websim_server.requests), Websim.max_tries, "requests")
+# Lists of providers
 
 
-@way("lists", client=CLIENTS, kind=LISTS)
-def websim_that_is_to_wait_too_long_hands_over_at_once(websim_server, client, kind):
-    websim_server.inject(LONG_WAIT)
-    made = client(provider=kind([Websim, Other], False))
-    expect(text_of(outcome(client, lambda: made.chat.completions.create(HELLO))), OTHER_ANSWER, "answer")
-    expect(len(websim_server.requests), 1, "requests")
+@scenario("lists", client=CLIENTS, kind=LISTS)
+def next_provider_answers_after_websim_fails(emulator, client, kind):
+    emulator.inject(RATE_LIMIT, Websim.max_attempts)
+    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_ANSWER, "answer")
+    expect(len(emulator.requests), Websim.max_attempts, "requests")
 
 
-@way("lists", client=CLIENTS, kind=LISTS)
-def another_that_fails_hands_over_to_websim(websim_server, client, kind):
-    made = client(provider=kind([Failing, Websim], False))
-    expect_chat(websim_server, text_of(outcome(client, lambda: made.chat.completions.create(HELLO))))
+@scenario("lists", client=CLIENTS, kind=LISTS)
+def next_provider_answers_at_once_if_delay_is_too_long(emulator, client, kind):
+    emulator.inject(LONG_RATE_LIMIT)
+    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_ANSWER, "answer")
+    expect(len(emulator.requests), 1, "requests")
 
 
-@way("lists", client=CLIENTS, kind=LISTS)
-def stream_handed_over_to_websim(websim_server, client, kind):
-    made = client(provider=kind([Failing, Websim], False))
-    expect_chat(
-        websim_server, text_of_stream(outcome(client, lambda: made.chat.completions.create(HELLO, stream=True)))
-    )
+@scenario("lists", client=CLIENTS, kind=LISTS)
+def websim_answers_after_other_provider_fails(emulator, client, kind):
+    expect_chat(emulator, text_of(chat(client, kind([Failing, Websim], False))))
 
 
-@way("lists", kind=LISTS)
-def create_handed_over_to_websim(websim_server, kind):
-    expect_chat(websim_server, g4f.ChatCompletion.create("", HELLO, provider=kind([Failing, Websim], False)))
+@scenario("lists", client=CLIENTS, kind=LISTS)
+def websim_streams_after_other_provider_fails(emulator, client, kind):
+    expect_chat(emulator, text_of_stream(chat(client, kind([Failing, Websim], False), stream=True)))
 
 
-@way("lists", client=CLIENTS)
-def picture_that_fails_is_handed_over(websim_server, client):
-    websim_server.inject(RATE_LIMIT, Websim.max_tries)
+@scenario("lists", kind=LISTS)
+def create_with_websim_after_other_provider_fails(emulator, kind):
+    expect_chat(emulator, g4f.ChatCompletion.create("", HELLO, provider=kind([Failing, Websim], False)))
+
+
+@scenario("lists", client=CLIENTS)
+def next_provider_draws_after_websim_fails(emulator, client):
+    emulator.inject(RATE_LIMIT, Websim.max_attempts)
     response = generate(client, IterListProvider([Websim, Other], False), response_format="url")
-    expect(urls_of(response), [OTHER_PICTURE], "picture")
-    expect_drawn(websim_server, count=Websim.max_tries)
+    expect(urls_of(response), [OTHER_IMAGE], "URLs")
+    expect_image_requests(emulator, count=Websim.max_attempts)
 
 
-@way("lists", client=CLIENTS)
-def picture_handed_over_to_websim(websim_server, client):
+@scenario("lists", client=CLIENTS)
+def websim_draws_after_other_provider_fails(emulator, client):
     response = generate(client, IterListProvider([Failing, Websim], False), response_format="url")
-    expect_pictures(websim_server, urls_of(response))
+    expect_images(emulator, urls_of(response))
 
 
-@way("registry")
-def listed_once_in_providers(websim_server):
+# Errors and retries
+
+
+@scenario("errors", expected=CHAT_ERRORS)
+def error_of_direct_chat(emulator, expected):
+    expect_error(emulator, expected, lambda: asyncio.run(ask(None, HELLO)))
+
+
+@scenario("errors", client=CLIENTS, expected=CHAT_ERRORS)
+def error_of_chat(emulator, client, expected):
+    expect_error(emulator, expected, lambda: chat(client, Websim))
+
+
+@scenario("errors", client=CLIENTS, expected=CHAT_ERRORS)
+def error_of_stream(emulator, client, expected):
+    expect_error(emulator, expected, lambda: chat(client, Websim, stream=True))
+
+
+@scenario("errors", expected=IMAGE_ERRORS)
+def error_of_direct_image(emulator, expected):
+    expect_error(emulator, expected, lambda: asyncio.run(ask("flux", None, prompt=PROMPT)))
+
+
+@scenario("errors", client=CLIENTS, expected=IMAGE_ERRORS)
+def error_of_image(emulator, client, expected):
+    expect_error(emulator, expected, lambda: generate(client, Websim, response_format="url"))
+
+
+@scenario("errors")
+def timeout_of_direct_chat(emulator):
+    emulator.inject(SLOW_RESPONSE)
+    error = error_of(lambda: asyncio.run(ask(None, HELLO, timeout=TIMEOUT)))
+    expect([isinstance(error, kind) for kind in (G4FTimeoutError, TimeoutError)], [True, True], "TimeoutErrors")
+    expect((error.status, error.reason, error.retry_after), (None, "timeout", None), "status, reason and retry_after")
+
+
+# Many lines replace Websim's error by a TimeoutError of their own, or raise one at the same time.
+@scenario("errors", client=CLIENTS)
+def timeout_of_chat(emulator, client):
+    emulator.inject(SLOW_RESPONSE)
+    error = error_of(lambda: chat(client, Websim, timeout=TIMEOUT))
+    expect(isinstance(error, TimeoutError), True, f"{type(error).__name__} is a TimeoutError")
+
+
+@scenario("errors", client=CLIENTS)
+def rate_limit_error_after_all_attempts(emulator, client):
+    emulator.inject(RATE_LIMIT, Websim.max_attempts)
+    error = error_of(lambda: chat(client, Websim))
+    expect(isinstance(error, RateLimitError), True, f"{type(error).__name__} is a RateLimitError")
+    expect(len(emulator.requests), Websim.max_attempts, "requests")
+
+
+@scenario("errors", client=CLIENTS)
+def answer_after_rate_limit(emulator, client):
+    emulator.inject(RATE_LIMIT)
+    expect(text_of(chat(client, Websim)), ANSWER, "answer")
+    expect(len(emulator.requests), 2, "requests")
+
+
+# offline()
+
+
+@scenario("offline", client=CLIENTS, provider=PROVIDERS)
+def offline_chat(emulator, client, provider):
+    with offline() as inner:
+        expect_chat(inner, text_of(chat(client, provider)))
+    expect(Websim.url, emulator.url, "restored URL")
+
+
+@scenario("offline", client=CLIENTS)
+def offline_saved_image(emulator, client):
+    with offline() as inner:
+        expect_saved_image(generate(client, Websim, model="flux"))
+        expect_image_requests(inner)
+
+
+@scenario("offline", client=CLIENTS)
+def offline_image_url(emulator, client):
+    with offline() as inner:
+        expect_images(inner, urls_of(generate(client, Websim, response_format="url")))
+
+
+# The registry
+
+
+@scenario("registry")
+def is_listed_once_in_providers(emulator):
     listed = [provider for provider in Provider.__providers__ if provider.__name__ == "Websim"]
-    expect(listed, [Websim], "providers called Websim")
+    expect(listed, [Websim], "providers with the name Websim")
 
 
-@way("registry")
-def converted_from_its_name(websim_server):
-    expect("Websim" in Provider.ProviderUtils.convert, True, "in convert")
-    expect(Provider.ProviderUtils.convert["Websim"], Websim, "what convert has")
-    expect(list(Provider.ProviderUtils.convert.keys()).count("Websim"), 1, "times among the names")
+@scenario("registry")
+def is_found_by_name(emulator):
+    convert = Provider.ProviderUtils.convert
+    expect("Websim" in convert, True, "the name is in convert")
+    expect(convert["Websim"], Websim, "value in convert")
+    expect(list(convert.keys()).count("Websim"), 1, "number of the names in convert")
 
 
-@way("registry")
-def named_once_in_all(websim_server):
-    expect(Provider.__all__.count("Websim"), 1, "times in __all__")
+@scenario("registry")
+def is_listed_once_in_all(emulator):
+    expect(Provider.__all__.count("Websim"), 1, "number of the names in __all__")
 
 
-@way("registry")
-def attribute_of_the_package_of_providers(websim_server):
+@scenario("registry")
+def is_attribute_of_provider_package(emulator):
     expect(Provider.Websim, Websim, "g4f.Provider.Websim")
 
 
-@way("registry")
-def listed_once_by_the_gui(websim_server):
+@scenario("registry")
+def is_listed_once_in_gui(emulator):
     from g4f.gui.server.api import Api
 
     listed = json.loads(json.dumps(Api.get_providers()))
     names = [entry["name"] if isinstance(entry, dict) else entry for entry in listed]
-    expect(names.count("Websim"), 1, "times in the list of the GUI")
+    expect(names.count("Websim"), 1, "number of the names in the list of the GUI")
 
 
-@way("registry")
-def model_lists_have_it_in_place_of_the_one_shipped(websim_server):
-    shipped = BEFORE["found"]
+@scenario("registry")
+def replaces_builtin_websim_in_model_lists(emulator):
+    builtin = STATE_WITHOUT_WEBSIM["converted"]
     expected = {
-        where: [Websim if shipped and provider is shipped else provider for provider in providers]
-        for where, providers in BEFORE["models"].items()
+        name: [Websim if builtin and provider is builtin else provider for provider in providers]
+        for name, providers in STATE_WITHOUT_WEBSIM["models"].items()
     }
-    expect_same(standing()["models"], expected)
+    expect_state(registry_state()["models"], expected)
 
 
-@way("registry")
-def unregister_puts_back_what_was_there(websim_server):
+@scenario("registry")
+def unregister_restores_state(emulator):
     with unregistered():
-        expect_same(standing(), BEFORE)
+        expect_state(registry_state(), STATE_WITHOUT_WEBSIM)
 
 
-@way("registry")
-def unregister_puts_back_what_g4f_has_narrowed_since(websim_server):
+@scenario("registry")
+def unregister_restores_lists_that_g4f_has_filtered(emulator):
     for model in list(vars(g4f.models).values()):
         if Websim in getattr(getattr(model, "best_provider", None), "providers", []):
+            # Some lines remove the providers that do not work from the list of the model.
             get_model_and_provider(model, None, False)
     with unregistered():
-        left = [where for where, providers in model_lists() if Websim in providers]
-    expect(left, [], "lists that still have it")
+        remaining = [name for name, providers in model_lists() if Websim in providers]
+    expect(remaining, [], "lists that still contain Websim")
 
 
-@way("registry")
-def register_once_more(websim_server):
-    registered = standing()
+@scenario("registry")
+def register_again_after_unregister(emulator):
+    registered = registry_state()
     with unregistered():
         pass
     register()
-    expect_same(standing(), registered)
-    expect_chat(websim_server, text_of(Client(provider="Websim").chat.completions.create(HELLO)))
+    expect_state(registry_state(), registered)
+    expect_chat(emulator, text_of(chat(Client, "Websim")))
 
 
 @contextmanager
@@ -466,68 +624,70 @@ def unregistered() -> Iterator[None]:
         register()
 
 
-def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    expect({key: value for key, value in found.items() if value != expected.get(key)}, {}, "what differs")
-    expect(list(found), list(expected), "keys")
+# Inside a running event loop. These scenarios are the last: nest_asyncio, with which g4f makes them possible, patches
+# asyncio for the rest of the process.
 
 
-# The last ways: where g4f patches the loop for them, asyncio stays patched.
-@way("notebook", provider=PROVIDERS)
-def chat_inside_a_running_loop(websim_server, provider):
+@scenario("notebook", provider=PROVIDERS)
+def chat_in_running_loop(emulator, provider):
     async def cell() -> str:
         return text_of(Client(provider=provider).chat.completions.create(HELLO))
 
-    expect_chat(websim_server, asyncio.run(cell()))
+    expect_chat(emulator, asyncio.run(cell()))
 
 
-@way("notebook")
-def stream_inside_a_running_loop(websim_server):
+@scenario("notebook")
+def stream_in_running_loop(emulator):
     async def cell() -> str:
         return text_of_stream(list(Client(provider=Websim).chat.completions.create(HELLO, stream=True)))
 
-    expect_chat(websim_server, asyncio.run(cell()))
+    expect_chat(emulator, asyncio.run(cell()))
 
 
-@way("notebook", provider=PROVIDERS)
-def create_inside_a_running_loop(websim_server, provider):
+@scenario("notebook", provider=PROVIDERS)
+def create_in_running_loop(emulator, provider):
     async def cell() -> str:
         return g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider)
 
-    expect_chat(websim_server, asyncio.run(cell()))
+    expect_chat(emulator, asyncio.run(cell()))
 
 
-def failure_of(each: Way, websim_server: Emulator) -> str:
-    """Go a way and return why it failed, "" where it did not."""
-    websim_server.reset()
-    try:
-        each.go(websim_server)
-    except Exception as error:  # whatever it is, it is what the table says
-        return f"{type(error).__name__}: {error}"
+# The program
+
+
+def run(each: Scenario) -> str:
+    """Run a scenario and return its error, or an empty string if it passes.
+
+    Every scenario has an emulator of its own, because a rate limit of one must not slow down the next.
+    """
+    with Emulator() as emulator:
+        Websim.url = emulator.url
+        try:
+            each.run(emulator)
+        except Exception as error:  # the table shows every error
+            return f"{type(error).__name__}: {error}"
     return ""
 
 
 def keep_g4f_off_the_network() -> None:
-    """Put what g4f fetches to list its providers where it looks first."""
-    cookies, cache = Path(get_cookies_dir()), Path(os.environ["G4F_CACHE_DIR"])
-    for folder in (cookies / "models", cookies / ".models", cache / ".models"):  # 8.1 to 8.3, to 8.6, and later
-        for day in (date.today(), date.today() + timedelta(days=1)):
-            file = folder / str(day) / "providers.json"
-            file.parent.mkdir(parents=True)
-            file.write_text(json.dumps(FETCHED_BY_G4F))
+    """Turn off the check for a new version, and write the provider list that g4f would download."""
+    g4f.debug.version_check = False
+    # g4f up to 8.6 looks into the folder of the cookies, later releases look into the cache.
+    for folder in (get_cookies_dir(), os.environ["G4F_CACHE_DIR"]):
+        write_provider_list(Path(folder))
 
 
 def main() -> None:
-    g4f.debug.version_check = False
-    # Or g4f 8.4 and later would pass over a provider that has failed three times of late.
+    """Run all scenarios and print their results; everything else that is printed goes to stderr."""
+    # g4f 8.4 and later skips a provider of a list for a minute after three failures.
     os.environ["G4F_DISABLE_CIRCUIT_BREAKER"] = "1"
     keep_g4f_off_the_network()
-    Websim.backoff = BACKOFF_SECONDS
-    results = sys.stdout
-    with redirect_stdout(sys.stderr), Emulator() as emulator:
-        Websim.url = emulator.url
-        for each in WAYS:
-            result = {"group": each.group, "way": each.name, "failure": failure_of(each, emulator)}
-            print(json.dumps(result), file=results, flush=True)
+    Websim.backoff = BACKOFF
+    stdout = sys.stdout
+    with redirect_stdout(sys.stderr):
+        for each in SCENARIOS:
+            result = {"group": each.group, "scenario": each.name, "error": run(each)}
+            print(json.dumps(result), file=stdout, flush=True)
 
 
 if __name__ == "__main__":

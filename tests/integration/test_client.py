@@ -1,4 +1,4 @@
-"""Websim through g4f's own clients, sync and async, named by its class or by a string."""
+"""Websim through g4f's clients, sync and async, selected by its class or by its name."""
 
 import asyncio
 import base64
@@ -13,10 +13,10 @@ from g4f.Provider import IterListProvider, RetryProvider
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI
+from tests.support.processes import ANSWER, PNG_MAGIC
 
-ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
+OTHER_ANSWER = "answer of the other provider"
 BY_CLASS_AND_NAME = pytest.mark.parametrize("provider", [Websim, "Websim"], ids=["class", "name"])
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 def text_of(completion) -> str:
@@ -28,31 +28,31 @@ def text_of_stream(chunks) -> str:
 
 
 @BY_CLASS_AND_NAME
-def test_a_client_made_for_websim_answers(websim_server, provider):
+def test_client_with_provider_answers(websim_server, provider):
     assert text_of(Client(provider=provider).chat.completions.create(HELLO)) == ANSWER
 
 
 @BY_CLASS_AND_NAME
-def test_a_client_told_in_the_call_answers(websim_server, provider):
+def test_provider_argument_of_call_answers(websim_server, provider):
     assert text_of(Client().chat.completions.create(HELLO, model="gemini-2.5-pro", provider=provider)) == ANSWER
 
 
 @BY_CLASS_AND_NAME
-async def test_an_async_client_answers(websim_server, provider):
+async def test_async_client_answers(websim_server, provider):
     assert text_of(await AsyncClient(provider=provider).chat.completions.create(HELLO)) == ANSWER
     assert text_of(await AsyncClient().chat.completions.create(HELLO, provider=provider)) == ANSWER
 
 
-def test_a_client_streams(websim_server):
+def test_client_streams(websim_server):
     assert text_of_stream(Client(provider=Websim).chat.completions.create(HELLO, stream=True)) == ANSWER
 
 
-async def test_an_async_client_streams(websim_server):
+async def test_async_client_streams(websim_server):
     chunks = AsyncClient(provider="Websim").chat.completions.create(HELLO, stream=True)
     assert text_of_stream([chunk async for chunk in chunks]) == ANSWER
 
 
-def test_a_model_prefix_names_the_provider(websim_server):
+def test_model_prefix_selects_provider(websim_server):
     assert g4f.ChatCompletion.create("Websim:gemini-2.5-pro", HELLO) == ANSWER
 
 
@@ -62,26 +62,26 @@ def test_chat_completion_answers(websim_server, provider):
     assert "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)) == ANSWER
 
 
-async def test_chat_completion_answers_async(websim_server):
+async def test_async_chat_completion_answers(websim_server):
     assert await g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim) == ANSWER
     chunks = g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim, stream=True)
     assert [chunk async for chunk in chunks] == [ANSWER]
 
 
-def test_the_sync_client_answers_inside_a_running_loop(websim_server):
-    async def cell_of_a_notebook():
+def test_sync_client_answers_inside_running_loop(websim_server):
+    async def notebook_cell():
         return text_of(Client(provider=Websim).chat.completions.create(HELLO))
 
-    assert asyncio.run(cell_of_a_notebook()) == ANSWER
+    assert asyncio.run(notebook_cell()) == ANSWER
 
 
-def test_a_picture_as_input_reaches_websim(websim_server):
+def test_sends_input_image(websim_server):
     Client(provider=Websim).chat.completions.create(HELLO, image=PNG_URI)
     content = websim_server.requests[-1].json["messages"][-1]["content"]
     assert content[-1] == {"type": "image_url", "image_url": {"url": PNG_URI}}
 
 
-def test_the_clients_key_is_sent_where_it_is_websims(websim_server):
+def test_sends_api_key_of_client_only_if_websim_token(websim_server):
     Client(provider=Websim, api_key=JWT).chat.completions.create(HELLO)
     Client(provider=Websim, api_key="sk-1234567890").chat.completions.create(HELLO)
     assert [request.header("authorization") for request in websim_server.requests] == [f"Bearer {JWT}", None]
@@ -89,30 +89,30 @@ def test_the_clients_key_is_sent_where_it_is_websims(websim_server):
 
 @pytest.mark.parametrize("model", ["flux", None])
 @BY_CLASS_AND_NAME
-def test_a_client_makes_pictures(websim_server, provider, model):
+def test_client_generates_image(websim_server, provider, model):
     response = Client(image_provider=provider).images.generate("a cat", model=model, response_format="url")
     assert response.data[0].url.startswith(websim_server.url)
     assert websim_server.requests[-1].json["prompt"] == "a cat"
 
 
-async def test_an_async_client_makes_several_pictures_of_a_size(websim_server):
+async def test_async_client_generates_several_images_of_size(websim_server):
     images = AsyncClient(provider="Websim").images
     response = await images.generate("a cat", n=2, width=1920, height=1080, response_format="url")
     assert len(response.data) == 2
     assert {request.json["aspect_ratio"] for request in websim_server.requests} == {"16:9"}
 
 
-def test_openais_size_sets_the_ratio(websim_server):
+def test_openai_size_selects_aspect_ratio(websim_server):
     Client(provider=Websim).images.generate("a cat", model="flux", size="1080x1920", response_format="url")
     assert websim_server.requests[-1].json["aspect_ratio"] == "9:16"
 
 
-def test_a_picture_comes_as_base64(websim_server):
+def test_returns_image_as_base64(websim_server):
     response = Client(provider=Websim).images.generate("a cat", response_format="b64_json")
     assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
 
 
-def test_a_picture_is_downloaded_where_nothing_else_is_asked(websim_server, tmp_path):
+def test_downloads_image_by_default(websim_server, tmp_path):
     websim_server.inject(Fault(body=json.dumps({"url": PNG_URI}).encode()))
     response = Client(provider=Websim).images.generate("a cat")
     assert response.data[0].url.startswith("/media/")
@@ -120,14 +120,14 @@ def test_a_picture_is_downloaded_where_nothing_else_is_asked(websim_server, tmp_
     assert file.read_bytes().startswith(PNG_MAGIC)
 
 
-def test_a_variation_sends_the_picture(websim_server):
+def test_variation_sends_image(websim_server):
     images = Client(provider=Websim).images
     images.create_variation(image=PNG_URI, model="flux", response_format="url")
     assert websim_server.requests[-1].json["image_inputs"] == [{"url": PNG_URI}]
 
 
 class Other(Websim):
-    """Another provider, whose answer can be told from Websim's."""
+    """Another provider, with an answer of its own."""
 
     label = "Other"
     fails = False
@@ -135,30 +135,30 @@ class Other(Websim):
     @classmethod
     async def create_async_generator(cls, model, messages, **kwargs):
         if cls.fails:
-            raise ResponseError("the other one fails")
-        yield "the other one answers"
+            raise ResponseError("the other provider failed")
+        yield OTHER_ANSWER
 
 
 @pytest.mark.parametrize("kind", [IterListProvider, RetryProvider])
-def test_a_failing_websim_hands_over(websim_server, kind):
+def test_fallback_provider_answers_when_websim_fails(websim_server, kind):
     websim_server.inject(Fault(status=429), times=3)
-    assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)).startswith("the other")
+    assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)) == OTHER_ANSWER
     assert len(websim_server.requests) == 3
 
 
-def test_a_websim_that_asks_for_too_long_a_wait_hands_over_at_once(websim_server):
+def test_fallback_provider_answers_at_once_when_delay_is_too_long(websim_server):
     websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
     providers = IterListProvider([Websim, Other], False)
-    assert text_of(Client(provider=providers).chat.completions.create(HELLO)).startswith("the other")
+    assert text_of(Client(provider=providers).chat.completions.create(HELLO)) == OTHER_ANSWER
     assert len(websim_server.requests) == 1
 
 
-def test_another_that_fails_hands_over_to_websim(websim_server, monkeypatch):
+def test_websim_answers_as_fallback_provider(websim_server, monkeypatch):
     monkeypatch.setattr(Other, "fails", True)
     assert text_of(Client(provider=IterListProvider([Other, Websim], False)).chat.completions.create(HELLO)) == ANSWER
 
 
-def test_an_error_reaches_the_callers_of_the_client(websim_server):
+def test_client_raises_error(websim_server):
     websim_server.inject(Fault(status=429), times=3)
     with pytest.raises(RateLimitError):
         Client(provider=Websim).chat.completions.create(HELLO)

@@ -12,14 +12,12 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import date
 from functools import cache
-from pathlib import Path
 
 import httpx
 import pytest
 
-from g4f_websim import __version__, cli, provider_list
+from g4f_websim import __version__, cli
 from g4f_websim.emulator import Fault
 from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG_URI
@@ -457,66 +455,6 @@ def test_unknown_provider_fails_without_provider_list(home):
 def test_client_downloads_no_provider_list(home):
     done = run("--offline", "client", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
     assert done.stderr == ""
-
-
-def cache_dir():
-    return Path(os.environ["G4F_CACHE_DIR"])
-
-
-def provider_list_file(folder):
-    return folder / ".models" / str(date.today()) / "providers.json"
-
-
-class Site:
-    """A response of g4f's site to `requests.get`."""
-
-    def __init__(self, content):
-        self.content = content
-        self.raise_for_status = lambda: None
-        self.json = lambda: json.loads(content)
-
-
-@pytest.fixture
-def empty_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("G4F_CACHE_DIR", str(tmp_path / "empty"))
-    return tmp_path / "empty"
-
-
-def test_provider_list_is_downloaded_once_a_day(monkeypatch, empty_cache, capsys):
-    lists = [b'{"providers": {}}']
-    monkeypatch.setattr("requests.get", lambda url, timeout: Site(lists.pop()))
-    for _ in range(2):
-        with provider_list.provider_list() as is_g4fs_own:
-            assert is_g4fs_own
-    assert provider_list_file(empty_cache).read_bytes() == b'{"providers": {}}'
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("content", [b"<html>", b"{}", b"[]", b"0"])
-def test_provider_list_of_login_page_is_not_kept(monkeypatch, empty_cache, content, capsys):
-    monkeypatch.setattr("requests.get", lambda url, timeout: Site(content))
-    with provider_list.provider_list() as is_g4fs_own:
-        assert not is_g4fs_own
-        assert "providers" in json.loads(provider_list_file(cache_dir()).read_text())
-    assert cache_dir() == empty_cache
-    assert not provider_list_file(empty_cache).exists()
-    assert NO_PROVIDER_LIST in capsys.readouterr().err
-
-
-def test_provider_list_sets_no_variable_permanently(monkeypatch, tmp_path):
-    monkeypatch.delenv("G4F_CACHE_DIR")
-    monkeypatch.setattr("g4f.config.get_cache_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("requests.get", lambda url, timeout: Site(b""))
-    with provider_list.provider_list():
-        assert "G4F_CACHE_DIR" in os.environ
-    assert "G4F_CACHE_DIR" not in os.environ
-
-
-def test_provider_list_gives_up_on_silent_site(monkeypatch, empty_cache, used_port):
-    monkeypatch.setattr(provider_list, "DOWNLOAD_SECONDS", 0.1)
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{used_port}")
-    with provider_list.provider_list() as is_g4fs_own:
-        assert not is_g4fs_own
 
 
 # Without any network

@@ -1,4 +1,4 @@
-"""The back end of g4f's web page, in the server of `g4f-websim api`, where g4f lists its providers from a file."""
+"""The back end of g4f's web page, in the server of `g4f-websim api`; g4f reads its list of providers from a file."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from tests.support.processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, f
 
 PACKAGE = Path(g4f.__file__).parent
 LIST = "providers.json"
-# With --debug, g4f writes its list anew where the file is older than five minutes.
+# With --debug, g4f rewrites the list if the file is older than five minutes.
 LONG_AGO = (0, 0)
 
 
-def copy_of_g4f(folder: Path) -> Path:
-    """Copy g4f into a folder, so that a server may spoil it, and return the folder."""
+def copy_g4f(folder: Path) -> Path:
+    """Copy g4f into a folder, so that a server may change it, and return the folder."""
     shutil.copytree(PACKAGE, folder / PACKAGE.name)
     os.utime(folder / PACKAGE.name / LIST, LONG_AGO)
     return folder
@@ -36,7 +36,7 @@ def emulator():
 @pytest.fixture(scope="module", params=[(), ("--debug",)], ids=["plain", "debug"])
 def gui(request, emulator, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("gui"))
-    packages = copy_of_g4f(home / "packages")
+    packages = copy_g4f(home / "packages")
     with server(
         *API, *request.param, home=home, WEBSIM_URL=emulator.url, PYTHONPATH=first_on_path(packages)
     ) as started:
@@ -44,21 +44,21 @@ def gui(request, emulator, tmp_path_factory):
 
 
 def conversation(gui, **fields):
-    """Return the events of a conversation, by type."""
+    """Send a conversation and return its events by type."""
     body = {"provider": "Websim", "messages": HELLO, **fields}
-    answer = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_ANSWER)
-    lines = answer.raise_for_status().text.splitlines()
+    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_ANSWER)
+    lines = response.raise_for_status().text.splitlines()
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     return {event["type"]: event for event in events}
 
 
-def test_websim_is_listed_once_among_g4fs_own(gui):
+def test_lists_websim_once_beside_builtin_providers(gui):
     names = [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
     assert names.count("Websim") == 1
     assert len(names) > 1
 
 
-def test_websim_is_listed_with_what_g4f_says_of_its_own(gui, emulator):
+def test_lists_websim_with_same_fields_as_builtin_providers(gui, emulator):
     (listed,) = [provider for provider in gui.get("/backend-api/v2/providers") if provider["name"] == "Websim"]
     assert listed == {
         "name": "Websim",
@@ -78,26 +78,26 @@ def test_websim_is_listed_with_what_g4f_says_of_its_own(gui, emulator):
     }
 
 
-def test_g4fs_own_list_stays_as_it_is(gui):
+def test_leaves_list_of_g4f_unchanged(gui):
     gui.get("/backend-api/v2/providers")
     assert (gui.home / "packages" / "g4f" / LIST).read_bytes() == (PACKAGE / LIST).read_bytes()
 
 
-def test_the_models_of_websim_are_listed(gui):
+def test_lists_models(gui):
     models = gui.get("/backend-api/v2/models/Websim")
     assert {model["id"]: model["image"] for model in models} == {name: name == "flux" for name in Websim.models}
 
 
-def test_a_conversation_is_answered(gui):
+def test_conversation_answers(gui):
     assert conversation(gui, model="gemini-2.5-pro")["content"]["content"] == ANSWER
 
 
-def test_a_conversation_shows_a_picture(gui):
+def test_conversation_generates_image(gui):
     (url,) = conversation(gui, model="flux", download_media=False)["content"]["urls"]
     assert httpx.get(url).content.startswith(PNG_MAGIC)
 
 
-def test_the_page_alone_knows_websim(tmp_path):
-    with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as alone:
-        assert "Websim" in [provider["name"] for provider in alone.get("/backend-api/v2/providers")]
-        assert conversation(alone)["content"]["content"] == ANSWER
+def test_gui_command_lists_websim(tmp_path):
+    with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
+        assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
+        assert conversation(gui)["content"]["content"] == ANSWER

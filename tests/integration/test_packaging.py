@@ -1,4 +1,4 @@
-"""What is handed to the world: the wheel and the sdist hold what they should and nothing else, and say the truth."""
+"""The wheel and the sdist: their files, their metadata, and that the sdist builds and installs."""
 
 import ast
 import configparser
@@ -19,21 +19,34 @@ PACKAGE = ROOT / "g4f_websim"
 NAME = f"g4f_websim-{__version__}"
 DIST_INFO = f"{NAME}.dist-info"
 
-MODULES = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
 METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
-SDIST_FILES = {"CHANGELOG.md", "LICENSE", "README.md", "PKG-INFO", "pyproject.toml", ".gitignore"}
+# Besides the package and the tests. The build backend adds .gitignore and PKG-INFO.
+SDIST_FILES = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml"}
+BACKEND_FILES = {".gitignore", "PKG-INFO"}
 
-# testing.py is for test suites, which have pytest.
-MAY_IMPORT = {"aiohttp", "g4f", *sys.stdlib_module_names}
-MAY_IMPORT_BESIDES = {"testing.py": {"pytest"}}
+PYTHON_VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+
+RUNTIME_PACKAGES = {"aiohttp", "g4f"}
+# testing.py is imported only by test suites that use pytest.
+FURTHER_IMPORTS = {"testing.py": {"pytest"}}
+
+
+def files_in(folder: Path, *suffixes: str) -> set[str]:
+    """Return the paths, relative to the root, of all files in a folder that have one of the suffixes."""
+    return {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.suffix in suffixes}
+
+
+PACKAGE_FILES = files_in(PACKAGE, ".py", ".typed")
+TEST_FILES = files_in(ROOT / "tests", ".py", ".md")
+IMAGES = files_in(ROOT / ".github", ".svg")
 
 
 def build(source: Path, folder: Path, target: str) -> Path:
-    """Build with the backend itself, which needs no network, and return the file made."""
+    """Build a distribution with hatchling itself, because `python -m build` would download hatchling."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(folder)]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (made,) = folder.iterdir()
-    return made
+    (distribution,) = folder.iterdir()
+    return distribution
 
 
 @pytest.fixture(scope="module")
@@ -46,65 +59,65 @@ def sdist(tmp_path_factory) -> Path:
     return build(ROOT, tmp_path_factory.mktemp("sdist"), "sdist")
 
 
-def names_in_wheel(wheel: Path) -> set[str]:
-    return set(zipfile.ZipFile(wheel).namelist())
-
-
-def names_in_sdist(sdist: Path) -> set[str]:
-    with tarfile.open(sdist) as archive:
-        assert all(member.isfile() for member in archive)
-        return {member.name.removeprefix(f"{NAME}/") for member in archive}
-
-
 @pytest.fixture(scope="module")
 def metadata(wheel) -> Message:
-    return Parser().parsestr(zipfile.ZipFile(wheel).read(f"{DIST_INFO}/METADATA").decode())
+    return Parser().parsestr(read_from_wheel(wheel, "METADATA").decode())
 
 
-def test_the_wheel_holds_the_package_and_what_is_said_of_it_and_nothing_else(wheel):
-    expected = MODULES | {"g4f_websim/py.typed"} | {f"{DIST_INFO}/{name}" for name in METADATA_FILES}
-    assert names_in_wheel(wheel) == expected
+def read_from_wheel(wheel: Path, name: str) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(f"{DIST_INFO}/{name}")
 
 
-def test_the_wheel_is_for_every_machine(wheel):
+# Files
+
+
+def test_wheel_contains_package_only(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert names == PACKAGE_FILES | {f"{DIST_INFO}/{name}" for name in METADATA_FILES}
+
+
+def test_wheel_fits_every_platform(wheel):
     assert wheel.name == f"{NAME}-py3-none-any.whl"
 
 
-def test_the_sdist_holds_the_package_its_tests_and_its_papers_and_nothing_else(sdist):
-    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
-    assert names_in_sdist(sdist) == MODULES | {"g4f_websim/py.typed"} | tests | SDIST_FILES
+def test_sdist_contains_package_tests_and_documents_only(sdist):
+    with tarfile.open(sdist) as archive:
+        assert all(member.isfile() for member in archive)
+        names = {member.name.removeprefix(f"{NAME}/") for member in archive}
+    assert names == PACKAGE_FILES | TEST_FILES | IMAGES | SDIST_FILES | BACKEND_FILES
+    assert {"g4f_websim/emulator/server.py", "tests/README.md"} <= names
 
 
-def test_the_sdist_makes_the_same_wheel(sdist, wheel, tmp_path):
+def test_sdist_builds_identical_wheel(sdist, wheel, tmp_path):
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "source", filter="data")
-    again = build(tmp_path / "source" / NAME, tmp_path / "wheel", "wheel")
-    assert again.read_bytes() == wheel.read_bytes()
+    rebuilt = build(tmp_path / "source" / NAME, tmp_path / "wheel", "wheel")
+    assert rebuilt.read_bytes() == wheel.read_bytes()
 
 
-def test_neither_tells_of_the_machine_that_made_it(sdist, wheel):
-    with zipfile.ZipFile(wheel) as files:
-        texts = [files.read(name) for name in files.namelist()]
+def test_sdist_installs(sdist, tmp_path):
+    target = tmp_path / "target"
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(sdist)], check=True)
+    program = "import g4f_websim; print(g4f_websim.__file__, g4f_websim.__version__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=target, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(target / "g4f_websim" / "__init__.py"), __version__]
+
+
+def test_distributions_contain_nothing_about_the_machine(sdist, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
     with tarfile.open(sdist) as archive:
-        texts += [archive.extractfile(member).read() for member in archive]
-        assert {(member.uid, member.gid, member.uname, member.gname) for member in archive} == {(0, 0, "", "")}
-    assert not [text for text in texts if str(ROOT).encode() in text or str(Path.home()).encode() in text]
+        contents += [archive.extractfile(member).read() for member in archive]
+        owners = {(member.uid, member.gid, member.uname, member.gname) for member in archive}
+    assert owners == {(0, 0, "", "")}
+    paths = [str(path).encode() for path in (ROOT, Path.home())]
+    assert not [content for content in contents if any(path in content for path in paths)]
 
 
-def test_at_run_time_aiohttp_and_g4f_are_needed_and_nothing_else(metadata):
-    needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
-    assert [line.split(">=")[0] for line in needed] == ["aiohttp", "g4f"]
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_a_module_imports_nothing_else(path):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            imported.add(node.module.partition(".")[0])
-    assert imported <= MAY_IMPORT | MAY_IMPORT_BESIDES.get(path.name, set())
+# Metadata
 
 
 @pytest.mark.parametrize(
@@ -114,26 +127,58 @@ def test_a_module_imports_nothing_else(path):
         ("Version", [__version__]),
         ("License-Expression", ["MIT"]),
         ("License-File", ["LICENSE"]),
-        ("Requires-Python", [">=3.10"]),
+        ("Requires-Python", [">=3.11"]),
         ("Provides-Extra", ["socks", "test"]),
         ("Description-Content-Type", ["text/markdown"]),
     ],
 )
-def test_the_metadata_says(metadata, field, values):
+def test_metadata_field(metadata, field, values):
     assert metadata.get_all(field) == values
 
 
-def test_the_description_is_the_readme(metadata):
+def test_classifiers_name_supported_python_versions(metadata):
+    prefix = "Programming Language :: Python :: "
+    versions = [line.removeprefix(prefix) for line in metadata.get_all("Classifier") if line.startswith(prefix)]
+    assert versions == ["3", *PYTHON_VERSIONS]
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in versions
+
+
+def test_classifiers_say_typed(metadata):
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+
+
+def test_runtime_dependencies_are_aiohttp_and_g4f(metadata):
+    requirements = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert {line.split(">=")[0] for line in requirements} == RUNTIME_PACKAGES
+
+
+def test_extra_socks_is_one_package(metadata):
+    requirements = [line for line in metadata.get_all("Requires-Dist") if "extra == 'socks'" in line]
+    assert [line.split(";")[0].strip() for line in requirements] == ["aiohttp-socks"]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_runtime_dependencies_only(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported.add(node.module.partition(".")[0])
+    assert imported - sys.stdlib_module_names <= RUNTIME_PACKAGES | FURTHER_IMPORTS.get(path.name, set())
+
+
+def test_description_is_readme(metadata):
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
 
 
-def test_the_license_is_in_the_wheel(wheel):
-    assert zipfile.ZipFile(wheel).read(f"{DIST_INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+def test_wheel_contains_license(wheel):
+    assert read_from_wheel(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
 
 
-def test_the_wheel_brings_the_command_and_no_other(wheel):
+def test_command_is_only_entry_point(wheel):
     entry_points = configparser.ConfigParser()
-    entry_points.read_string(zipfile.ZipFile(wheel).read(f"{DIST_INFO}/entry_points.txt").decode())
+    entry_points.read_string(read_from_wheel(wheel, "entry_points.txt").decode())
     assert {section: dict(entry_points[section]) for section in entry_points.sections()} == {
         "console_scripts": {"g4f-websim": "g4f_websim.cli:main"}
     }

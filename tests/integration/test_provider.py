@@ -249,10 +249,9 @@ async def test_rejects_argument_before_anything_is_sent(websim_server, model, ar
 @pytest.mark.parametrize("url", ["websim.com", "ftp://websim.com", "https://", "http://[", "http://127.0.0.1:0"])
 async def test_rejects_malformed_url(monkeypatch, url):
     monkeypatch.setattr(Websim, "url", url)
-    with pytest.raises(
-        ValueError, match=f"^WEBSIM_URL: a URL like https://websim.com .* not '{re.escape(url.rstrip('/'))}'$"
-    ):
+    with pytest.raises(ValueError, match="^WEBSIM_URL: a URL like https://websim.com ") as raised:
         await ask(None, HELLO)
+    assert str(raised.value).endswith(f" not {url.rstrip('/')!r}")
 
 
 async def test_ignores_other_arguments_of_g4f(websim_server):
@@ -367,12 +366,7 @@ async def test_health_check_does_not_send_key(server):
     ("model", "fault", "kind", "reason"),
     [
         (None, Fault(status=429), RateLimitError, "rate_limited"),
-        (
-            None,
-            Fault(status=403, body=b"<html><title>Just a moment...</title></html>"),
-            CloudflareError,
-            "bot_challenge",
-        ),
+        (None, Fault(status=403, body=CHALLENGE_PAGE), CloudflareError, "bot_challenge"),
         (None, Fault(status=403, headers={"cf-mitigated": "challenge"}), CloudflareError, "bot_challenge"),
         (None, Fault(body=b"<html><title>Welcome</title></html>"), ResponseError, "api_moved"),
         ("flux", Fault(body=b'{"image": "cat"}'), NoMediaResponseError, "api_changed"),

@@ -56,7 +56,7 @@ CAUSES = {
     "too large": (413, "", Reason.REQUEST_REFUSED, "send less"),
     "bad request": (400, "no", Reason.REQUEST_REFUSED, "look at what was sent"),
     "conflict": (409, "", Reason.REQUEST_REFUSED, "look at what was sent"),
-    "proxy login without a proxy": (407, "", Reason.PROXY_FAILED, "put the user and password into the URL"),
+    "proxy login without a proxy": (407, "", Reason.PROXY_FAILED, "put the right user and password into the URL"),
     "server error": (500, "", Reason.SERVER_ERROR, "try again later or use another provider"),
     "unavailable": (503, "", Reason.SERVER_ERROR, "try again later or use another provider"),
     "gateway timeout": (504, "", Reason.SERVER_ERROR, "try again later or use another provider"),
@@ -117,6 +117,7 @@ REDIRECTS = {
     "blog about login": ("/author", Reason.API_MOVED, f"{SITE}/author", "if Websim has moved, set WEBSIM_URL"),
     "no location": ("", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
     "malformed location": ("//[", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
+    "unprintable host": ("https://a\u202eb", Reason.API_MOVED, "https://a", "if Websim has moved, set WEBSIM_URL"),
     "long host": (
         f"https://{'a' * 80}.example",
         Reason.API_MOVED,
@@ -134,6 +135,12 @@ def test_cause_of_redirect(location, reason, shown, advice, status):
     assert cause.summary.startswith(f"a redirect to {shown}")
     assert cause.summary.endswith(", which was not followed")
     assert advice in cause.advice
+
+
+@pytest.mark.parametrize("host", ["sk-another-key", JWT[:60]])
+def test_redirect_to_host_that_is_a_secret_does_not_advise_it(host):
+    cause = cause_of(302, "", {"Location": f"https://{host}/"}, api_key="sk-another-key")
+    assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -15,7 +15,7 @@ from g4f.errors import (
 )
 from multidict import CIMultiDict
 
-from g4f_websim.causes import Reason, UnexpectedBodyError
+from g4f_websim.causes import Reason, ResponseTooLargeError, UnexpectedBodyError
 from g4f_websim.errors import (
     MAX_MESSAGE_CHARS,
     WebsimTimeoutError,
@@ -169,9 +169,10 @@ def test_maximum_length_is_that_of_the_specification():
 )
 async def test_message_does_not_contain_secrets(secret, status):
     read = chat_text if status == 200 else None
-    location = {"Location": f"https://ann:{secret}@host.example/{secret}"}
-    error = await error_of(status, json.dumps({"error": secret}), location, TARGET, read=read)
-    assert secret not in str(error)
+    for host in ("host.example", secret):
+        location = {"Location": f"https://ann:{secret}@{host}/{secret}"}
+        error = await error_of(status, json.dumps({"error": secret, secret: 1}), location, TARGET, read=read)
+        assert secret not in str(error) + repr(vars(error))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +185,9 @@ async def test_message_does_not_contain_secrets(secret, status):
         ),
         (OSError(), None, "No response from websim.com: the connection was closed (OSError): check the network"),
         (OSError("reset"), 200, "Response 200 from websim.com: the response broke off (reset): try again later"),
+        (ResponseTooLargeError(), 200, "Response 200 from websim.com: a response of more than 32 MiB: try again later"),
     ],
-    ids=["with a text", "without a text", "response began"],
+    ids=["with a text", "without a text", "response began", "too large"],
 )
 def test_error_of_exception(raised, status, message):
     error = exception_error(raised, ANONYMOUS, status)

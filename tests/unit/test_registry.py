@@ -1,4 +1,4 @@
-"""How the installed g4f gets to know Websim, and how it forgets it again; tests/compat asks the older lines."""
+"""Registration with the installed g4f; tests/compat covers the older release lines."""
 
 import subprocess
 import sys
@@ -12,44 +12,44 @@ from g4f_websim import Websim, register, unregister
 
 
 @pytest.fixture(autouse=True)
-def registered_again():
+def register_again():
     yield
     unregister()
     register()
 
 
-def test_the_package_exports_four_names():
+def test_package_exports_four_names():
     assert set(g4f_websim.__all__) == {"Websim", "register", "unregister", "__version__"}
 
 
 @pytest.mark.parametrize("name", ["Websim", "websim", "web-sim"])
-def test_importing_registers_websim_by_name(name):
+def test_import_registers_websim(name):
     assert convert_to_provider(name) is Websim
 
 
-def test_websim_is_listed_once_wherever_g4f_lists_providers():
+def test_websim_is_in_each_list_of_g4f_once():
     assert g4f.Provider.Websim is Websim
     assert g4f.Provider.ProviderUtils.convert["Websim"] is Websim
     assert g4f.Provider.ProviderLoader.names.count("Websim") == 1
     assert g4f.Provider.__all__.count("Websim") == 1
 
 
-def test_a_model_may_name_the_provider():
+def test_model_prefix_selects_provider():
     assert get_model_and_provider("Websim:flux", None) == ("flux", Websim)
 
 
-def test_a_list_of_names_may_have_websim_in_it():
+def test_list_of_names_may_contain_websim():
     assert Websim in convert_to_provider("Websim Yqcloud").providers
 
 
-def test_registering_again_changes_nothing():
+def test_registering_twice_changes_nothing():
     assert register() is Websim
     assert g4f.Provider.ProviderLoader.names.count("Websim") == 1
     unregister()
     assert "Websim" not in g4f.Provider.ProviderLoader.names
 
 
-def test_unregistering_puts_back_what_was_there():
+def test_unregistering_restores_g4f():
     unregister()
     loader = g4f.Provider.ProviderLoader
     before = (list(loader.names), dict(loader.loaded), list(g4f.Provider.__all__), list(sys.meta_path))
@@ -62,22 +62,22 @@ def test_unregistering_puts_back_what_was_there():
     assert (list(loader.names), dict(loader.loaded), list(g4f.Provider.__all__), list(sys.meta_path)) == before
 
 
-def test_unregistering_twice_is_as_once():
+def test_unregistering_twice_changes_nothing():
     unregister()
     assert unregister() is Websim
     assert "Websim" not in g4f.Provider.ProviderUtils.convert
 
 
-def test_a_websim_that_g4f_ships_is_put_aside_and_put_back():
-    class Shipped:
+def test_replaces_builtin_websim_and_restores_it():
+    class Builtin:
         pass
 
     unregister()
-    g4f.Provider.ProviderLoader.loaded["Websim"] = Shipped
+    g4f.Provider.ProviderLoader.loaded["Websim"] = Builtin
     register()
     assert convert_to_provider("Websim") is Websim
     unregister()
-    assert g4f.Provider.ProviderLoader.loaded.pop("Websim") is Shipped
+    assert g4f.Provider.ProviderLoader.loaded.pop("Websim") is Builtin
 
 
 GUI_PROGRAM = """
@@ -85,15 +85,15 @@ import pathlib, g4f
 file = pathlib.Path(g4f.__file__).parent / "providers.json"
 before = file.read_bytes()
 {imports}
-def listed():
+def websim_entries():
     return [entry for entry in Api.get_providers() if entry["name"] == "Websim"]
-(entry,) = listed()
+(entry,) = websim_entries()
 other = next(entry for entry in Api.get_providers() if entry["name"] != "Websim")
 assert entry.keys() == other.keys(), entry.keys() ^ other.keys()
 assert entry["image"] == 1 and entry["vision"] is True and entry["auth"] is False and entry["nodriver"] is False
 assert file.read_bytes() == before
 g4f_websim.unregister()
-assert not listed()
+assert not websim_entries()
 """
 
 
@@ -106,5 +106,5 @@ assert not listed()
     ],
     ids=["before the GUI", "after the GUI", "under two names"],
 )
-def test_the_gui_lists_websim_once_and_its_file_stays_as_it_is(imports):
+def test_gui_lists_websim_once_and_leaves_file_unchanged(imports):
     subprocess.run([sys.executable, "-c", GUI_PROGRAM.format(imports=imports)], check=True)

@@ -326,7 +326,7 @@ REJECTED_CHATS = {
     ),
     "text as response_format": (
         {"messages": HELLO, "response_format": "json_object"},
-        'response_format: {"type": "json_object"}, not \'json_object\'',
+        'response_format: a dict, as in response_format={"type": "json_object"}, not \'json_object\'',
     ),
     "empty response_format": ({"messages": HELLO, "response_format": {}}, "response_format: .* not {}"),
     "unknown response_format": (

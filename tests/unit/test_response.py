@@ -52,7 +52,7 @@ def test_reads_chat_answer(body, answer):
 def test_chat_response_without_content(body):
     cause = chat_cause(body)
     assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without content")
-    assert cause.advice == "try again with other words, or try again later or use another provider"
+    assert cause.advice == "try other words, try again later or use another provider"
 
 
 @pytest.mark.parametrize("body", ["[]", "7", "null", '"Hi"', "[" * 200_000])

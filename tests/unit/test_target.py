@@ -76,6 +76,10 @@ def test_secrets_are_token_key_and_proxy_login():
     assert target.secrets == ["token", "key", "p%40ss", "p@ss", basic_login]
 
 
+def test_password_in_url_is_a_secret():
+    assert set(Target("http://ann:p%40ss@127.0.0.1:8080/api").secrets) == {"p%40ss", "p@ss"}
+
+
 @pytest.mark.parametrize("api_key", [None, "", 7, {"Other": "key"}])
 def test_no_secrets(api_key):
     assert Target(URL, api_key=api_key, proxy="http://host:3128").secrets == []

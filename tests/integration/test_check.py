@@ -1,0 +1,883 @@
+"""`g4f-websim check` in worlds that the emulator and raw servers play: what a person reads, and what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+
+import pytest
+import trustme
+
+from g4f_websim import Websim, check, diagnosis
+from g4f_websim.emulator import Emulator, Fault
+from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
+from tests.support.calls import make_token
+from tests.support.processes import make_home, run
+from tests.support.raw_server import HOST, RawServer, Step, raw_server
+from tests.support.raw_server import http as response
+from tests.support.tls import server_context
+
+COLUMNS = 100
+
+# All secrets of these tests contain this word.
+MARKER = "marker"
+EMAIL = f"{MARKER}@example.com"
+TOKEN = make_token(exp=4_000_000_000, email=EMAIL)
+EXPIRED_TOKEN = make_token(exp=1_700_000_000, email=EMAIL)
+STORED_TOKEN = make_token(exp=4_000_000_001, email=EMAIL)
+FOREIGN_KEY = f"sk-{MARKER}"
+
+COPY_TOKEN = """export WEBSIM_API_KEY=$(sed -n 's/.*"authToken" *: *"\\([^"]*\\)".*/\\1/p' ~/.websim-cli.json)"""
+LOG_IN = ["websim-cli login", COPY_TOKEN, "export WEBSIM_API_KEY=<token>"]
+UPGRADE = ["pip install --upgrade g4f-websim", "g4f-websim check --report"]
+SET_PROJECT = "export WEBSIM_PROJECT_ID=<id>"
+SET_URL = "export WEBSIM_URL=https://<host>"
+SET_PROXY = "export G4F_PROXY=http://<host>:<port>"
+USE_DEFAULT = "unset WEBSIM_URL"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a person reads after a check."""
+
+    status: int
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+    @property
+    def requests(self) -> list[str]:
+        """The line of each request, without its seconds."""
+        return [re.sub(r" +[0-9.]+ s  ", "  ", line) for line in self.lines if re.match("(chat|image) ", line)]
+
+    @property
+    def cause(self) -> str:
+        """The cause, on one line."""
+        rest = self.text.partition("\nCause: ")[2]
+        return " ".join(line.strip() for line in takewhile(bool, rest.splitlines()))
+
+    @property
+    def advice(self) -> str:
+        """The words of what to do, on one line."""
+        return " ".join(line.removeprefix("- ").strip() for line in self._steps if not line.startswith("    "))
+
+    @property
+    def to_paste(self) -> list[str]:
+        """The lines to paste."""
+        return [line.strip() for line in self._steps if line.startswith("    ")]
+
+    @property
+    def _steps(self) -> list[str]:
+        return list(takewhile(bool, self.text.partition("What to do:\n")[2].splitlines()))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name in check.OTHER_PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run_check(capsys) -> Callable[..., Result]:
+    """Return a function that runs the check; no line of it may be wide, and no secret may be in it."""
+
+    def run_and_read(*words: str) -> Result:
+        status = check.main(words)
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert [line for line in printed.out.splitlines() if len(line) > COLUMNS or line != line.rstrip()] == []
+        assert MARKER not in printed.out
+        assert "\n\n\n" not in printed.out
+        for token in (TOKEN, EXPIRED_TOKEN, STORED_TOKEN):
+            assert token[-20:] not in printed.out
+        return Result(status, printed.out)
+
+    return run_and_read
+
+
+@pytest.fixture
+def websim(websim_server) -> Emulator:
+    return websim_server
+
+
+@pytest.fixture
+def other() -> Iterator[Emulator]:
+    """A second host with the same API."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def default_site(websim, other, monkeypatch):
+    """Websim's two known hosts, played by two emulators."""
+    monkeypatch.setattr(diagnosis, "DEFAULT_URL", websim.url)
+    monkeypatch.setattr(diagnosis, "API_URL", other.url)
+
+
+def json_fault(status: int, content: object, **headers: str) -> Fault:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Fault(status=status, headers=headers, body=json.dumps(content).encode())
+
+
+def refusal(status: int, reason: str, **headers: str) -> Fault:
+    return json_fault(status, {"error": reason}, **headers)
+
+
+def redirect(location: str) -> Fault:
+    return Fault(status=307, headers={"Location": location}, body=b"")
+
+
+def page(status: int, title: str, **headers: str) -> Fault:
+    body = f"<!doctype html><html><head><title>{title}</title></head><body>{EMAIL}</body></html>"
+    return Fault(status=status, headers={"Content-Type": "text/html", **headers}, body=body.encode())
+
+
+def store_token(home, content: str) -> None:
+    home.joinpath(".websim-cli.json").write_text(content)
+
+
+def run_in_shell(line: str, show: str) -> str:
+    """Run lines in a shell and return the value of a variable."""
+    return subprocess.check_output(["sh", "-c", f'{line}\nprintf %s "${show}"'], text=True)
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def raw_server_in_thread(*scripts: object, **options: object) -> Iterator[RawServer]:
+    """Run a raw server in a thread, because the check blocks this one."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    running = raw_server(**options)
+    try:
+        server = asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result()
+        server.play(*scripts)
+        yield server
+        asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+# It works
+
+
+def test_both_endpoints_work(websim, other, run_check):
+    result = run_check("--also", other.url)
+    assert result.status == 0
+    assert result.requests == ["chat   200  ok", "image  200  ok"]
+    assert [request.path for request in websim.requests] == [CHAT_PATH, IMAGE_PATH]
+    assert not other.requests
+
+
+def test_shows_versions_and_settings(websim, run_check):
+    result = run_check()
+    assert re.match(r"g4f-websim \S+, g4f \S+, aiohttp \S+, Python 3\.\S+, \w+ \w+\n", result.text)
+    assert result.lines[1:6] == [
+        f"site     {websim.url}",
+        "project  random (WEBSIM_PROJECT_ID is not set)",
+        "login    none (WEBSIM_API_KEY is not set)",
+        "proxy    none (G4F_PROXY is not set)",
+        "",
+    ]
+
+
+def test_sends_configured_project_and_token(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/p/ke3_xh5gai3gjkmruomu")
+    monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
+    result = run_check()
+    assert result.lines[2:4] == [
+        "project  ke3_xh5gai3gjkmruomu",
+        "login    a token that expires on 2096-10-02 07:06 UTC",
+    ]
+    assert {request.json["project_id"] for request in websim.requests} == {"ke3_xh5gai3gjkmruomu"}
+    assert {request.header("authorization") for request in websim.requests} == {f"Bearer {TOKEN}"}
+
+
+def test_sends_random_projects_of_both_shapes(websim, run_check):
+    run_check()
+    chat, image = (request.json["project_id"] for request in websim.requests)
+    assert re.fullmatch("[a-z0-9]{3}_[a-z0-9]{16}", chat)
+    assert re.fullmatch("[a-z0-9]{7}_[a-z0-9]{12}", image)
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (EXPIRED_TOKEN, "a token that expired on 2023-11-14 22:13 UTC"),
+        (make_token(sub=MARKER), "a token without an expiry date"),
+        (FOREIGN_KEY, "none (WEBSIM_API_KEY is not a Websim token, so it is not sent)"),
+    ],
+)
+def test_describes_login(websim, run_check, monkeypatch, key, shown):
+    monkeypatch.setenv("WEBSIM_API_KEY", key)
+    assert run_check().lines[3] == f"login    {shown}"
+
+
+def test_works_through_proxy(websim, other, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "http://websim.example")
+    monkeypatch.setenv("G4F_PROXY", other.url.replace("//", f"//user:{MARKER}@"))
+    result = run_check()
+    assert result.status == 0
+    assert result.lines[4] == f"proxy    {other.url}"
+    assert len(other.requests) == 2
+
+
+def test_help_fits_into_the_width(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        check.main(["--help"])
+    assert "--also URL" in capsys.readouterr().out
+
+
+# The project is refused
+
+
+def test_random_project_is_refused(websim, run_check):
+    websim.inject(refusal(404, "Project not found"), times=2)
+    result = run_check()
+    assert result.status == 1
+    assert result.requests == ["chat   404  Websim refused the project id", "image  404  Websim refused the project id"]
+    assert result.cause.startswith("Websim refused the project id. Response 404 from 127.0.0.1:")
+    assert result.cause.endswith(': {"error": "Project not found"}')
+    assert result.advice == (
+        "Open a project of your own on https://websim.com, and set its id, the last part of websim.com/p/<id>:"
+    )
+    assert result.to_paste == [SET_PROJECT]
+    assert len(websim.requests) == 2
+
+
+def test_configured_project_is_refused_and_random_one_is_accepted(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "mine")
+    websim.inject(refusal(400, "invalid project_id"), times=2)
+    result = run_check()
+    assert result.status == 1
+    assert result.requests[2:] == ["chat   200  with a random project: ok"]
+    assert result.to_paste == ["unset WEBSIM_PROJECT_ID", SET_PROJECT]
+    assert "Use random project ids:" in result.advice
+    assert len(websim.requests) == 3
+
+
+def test_every_project_is_refused(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "mine")
+    websim.inject(refusal(403, "this project is private"), times=3)
+    result = run_check()
+    assert result.requests[2:] == ["chat   403  with a random project: Websim refused the project id"]
+    assert result.to_paste == [SET_PROJECT]
+    assert len(websim.requests) == 3
+
+
+# Login
+
+
+def test_login_is_needed(websim, run_check):
+    websim.inject(refusal(401, f"no user {EMAIL}"), times=2)
+    result = run_check()
+    assert result.cause.startswith("Login needed. Response 401 from ")
+    assert result.to_paste == LOG_IN
+    assert "the value of authToken in ~/.websim-cli.json" in result.advice
+
+
+def test_token_has_expired(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", EXPIRED_TOKEN)
+    websim.inject(refusal(401, f"{EXPIRED_TOKEN} expired"), times=2)
+    result = run_check()
+    assert result.cause.startswith("The login token expired on 2023-11-14 22:13 UTC. Response 401 ")
+    assert result.to_paste == LOG_IN
+
+
+def test_token_is_refused(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
+    websim.inject(refusal(403, "forbidden"), times=2)
+    result = run_check()
+    assert result.cause.startswith("Websim refused the login token.")
+    assert result.to_paste == LOG_IN
+    assert result.advice.endswith("Or try from another network.")
+
+
+def test_key_of_another_service_is_not_sent(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+    websim.inject(refusal(401, f"not {FOREIGN_KEY}"), times=2)
+    result = run_check("--report")
+    assert result.cause.startswith("Login needed.")
+    assert result.to_paste == LOG_IN
+    assert [request.header("authorization") for request in websim.requests] == [None, None]
+
+
+def test_login_page_of_the_site(websim, run_check):
+    websim.inject(redirect(f"/login?token={MARKER}"), times=2)
+    result = run_check("--report")
+    assert f"A redirect to {websim.url}/login, a login page, which was not followed." in result.cause
+    assert result.to_paste == LOG_IN
+
+
+def test_login_page_of_the_network(websim, run_check):
+    websim.inject(redirect(f"http://portal.example/login#{MARKER}"), times=2)
+    result = run_check("--report")
+    assert "A redirect to http://portal.example/login, a login page" in result.cause
+    assert result.advice.startswith(
+        "If http://portal.example is the login page of your network, open it in a browser and log in. Log in with"
+    )
+
+
+def test_stored_token_is_offered_but_not_sent(websim, run_check, home):
+    store_token(home, json.dumps({"authToken": STORED_TOKEN}))
+    result = run_check()
+    assert result.status == 0
+    assert result.text.endswith(
+        f"\n\n~/.websim-cli.json has a login token, which was not sent. To use it:\n    {COPY_TOKEN}\n"
+    )
+    assert [request.header("authorization") for request in websim.requests] == [None, None]
+
+
+@pytest.mark.parametrize("key", ["", FOREIGN_KEY, EXPIRED_TOKEN])
+def test_stored_token_is_what_to_log_in_with(websim, run_check, home, monkeypatch, key):
+    monkeypatch.setenv("WEBSIM_API_KEY", key)
+    store_token(home, json.dumps({"authToken": STORED_TOKEN}))
+    websim.inject(Fault(status=401), times=2)
+    result = run_check()
+    assert result.to_paste == [COPY_TOKEN]
+    assert result.advice == "Log in with the token that websim-cli stored in ~/.websim-cli.json:"
+    assert result.text.count(COPY_TOKEN) == 1
+
+
+@pytest.mark.parametrize("key", ["", EXPIRED_TOKEN])
+def test_expired_stored_token_is_not_offered(websim, run_check, home, monkeypatch, key):
+    monkeypatch.setenv("WEBSIM_API_KEY", key)
+    store_token(home, json.dumps({"authToken": EXPIRED_TOKEN}))
+    assert "websim-cli" not in run_check().text
+    websim.inject(Fault(status=401), times=2)
+    assert run_check().to_paste == LOG_IN
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"authToken": 1}', '{"authToken": "x"}', "[" * 100_000])
+def test_ignores_file_without_token(websim, run_check, home, content):
+    store_token(home, content)
+    result = run_check()
+    assert result.status == 0
+    assert "websim-cli" not in result.text
+
+
+@pytest.mark.parametrize("layout", [{"indent": 2}, {"separators": (",", ":")}, {"separators": (", ", " : ")}])
+def test_pasted_line_sets_the_stored_token(home, layout):
+    store_token(home, json.dumps({"user": "x", "authToken": STORED_TOKEN, "created": "y"}, **layout))
+    assert run_in_shell(COPY_TOKEN, "WEBSIM_API_KEY") == STORED_TOKEN
+
+
+# The API has moved
+
+
+@pytest.mark.parametrize("fault", [refusal(404, "Not Found"), page(404, "Not found"), Fault(status=410)])
+def test_api_is_not_at_the_configured_url(websim, run_check, fault):
+    websim.inject(fault, times=2)
+    result = run_check()
+    assert result.cause.startswith("The API is not at this URL. Response 4")
+    assert result.to_paste == [USE_DEFAULT, SET_URL]
+    assert "WEBSIM_URL is not the default, https://websim.com." in result.advice
+    assert len(websim.requests) == 2
+
+
+def test_configured_url_has_a_path(websim, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", f"{websim.url}/api/v1")
+    result = run_check()
+    assert result.advice == "Remove the path /api/v1 from WEBSIM_URL:"
+    assert result.to_paste == [f"export WEBSIM_URL={websim.url}"]
+
+
+def test_redirect_to_another_host(websim, run_check):
+    websim.inject(redirect(f"https://websim.example/api?token={MARKER}"), times=2)
+    result = run_check("--report")
+    assert "A redirect to https://websim.example/api, which was not followed." in result.cause
+    assert "If you trust it as a new host of Websim, check it:" in result.advice
+    assert result.to_paste == [
+        "g4f-websim check --also https://websim.example",
+        "export WEBSIM_URL=https://websim.example",
+    ]
+
+
+def test_redirect_from_http_to_https(websim, run_check):
+    https = websim.url.replace("http:", "https:")
+    websim.inject(redirect(https + CHAT_PATH), times=2)
+    assert f"export WEBSIM_URL={https}" in run_check().to_paste
+
+
+def test_redirect_to_another_path(websim, run_check):
+    websim.inject(redirect("/api/v2"), times=2)
+    assert run_check().to_paste == [USE_DEFAULT, *UPGRADE, SET_URL]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://a$(touch${IFS}pwned).example/", "https://;reboot", "//[", "https://", f"https://{FOREIGN_KEY}.example/"],
+)
+def test_malicious_redirect_is_not_pasted(websim, run_check, monkeypatch, location):
+    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+    websim.inject(redirect(location), times=2)
+    assert run_check().to_paste == [USE_DEFAULT, SET_URL]
+
+
+def test_captive_portal(websim, run_check):
+    websim.inject(page(200, "Hotel Wi-Fi"), times=2)
+    result = run_check()
+    assert result.cause.startswith("Something other than the API responded. Response 200 from ")
+    assert "Hotel Wi-Fi" in result.cause
+    assert result.advice.startswith(
+        f"A captive portal or a proxy may have responded. Open {websim.url} in a browser. "
+        "If your network shows a login page, log in. Then check again:"
+    )
+    assert result.to_paste == ["g4f-websim check", USE_DEFAULT, SET_URL]
+
+
+# Websim's other host, and --also
+
+
+def test_other_host_of_websim_works(websim, other, default_site, run_check):
+    websim.inject(refusal(404, "Not Found"), times=2)
+    result = run_check()
+    host = other.url.removeprefix("http://")
+    assert result.status == 1
+    assert result.requests[2:] == [f"chat   200  {host}: ok"]
+    assert result.advice == f"Use {other.url}, which responds:"
+    assert result.to_paste == [f"export WEBSIM_URL={other.url}"]
+    assert [len(websim.requests), len(other.requests)] == [2, 1]
+
+
+def test_default_host_works_where_the_other_host_does_not(websim, other, default_site, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", other.url)
+    other.inject(Fault(status=503), times=2)
+    result = run_check()
+    assert result.advice == f"Use the default, {websim.url}, which responds:"
+    assert result.to_paste == [USE_DEFAULT]
+
+
+def test_neither_host_of_websim_has_the_api(websim, other, default_site, run_check):
+    for emulator in (websim, other):
+        emulator.inject(refusal(404, "Not Found"), times=2)
+    result = run_check()
+    assert result.to_paste == [*UPGRADE, SET_URL]
+    assert [len(websim.requests), len(other.requests)] == [2, 1]
+
+
+def test_other_host_refuses_the_project(websim, other, default_site, run_check):
+    websim.inject(page(403, "Just a moment...", **{"cf-mitigated": "challenge"}), times=2)
+    other.inject(refusal(404, "Project not found"))
+    result = run_check()
+    assert result.cause.startswith(f"Websim refused the project id. Response 404 from {other.url[7:]}")
+    assert result.to_paste == [f"export WEBSIM_URL={other.url}", SET_PROJECT]
+
+
+def test_both_hosts_of_websim_are_unreachable(run_check, monkeypatch):
+    monkeypatch.setattr(diagnosis, "DEFAULT_URL", f"http://{HOST}:{unused_port()}")
+    monkeypatch.setattr(diagnosis, "API_URL", f"http://{HOST}:{unused_port()}")
+    monkeypatch.setattr(Websim, "url", diagnosis.DEFAULT_URL)
+    result = run_check()
+    assert [line.split()[1] for line in result.requests] == ["-", "-", "-"]
+    assert result.advice.startswith(f"Open {diagnosis.DEFAULT_URL} in a browser, to see whether this machine reaches")
+    assert result.to_paste == [SET_PROXY]
+
+
+def test_also_is_tried_until_one_works(websim, other, run_check):
+    websim.inject(Fault(status=404), times=2)
+    dead = f"{HOST}:{unused_port()}"
+    result = run_check("--also", f"http://{dead}", "--also", f"{other.url}/", "--also", f"http://{dead}/late")
+    assert result.requests[2:] == [
+        f"chat   -  {dead}: no connection",
+        f"chat   200  {other.url.removeprefix('http://')}: ok",
+    ]
+    assert result.to_paste == [f"export WEBSIM_URL={other.url}"]
+
+
+def test_also_does_not_receive_the_token(websim, other, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
+    websim.inject(Fault(status=404), times=2)
+    result = run_check("--also", other.url)
+    assert [request.header("authorization") for request in other.requests] == [None]
+    assert result.advice == f"Use {other.url}, which responds. It will receive your login token:"
+
+
+def test_also_is_tried_once_and_not_if_it_is_the_site(websim, other, run_check):
+    websim.inject(Fault(status=404), times=2)
+    other.inject(Fault(status=404))
+    run_check("--also", websim.url, "--also", other.url, "--also", other.url)
+    assert [len(websim.requests), len(other.requests)] == [2, 1]
+
+
+def test_sends_at_most_eight_requests(websim, other, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "mine")
+    websim.inject(refusal(404, "no such project"), times=8)
+    sites = [part for number in range(9) for part in ("--also", f"{other.url}/{number}")]
+    result = run_check(*sites)
+    assert len(result.requests) == 8
+    assert len(websim.requests) == 3
+
+
+def test_long_url_of_also_is_wrapped_and_can_be_pasted(websim, run_check):
+    websim.inject(Fault(status=404), times=2)
+    with raw_server_in_thread() as server:
+        url = server.url + "/deeper" * 40
+        result = run_check("--also", url)
+    pasted = result.text.partition("    export")[2]
+    assert run_in_shell(f"export{pasted}", "WEBSIM_URL") == url
+
+
+# Websim declines
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [page(403, "Just a moment...", **{"cf-mitigated": "challenge"}), refusal(503, "", cf_mitigated="challenge")],
+)
+def test_bot_challenge(websim, run_check, fault):
+    websim.inject(fault, times=2)
+    result = run_check()
+    assert result.cause.startswith("Cloudflare checks for bots.")
+    assert result.advice.startswith("Try from another network, without a VPN.")
+    assert result.to_paste == [SET_PROXY]
+
+
+@pytest.mark.parametrize("fault", [refusal(402, "Payment required"), refusal(403, "Insufficient credits")])
+def test_no_credits_are_left(websim, other, run_check, fault):
+    websim.inject(fault, times=2)
+    result = run_check("--also", other.url)
+    assert result.cause.startswith("No credits left.")
+    assert result.to_paste == [f"export WEBSIM_URL={other.url}"]
+    websim.inject(fault, times=2)
+    assert run_check().to_paste == ["g4f-websim check", *LOG_IN]
+
+
+def test_rate_limit(websim, default_site, other, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
+    websim.inject(refusal(429, "Rate limit exceeded", retry_after="30"), times=2)
+    result = run_check()
+    assert result.cause.startswith("Too many requests. Response 429 from ")
+    assert result.advice == "Wait 30 s, log in, or use another provider. Then check again:"
+    assert result.to_paste == ["g4f-websim check"]
+    assert not other.requests
+
+
+def test_region_is_blocked(websim, run_check):
+    websim.inject(Fault(status=451), times=2)
+    result = run_check()
+    assert result.cause.startswith("Blocked for legal reasons.")
+    assert result.advice.startswith("Try from another network.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (json_fault(200, {"choices": [], EMAIL: 1}), "A response without the field content; its fields: choices, ***."),
+        (Fault(status=405, body=b""), "Websim does not accept this kind of request."),
+        (refusal(422, "messages.0: expected array"), "Websim does not accept this kind of request."),
+        (refusal(400, "bad"), "Websim refused the request."),
+    ],
+)
+def test_api_has_changed(websim, run_check, fault, cause):
+    websim.inject(fault, times=2)
+    result = run_check()
+    assert result.cause.startswith(cause)
+    assert result.advice.startswith("The API may have changed. Install the newest g4f-websim:")
+    assert result.to_paste == UPGRADE
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (Fault(status=500), "The server failed."),
+        (json_fault(200, {"content": ""}), "A response without content."),
+        (Fault(status=200, body=b'{"content": "a'), "The response broke off."),
+    ],
+)
+def test_server_fails(websim, run_check, fault, cause):
+    websim.inject(fault, times=2)
+    result = run_check()
+    assert result.cause.startswith(cause)
+    assert result.advice.startswith("Try again later or use another provider. If this persists, report it")
+    assert result.to_paste == ["g4f-websim check --report"]
+
+
+# One endpoint only
+
+
+def test_chat_works_and_images_do_not(websim, other, run_check):
+    websim.reply("Hello")
+    websim.inject(refusal(500, "no GPU"))
+    result = run_check("--also", other.url)
+    assert result.status == 1
+    assert "\n\nChat works, images do not.\nCause: The server failed.\n" in result.text
+    assert not other.requests
+
+
+def test_images_work_and_chat_does_not(websim, run_check):
+    websim.inject(refusal(500, "no model"))
+    result = run_check()
+    assert result.status == 1
+    assert "\n\nImages work, chat does not.\nCause: The server failed.\n" in result.text
+
+
+def test_only_one_endpoint_has_moved(websim, run_check):
+    websim.reply("Hello")
+    websim.inject(refusal(404, "Not Found"))
+    assert run_check().to_paste == UPGRADE
+
+
+# The network
+
+
+def test_site_refuses_connections(run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{unused_port()}")
+    result = run_check("--report")
+    assert [line.split("  ")[-1] for line in result.requests] == ["no connection", "no connection"]
+    assert re.fullmatch(r"No response from 127.0.0.1:\d+: no connection \(.*\)", result.cause)
+    assert "run g4f-websim check" not in result.text
+    assert result.advice.startswith(f"Open {Websim.url} in a browser, to see whether this machine reaches it.")
+    assert result.to_paste == [SET_PROXY, USE_DEFAULT]
+
+
+def test_proxy_for_other_programs_is_named(run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{unused_port()}")
+    monkeypatch.setenv("https_proxy", f"http://user:{MARKER}@127.0.0.1:3128")
+    result = run_check()
+    assert "https_proxy is not used. If you need a proxy:" in result.advice
+    assert result.to_paste == ['export G4F_PROXY="$https_proxy"', USE_DEFAULT]
+
+
+def test_server_closes_the_connection(websim, run_check):
+    websim.inject(Fault(disconnect=True), times=2)
+    result = run_check()
+    assert "the connection was closed" in result.cause
+    assert len(websim.requests) == 2
+
+
+def test_opens_a_connection_for_each_request(run_check, monkeypatch):
+    monkeypatch.setattr(check, "TIMEOUT", 5)
+    chat = response(b'{"content": "Hello"}').replace(b"close", b"keep-alive")
+    image = response(b'{"url": "https://websim.example/cat.png"}')
+    # The server reads nothing more from the first connection. On a reused one, a request may be sent twice.
+    with raw_server_in_thread([chat, Step.STALL], [image]) as server:
+        monkeypatch.setattr(Websim, "url", server.url)
+        assert run_check().status == 0
+        assert len(server.requests) == 2
+
+
+def test_connection_fails_behind_a_proxy(other, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "http://websim.example")
+    monkeypatch.setenv("G4F_PROXY", other.url)
+    other.inject(Fault(disconnect=True), times=2)
+    assert run_check().to_paste == [USE_DEFAULT]
+
+
+def test_server_does_not_respond_in_time(websim, run_check, monkeypatch):
+    monkeypatch.setattr(check, "TIMEOUT", 0.02)
+    websim.inject(Fault(delay=5), times=2)
+    result = run_check()
+    assert [line.split("  ")[-1] for line in result.requests] == ["no response within 0.02 s"] * 2
+    assert result.cause == f"No response from {websim.url.removeprefix('http://')} within 0.02 s"
+
+
+def test_https_to_a_server_without_tls(websim, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", websim.url.replace("http:", "https:"))
+    result = run_check()
+    assert result.advice == "The server does not speak https. Use http:"
+    assert result.to_paste == [f"export WEBSIM_URL={websim.url}"]
+
+
+def test_certificate_is_not_valid(run_check, monkeypatch):
+    with raw_server_in_thread(tls=server_context(trustme.CA(), HOST)) as server:
+        monkeypatch.setattr(Websim, "url", server.url)
+        result = run_check()
+    assert "the certificate is not valid" in result.cause
+    assert result.advice.startswith("Check the clock and WEBSIM_URL; a network login or a proxy may answer")
+
+
+# The proxy
+
+
+def test_proxy_does_not_respond(websim, other, run_check, monkeypatch):
+    proxy = f"{HOST}:{unused_port()}"
+    monkeypatch.setenv("G4F_PROXY", f"http://user:{MARKER}@{proxy}")
+    result = run_check()
+    assert f"the proxy {proxy} does not answer" in result.cause
+    assert result.to_paste == [SET_PROXY, "unset G4F_PROXY"]
+    assert not websim.requests
+
+
+def test_proxy_needs_a_login(other, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "http://websim.example")
+    monkeypatch.setenv("G4F_PROXY", other.url)
+    other.inject(Fault(status=407, body=b""), times=2)
+    result = run_check()
+    host = other.url.removeprefix("http://")
+    assert result.cause.startswith(f"The proxy {host} needs a login.")
+    assert result.advice.startswith("Put its user and password into its URL:")
+    assert result.to_paste == [f"export G4F_PROXY=http://<user>:<password>@{host}", "unset G4F_PROXY"]
+
+
+def test_socks_proxy_needs_a_package(run_check, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
+    monkeypatch.setenv("G4F_PROXY", f"socks5://{HOST}:1")
+    monkeypatch.setattr(Websim, "url", "http://websim.example")
+    result = run_check()
+    assert result.cause == "A SOCKS proxy needs one more package"
+    assert result.to_paste == ["pip install aiohttp_socks"]
+
+
+# Malformed settings
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "corrected"),
+    [
+        ("websim.com", "websim.com", "https://websim.com"),
+        ("localhost:8765/", "localhost:8765", "http://localhost:8765"),
+        (f"htps://user:{MARKER}@websim.example", "htps://websim.example", "https://websim.example"),
+        ("https://", "https:", "https://<host>"),
+        ("websim.com;$(reboot)", "websim.com;$(reboot)", "https://<host>"),
+        (TOKEN, "***", "https://<host>"),
+        (FOREIGN_KEY, "***", "https://<host>"),
+    ],
+)
+def test_url_is_malformed(run_check, monkeypatch, url, shown, corrected):
+    monkeypatch.setattr(Websim, "url", url.rstrip("/"))
+    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+    result = run_check()
+    assert result.status == 1
+    assert "\n\nNothing was sent, because a setting is malformed.\nWEBSIM_URL: a URL like " in result.text
+    assert f"not '{shown}'" in result.text
+    is_default = corrected == "https://websim.com"
+    assert result.to_paste == [f"export WEBSIM_URL={corrected}"] + [USE_DEFAULT] * (not is_default)
+    assert result.requests == []
+
+
+def test_project_id_is_malformed(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "my project")
+    result = run_check()
+    assert result.status == 1
+    assert "WEBSIM_PROJECT_ID: 1 to 64 of A-Z a-z 0-9 _ -" in result.text
+    assert result.to_paste == [SET_PROJECT, "unset WEBSIM_PROJECT_ID"]
+    assert not websim.requests
+
+
+def test_project_page_without_the_id(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/@ann/my-game")
+    result = run_check()
+    assert "does not contain the id. See https://websim.com/api/v1/users/ann/slugs/my-game," in result.advice
+    assert not websim.requests
+
+
+def test_token_in_the_wrong_variable_is_not_shown(websim, run_check, monkeypatch):
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", TOKEN)
+    assert "not '***" in run_check().text
+
+
+@pytest.mark.parametrize(
+    ("proxy", "shown"),
+    [
+        (f"user:{MARKER}@127.0.0.1:3128", "127.0.0.1:3128"),
+        (f"htp://user:{MARKER}@127.0.0.1:3128", "htp://127.0.0.1:3128"),
+        ("127.0.0.1:3128", "127.0.0.1:3128"),
+    ],
+)
+def test_proxy_is_malformed(websim, run_check, monkeypatch, proxy, shown):
+    monkeypatch.setenv("G4F_PROXY", proxy)
+    result = run_check()
+    assert "G4F_PROXY: a URL like http://user:password@host:3128 with" in result.text
+    assert f"not '{shown}'" in result.text
+    assert result.to_paste[1:] == ["unset G4F_PROXY"]
+    assert run_in_shell(result.to_paste[0], "G4F_PROXY") == f"http://{proxy.removeprefix('htp://')}"
+    assert not websim.requests
+
+
+def test_port_of_the_proxy_is_malformed(websim, run_check, monkeypatch):
+    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:99999")
+    assert run_check().to_paste == [SET_PROXY, "unset G4F_PROXY"]
+
+
+def test_also_is_malformed(websim, run_check):
+    result = run_check("--also", "websim.example")
+    assert result.status == 1
+    assert "--also: a URL like https://websim.com with the scheme http or https, not 'websim.example'" in result.text
+    assert result.to_paste == ["g4f-websim check --also https://websim.example"]
+    assert not websim.requests
+
+
+# The report and the output
+
+
+def test_report(websim, run_check):
+    headers = {"cf-ray": "8a1-FRA", "Set-Cookie": MARKER, "Retry-After": "7", "X-Other": "hidden"}
+    websim.inject(page(503, "Down", **headers))
+    websim.inject(redirect(f"https://ann:{MARKER}@websim.example/x?{MARKER}"))
+    report = run_check("--report").text.partition("\n\n### g4f-websim check\n\n```text\n")[2]
+    assert report.startswith("g4f-websim ")
+    assert "\nproject: random, login: none, proxy: none\n" in report
+    assert f"\nPOST {websim.url}{CHAT_PATH}\nstatus: 503, " in report
+    for line in ("cf-ray: 8a1-FRA", "retry-after: 7", "body: an HTML page: <title>Down</title>"):
+        assert f"\n{line}\n" in report
+    assert "\nlocation: https://" in report
+    assert "hidden" not in report
+    assert report.endswith("\n```\n")
+
+
+@pytest.mark.parametrize(("key", "shown"), [(TOKEN, "token"), (EXPIRED_TOKEN, "expired token")])
+def test_report_names_settings(websim, run_check, monkeypatch, key, shown):
+    monkeypatch.setenv("WEBSIM_API_KEY", key)
+    monkeypatch.setenv("WEBSIM_PROJECT_ID", "mine")
+    monkeypatch.setenv("G4F_PROXY", websim.url)
+    assert f"project: configured, login: {shown}, proxy: yes" in run_check("--report").text
+
+
+def test_report_shows_errors_without_response(websim, run_check):
+    websim.inject(Fault(disconnect=True))
+    report = run_check("--report").text
+    assert re.search(r"\nstatus: -, \S+ s\nerror: No response from .*: the connection was closed", report)
+
+
+def test_password_of_the_site_is_not_shown(websim, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", websim.url.replace("//", f"//user:{MARKER}@"))
+    websim.inject(refusal(404, f"no {MARKER}"), times=2)
+    result = run_check("--report")
+    assert result.lines[1] == f"site     {websim.url} (with a user and password)"
+
+
+def test_long_and_hostile_bodies_fit_into_the_width(websim, run_check):
+    websim.inject(json_fault(200, {"\x1b[31m" + "x" * 500: 1, "two words": EMAIL}), times=2)
+    result = run_check("--report")
+    assert "\x1b" not in result.text
+
+
+def test_prints_to_a_terminal_that_knows_only_ascii(websim, monkeypatch):
+    websim.inject(Fault(status=500, body="größer".encode()), times=2)
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert check.main([]) == 1
+    output.seek(0)
+    assert "gr??er" in output.read()
+
+
+def test_ends_quietly_if_the_reader_of_the_output_does(websim, tmp_path):
+    home = make_home(tmp_path)
+    script = f'"{sys.executable}" -m g4f_websim check | head -1'
+    done = run(home=home, command=("sh", "-c", script), WEBSIM_URL=websim.url)
+    assert done.stdout.startswith("g4f-websim ")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""

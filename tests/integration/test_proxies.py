@@ -1,0 +1,178 @@
+"""Proxies that fail: the error names the proxy, says why it failed and what to do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+
+import pytest
+from g4f.errors import ResponseError, ResponseStatusError
+
+from g4f_websim import Websim
+from tests.support.calls import HELLO, ask
+from tests.support.fast_server import socks_proxy
+from tests.support.raw_server import HOST, OK_RESPONSE, RawServer, http, raw_server
+
+HTTP_SITE = "http://websim.example"
+HTTPS_SITE = "https://websim.example"
+SOCKS_SCHEMES = ["socks4", "socks5", "socks5h"]
+
+CHECK_PROXY = "check that it runs and that its URL is right"
+PROXY_LOGIN = "put the right user and password into the URL of the proxy, as in http://user:password@host:3128"
+OTHER_PROXY = "use another proxy or none"
+
+NO_METHOD_ACCEPTED = b"\x05\xff"
+PASSWORD_METHOD = b"\x05\x02"
+NO_LOGIN_METHOD = b"\x05\x00"
+HOST_UNREACHABLE = b"\x05\x04\x00\x01" + bytes(6)
+SOCKS4_REFUSED = b"\x00\x5b" + bytes(6)
+
+
+@pytest.fixture(autouse=True)
+def http_site(monkeypatch):
+    monkeypatch.setattr(Websim, "backoff", 0.001)
+    monkeypatch.setattr(Websim, "url", HTTP_SITE)
+
+
+@pytest.fixture
+def https_site(monkeypatch):
+    monkeypatch.setattr(Websim, "url", HTTPS_SITE)
+
+
+@pytest.fixture
+async def http_proxy() -> AsyncIterator[RawServer]:
+    async with raw_server() as server:
+        yield server
+
+
+@asynccontextmanager
+async def socks_script(*replies: bytes) -> AsyncIterator[str]:
+    """Run a SOCKS proxy that sends one reply for each message, and yield its host and port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            for reply in replies:
+                await reader.read(1000)
+                writer.write(reply)
+                await writer.drain()
+
+    async with await asyncio.start_server(serve, HOST, 0) as listener:
+        yield f"{HOST}:{listener.sockets[0].getsockname()[1]}"
+
+
+async def error_of(proxy: str) -> Exception:
+    with pytest.raises((ResponseError, ResponseStatusError)) as raised:
+        await asyncio.wait_for(ask(None, HELLO, proxy=proxy), 20)
+    assert raised.value.reason == "proxy_failed"
+    return raised.value
+
+
+@pytest.mark.parametrize("site", [HTTP_SITE, HTTPS_SITE])
+@pytest.mark.parametrize("scheme", ["http", *SOCKS_SCHEMES])
+async def test_dead_proxy(monkeypatch, scheme, site):
+    monkeypatch.setattr(Websim, "url", site)
+    error = await error_of(f"{scheme}://127.0.0.1:1")
+    assert str(error).startswith("No response from websim.example: the proxy 127.0.0.1:1 does not answer")
+    assert str(error).endswith(f": {CHECK_PROXY}")
+    assert (error.status, error.retry_after) == (None, None)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_dead_proxy_is_retried(caplog, scheme):
+    caplog.set_level("INFO", "g4f_websim")
+    await error_of(f"{scheme}://127.0.0.1:1")
+    assert [record.getMessage().rpartition("before ")[2] for record in caplog.records] == [
+        "attempt 2 of 3",
+        "attempt 3 of 3",
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_proxy_with_unknown_host_name(scheme):
+    error = await error_of(f"{scheme}://proxy.invalid:3128")
+    assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not answer")
+
+
+async def test_http_proxy_needs_login_for_http_site(http_proxy):
+    http_proxy.respond = lambda request: [http(b"login first", 407)]
+    error = await error_of(http_proxy.url)
+    assert str(error) == (
+        f"Response 407 from websim.example: the proxy {http_proxy.host} needs a login (login first): {PROXY_LOGIN}"
+    )
+    assert isinstance(error, ResponseStatusError)
+    assert error.status == 407
+    assert len(http_proxy.requests) == 1
+
+
+async def test_http_proxy_needs_login_for_https_site(http_proxy, https_site):
+    http_proxy.respond = lambda request: [http(status=407)]
+    error = await error_of(http_proxy.url)
+    assert str(error).startswith(f"No response from websim.example: the proxy {http_proxy.host} needs a login")
+    assert str(error).endswith(f": {PROXY_LOGIN}")
+    assert len(http_proxy.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, 3), (503, 3)])
+async def test_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
+    http_proxy.respond = lambda request: [http(status=status)]
+    error = await error_of(http_proxy.url)
+    start = f"No response from websim.example: the proxy {http_proxy.host} does not connect to websim.example"
+    assert str(error) == f"{start} ({status} Any): {OTHER_PROXY}"
+    assert len(http_proxy.requests) == attempts
+
+
+async def test_temporary_failure_behind_http_proxy_is_retried(http_proxy):
+    http_proxy.play([http(status=503)], [OK_RESPONSE])
+    assert await ask(None, HELLO, proxy=http_proxy.url) == ["fine"]
+    assert len(http_proxy.requests) == 2
+
+
+@pytest.mark.parametrize("login", ["", "user:wrong@"], ids=["no password", "wrong password"])
+async def test_socks_proxy_needs_login(monkeypatch, caplog, login):
+    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
+    caplog.set_level("INFO", "g4f_websim")
+    with socks_proxy("right") as host:
+        error = await error_of(f"socks5://{login}{host}")
+    assert str(error).startswith(f"No response from 127.0.0.1:1: the proxy {host} needs a login")
+    assert str(error).endswith(f": {PROXY_LOGIN}")
+    assert "wrong" not in str(error)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("reply", [NO_METHOD_ACCEPTED, PASSWORD_METHOD], ids=["none accepted", "password required"])
+async def test_socks_proxy_rejects_anonymous_client(reply):
+    async with socks_script(reply) as host:
+        error = await error_of(f"socks5://{host}")
+    assert f"the proxy {host} needs a login" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "replies"),
+    [("socks5h", [NO_LOGIN_METHOD, HOST_UNREACHABLE]), ("socks4", [SOCKS4_REFUSED])],
+    ids=["socks5h", "socks4"],
+)
+async def test_socks_proxy_that_cannot_connect(monkeypatch, scheme, replies):
+    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
+    async with socks_script(*replies) as host:
+        error = await error_of(f"{scheme}://{host}")
+    assert str(error).startswith(f"No response from 127.0.0.1:1: the proxy {host} does not connect to 127.0.0.1:1")
+    assert str(error).endswith(f": {OTHER_PROXY}")
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["127.0.0.1:3128", "ftp://user:pass@127.0.0.1", "http://user:pass@127.0.0.1:99999", "user:pass@127.0.0.1:1"],
+)
+@pytest.mark.parametrize("variable", ["proxy", "G4F_PROXY"])
+async def test_malformed_proxy_is_shown_without_password(monkeypatch, variable, proxy):
+    if variable == "G4F_PROXY":
+        monkeypatch.setenv("G4F_PROXY", proxy)
+    with pytest.raises(ValueError, match=f"^{variable}: a URL like http://.*, not '.*127.0.0.1") as raised:
+        await ask(None, HELLO, proxy=proxy)
+    assert "pass@" not in str(raised.value)
+
+
+async def test_dead_site_behind_a_working_socks_proxy(monkeypatch, unused_tcp_port):
+    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
+    with socks_proxy("right") as host:
+        error = await error_of(f"socks5://user:right@{host}")
+    assert f"the proxy {host} does not connect to 127.0.0.1:{unused_tcp_port}" in str(error)
