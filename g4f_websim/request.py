@@ -28,9 +28,8 @@ Json = dict[str, Any]
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
 
-# Values of OpenAI's response_format.type.
+# The values of OpenAI's response_format.type that request a JSON answer.
 JSON_FORMATS = ("json_object", "json_schema")
-TEXT_FORMAT = "text"
 
 DEFAULT_ASPECT_RATIO = "1:1"
 # The ratios that public clients of Websim send, with log(width / height): the distance between two ratios is the
@@ -297,10 +296,10 @@ def _image_part(url: str) -> Json:
 
 
 def _wants_json(response_format: Any) -> bool:
-    kind = response_format.get("type") if isinstance(response_format, dict) else response_format
-    valid = response_format is None or (isinstance(response_format, dict) and kind in (*JSON_FORMATS, TEXT_FORMAT))
+    valid = response_format is None or isinstance(response_format, dict)
     _check(valid, "response_format", 'a dict, as in response_format={"type": "json_object"}', response_format)
-    return kind in JSON_FORMATS
+    # Other types are ignored: g4f adds {"type": "json"} to a request with tools, which it parses itself.
+    return bool(response_format) and response_format.get("type") in JSON_FORMATS
 
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {

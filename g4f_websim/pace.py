@@ -1,0 +1,158 @@
+"""Learn how fast a server accepts requests. The caller passes the time; nothing here waits.
+
+There is no limit until the first refusal, which starts a pause. After the pause one request goes first. Once it is
+accepted, the others follow at an interval: the time since the last round began, divided by the requests accepted in it.
+The interval shrinks while requests are accepted, slowly at first, until the next refusal starts a new round. No more
+requests are under way at once than the server accepted at once. The limit ends after a quiet time.
+"""
+
+import math
+import random
+
+# Seconds without a request after which the limit ends.
+QUIET_TIME = 30.0
+
+# The constants below were chosen by simulating servers with windows, token buckets and limits on requests in flight.
+# The requests accepted until the interval is half as long: in the first round, whose interval is a guess, and later.
+FIRST_GROWTH = 3.0
+GROWTH = 24.0
+# The requests accepted, per request under way at once, until twice as many may be under way.
+CONCURRENCY_GROWTH = 50.0
+# Without Retry-After a pause is up to 25 % longer at random, and each further pause is longer by this factor.
+JITTER = 0.25
+PAUSE_FACTOR = 1.6
+# With Retry-After a pause lasts at least this many intervals, because rounds of a few requests measure badly.
+MIN_PAUSE_INTERVALS = 2.0
+# If the server refuses again after Retry-After, a pause is at least this part of the backoff; then doubled.
+MIN_PAUSE_BACKOFFS = 0.25
+# A guessed pause is half over, on average, when the server accepts requests again.
+GUESSED_PAUSE_SHARE = 0.5
+# Calls on their last attempt take no risk: they wait longer than a guessed pause, and then keep to the average.
+LAST_ATTEMPT_PAUSES = 1.5
+LAST_ATTEMPT_MARGIN = 1.1
+
+
+class Pace:
+    """The pace of the requests to one server."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._open(-math.inf)
+
+    def _open(self, now: float) -> None:
+        self.limited = self._probing = self._guessed = False
+        self._round_start = self._last_sent = self._resume = now
+        self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
+        self._interval = self._pause = self._longest_pause = 0.0
+
+    def due(self, now: float, is_last_attempt: bool) -> float:
+        """Return the time at which the next request may be sent; infinity if a response has to arrive first."""
+        if self.limited and now - max(self._last_sent, self._resume) > QUIET_TIME:
+            self._open(now)
+        if not self.limited:
+            return now
+        if self._probing:
+            pauses = LAST_ATTEMPT_PAUSES if is_last_attempt and self._guessed else 1.0
+            return self._last_sent + pauses * self._pause
+        if self._concurrency:
+            growth = _growth(self._accepted, CONCURRENCY_GROWTH * self._concurrency)
+            if self._under_way + 1 > self._concurrency * growth:
+                return math.inf
+        return self._next(is_last_attempt)
+
+    def interval(self) -> float:
+        """Return the seconds between two requests, 0 as long as they are only guessed."""
+        return self._current_interval() if self._rounds > 1 and not self._probing else 0.0
+
+    def sent(self, now: float, is_last_attempt: bool) -> None:
+        """Record that a request is sent."""
+        self._under_way += 1
+        if self.limited:
+            self._sent += 1
+            # A request that is late does not delay the next one, but two late requests are not sent together.
+            late = now - self._current_interval()
+            self._last_sent = now if self._probing else max(self._next(is_last_attempt), late)
+
+    def failed(self) -> None:
+        """Record that a request ended without a response."""
+        self._under_way -= 1
+
+    def accepted(self, now: float, sent_at: float) -> None:
+        """Record a response, other than a refusal, to the request sent at `sent_at`."""
+        self._under_way -= 1
+        if not self.limited:
+            self._forget_old(sent_at)
+            self._accepted += 1
+        elif self._probing and sent_at >= self._resume:
+            self._start_round(now, sent_at)
+        else:
+            if self._probing:
+                self._concurrency = max(self._concurrency, self._under_way + 1)
+            self._accepted += sent_at >= self._round_start
+
+    def refused(self, now: float, sent_at: float, retry_after: float | None, backoff: float) -> bool:
+        """Record a refusal of the request sent at `sent_at`.
+
+        Args:
+            now: the time.
+            sent_at: the time at which the request was sent.
+            retry_after: the seconds that the server asks to wait, if it does.
+            backoff: the seconds to wait otherwise.
+
+        Returns:
+            Whether a new pause begins; a request that was sent before the current pause was decided begins none.
+        """
+        self._under_way -= 1
+        if self.limited and sent_at < self._resume:
+            longer = now + (retry_after or 0) - self._resume
+            if longer > 0:
+                self._pause += longer
+                self._resume += longer
+            return False
+        if not self.limited:
+            self._forget_old(sent_at)
+            self.limited = True
+        if not self._probing:
+            self._probing = True
+            self._rounds += 1
+            self._pauses = self._concurrency = 0
+        self._guessed = retry_after is None
+        self._pause = self._choose_pause(retry_after, backoff)
+        self._pauses += 1
+        self._last_sent, self._resume = now, now + self._pause
+        return True
+
+    def _forget_old(self, sent_at: float) -> None:
+        """Count requests of the last minute only, so that the first interval is not that of an idle hour."""
+        if sent_at - self._round_start > QUIET_TIME:
+            self._open(sent_at)
+
+    def _choose_pause(self, retry_after: float | None, backoff: float) -> float:
+        if retry_after is None:
+            return backoff * PAUSE_FACTOR**self._pauses * random.uniform(1, 1 + JITTER)
+        at_least = MIN_PAUSE_BACKOFFS * backoff * (2.0**self._pauses - 1)
+        return max(retry_after, at_least, MIN_PAUSE_INTERVALS * self._interval)
+
+    def _start_round(self, now: float, sent_at: float) -> None:
+        """Measure the interval of the round that ended with a pause, now that a request is accepted again."""
+        elapsed = self._resume - self._round_start - GUESSED_PAUSE_SHARE * self._guessed * self._pause
+        self._interval = elapsed / max(1, self._accepted)
+        self._longest_pause = max(self._longest_pause, self._pause)
+        self._probing = False
+        self._round_start, self._sent, self._accepted = sent_at, 1, 1
+        self._last_sent = max(now - self._interval, sent_at)
+
+    def _next(self, is_last_attempt: bool) -> float:
+        due = self._last_sent + self._current_interval()
+        if not is_last_attempt:
+            return due
+        average = self._round_start + LAST_ATTEMPT_MARGIN * self._interval * self._sent
+        return max(due, min(average, self._last_sent + self._longest_pause))
+
+    def _current_interval(self) -> float:
+        return self._interval / _growth(self._accepted, FIRST_GROWTH if self._rounds == 1 else GROWTH)
+
+
+def _growth(accepted: int, scale: float) -> float:
+    """Return a factor that stays near 1, is 2 after `scale` requests, and then grows fast, like TCP's CUBIC."""
+    return 1.0 + (accepted / scale) ** 3
