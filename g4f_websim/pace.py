@@ -9,7 +9,7 @@ requests are under way at once than the server accepted at once. The limit ends 
 import math
 import random
 
-# Seconds without a request after which the limit ends.
+# Seconds after which the limit ends if no call has had to wait.
 QUIET_TIME = 30.0
 
 # The constants below were chosen by simulating servers with windows, token buckets and limits on requests in flight.
@@ -33,7 +33,11 @@ LAST_ATTEMPT_MARGIN = 1.1
 
 
 class Pace:
-    """The pace of the requests to one server."""
+    """The pace of the requests to one server.
+
+    Attributes:
+        limited: whether requests have to wait.
+    """
 
     def __init__(self) -> None:
         self._under_way = 0
@@ -41,56 +45,61 @@ class Pace:
 
     def _open(self, now: float) -> None:
         self.limited = self._probing = self._guessed = False
-        self._round_start = self._last_sent = self._resume = now
+        self._round_start = self._last_sent = self._last_busy = self._resume = self._next_probe = now
         self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
-        self._interval = self._pause = self._longest_pause = 0.0
+        self._interval = self._pause = self._longest_pause = self._backoff = self._latency = 0.0
 
     def due(self, now: float, is_last_attempt: bool) -> float:
-        """Return the time at which the next request may be sent; infinity if a response has to arrive first."""
-        if self.limited and now - max(self._last_sent, self._resume) > QUIET_TIME:
+        """Return the time at which the next request may be sent, for a call that waits."""
+        if now - max(self._last_busy, self._resume) > QUIET_TIME:
             self._open(now)
+        self._last_busy = now
         if not self.limited:
             return now
         if self._probing:
-            pauses = LAST_ATTEMPT_PAUSES if is_last_attempt and self._guessed else 1.0
-            return self._last_sent + pauses * self._pause
-        if self._concurrency:
-            growth = _growth(self._accepted, CONCURRENCY_GROWTH * self._concurrency)
-            if self._under_way + 1 > self._concurrency * growth:
-                return math.inf
+            extra = LAST_ATTEMPT_PAUSES - 1 if is_last_attempt and self._guessed else 0.0
+            return self._next_probe + extra * self._pause
+        if self._is_busy():
+            # A response is expected by then; a request whose caller is gone never gets one.
+            return max(self._next(is_last_attempt), self._last_sent + self._latency)
         return self._next(is_last_attempt)
 
     def interval(self) -> float:
-        """Return the seconds between two requests, 0 as long as they are only guessed."""
+        """Return the seconds between two requests; 0 until a whole round has measured them."""
         return self._current_interval() if self._rounds > 1 and not self._probing else 0.0
 
     def sent(self, now: float, is_last_attempt: bool) -> None:
         """Record that a request is sent."""
-        self._under_way += 1
-        if self.limited:
+        if not self.limited:
+            if now - self._round_start > QUIET_TIME:
+                # Count recent requests only, so that the first interval is not that of an idle hour.
+                self._open(now)
+        elif self._probing:
+            # If the first request is not answered, another one goes.
+            self._next_probe = now + max(self._pause, self._backoff)
+        else:
             self._sent += 1
-            # A request that is late does not delay the next one, but two late requests are not sent together.
-            late = now - self._current_interval()
-            self._last_sent = now if self._probing else max(self._next(is_last_attempt), late)
+            # A request that is sent late does not delay the next one; two late ones are not sent together.
+            self._last_sent = max(self._next(is_last_attempt), now - self._current_interval())
+        self._under_way += 1
 
     def failed(self) -> None:
-        """Record that a request ended without a response."""
+        """Record a request that ended without a response."""
         self._under_way -= 1
 
     def accepted(self, now: float, sent_at: float) -> None:
         """Record a response, other than a refusal, to the request sent at `sent_at`."""
         self._under_way -= 1
-        if not self.limited:
-            self._forget_old(sent_at)
-            self._accepted += 1
-        elif self._probing and sent_at >= self._resume:
+        self._latency = max(self._latency, now - sent_at)
+        if self._probing and sent_at >= self._resume:
             self._start_round(now, sent_at)
-        else:
-            if self._probing:
-                self._concurrency = max(self._concurrency, self._under_way + 1)
-            self._accepted += sent_at >= self._round_start
+            return
+        if self._probing:
+            self._concurrency = max(self._concurrency, self._under_way + 1)
+        if sent_at >= self._round_start:
+            self._accepted += 1
 
-    def refused(self, now: float, sent_at: float, retry_after: float | None, backoff: float) -> bool:
+    def refused(self, now: float, sent_at: float, retry_after: float | None, backoff: float) -> None:
         """Record a refusal of the request sent at `sent_at`.
 
         Args:
@@ -98,34 +107,25 @@ class Pace:
             sent_at: the time at which the request was sent.
             retry_after: the seconds that the server asks to wait, if it does.
             backoff: the seconds to wait otherwise.
-
-        Returns:
-            Whether a new pause begins; a request that was sent before the current pause was decided begins none.
         """
         self._under_way -= 1
         if self.limited and sent_at < self._resume:
-            longer = now + (retry_after or 0) - self._resume
-            if longer > 0:
-                self._pause += longer
-                self._resume += longer
-            return False
-        if not self.limited:
-            self._forget_old(sent_at)
-            self.limited = True
+            # The request was sent before the pause began: its refusal says nothing new about the pace.
+            resume = now + (retry_after or 0.0)
+            if resume > self._resume:
+                self._pause += resume - self._resume
+                self._resume = resume
+                self._next_probe = max(self._next_probe, resume)
+            return
+        self.limited = True
         if not self._probing:
             self._probing = True
             self._rounds += 1
             self._pauses = self._concurrency = 0
-        self._guessed = retry_after is None
+        self._guessed, self._backoff = retry_after is None, backoff
         self._pause = self._choose_pause(retry_after, backoff)
         self._pauses += 1
-        self._last_sent, self._resume = now, now + self._pause
-        return True
-
-    def _forget_old(self, sent_at: float) -> None:
-        """Count requests of the last minute only, so that the first interval is not that of an idle hour."""
-        if sent_at - self._round_start > QUIET_TIME:
-            self._open(sent_at)
+        self._resume = self._next_probe = now + self._pause
 
     def _choose_pause(self, retry_after: float | None, backoff: float) -> float:
         if retry_after is None:
@@ -141,6 +141,11 @@ class Pace:
         self._probing = False
         self._round_start, self._sent, self._accepted = sent_at, 1, 1
         self._last_sent = max(now - self._interval, sent_at)
+
+    def _is_busy(self) -> bool:
+        """Return whether as many requests are under way as the server accepted at once, if that is known."""
+        growth = _growth(self._accepted, CONCURRENCY_GROWTH * max(1, self._concurrency))
+        return self._concurrency > 0 and self._under_way + 1 > self._concurrency * growth
 
     def _next(self, is_last_attempt: bool) -> float:
         due = self._last_sent + self._current_interval()

@@ -6,13 +6,12 @@ request.py builds what is sent, transport.py sends it, and response.py reads the
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
 import random
-import string
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -81,7 +80,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        characters = "".join(random.choices(string.ascii_lowercase + string.digits, k=19))
+        characters = base64.b32encode(random.randbytes(12)).decode().lower()[:19]
         position = 7 if for_image else 3
         return f"{characters[:position]}_{characters[position:]}"
 
@@ -161,19 +160,19 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
         headers = request.build_headers(cls.login_url, page, _choose_token(key))
-        options: dict[str, Any] = {"media": media, "api_key": key, "timeout": timeout}
         if is_image:
             # Of the other arguments only OpenAI's `size` is used.
-            options |= {"n": n, "width": width, "height": height, "size": kwargs.get("size")}
-            options |= {"seed": seed, "transparent": transparent}
-            chunks = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
-        else:
-            request.check_chat_model(model, cls.image_models)
-            options |= {"prompt": prompt, "response_format": response_format}
-            chunks = cls._handle_chat_request(project_id, messages, headers, proxy, **options)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+            options = {"width": width, "height": height, "size": kwargs.get("size")}
+            options |= {"seed": seed, "transparent": transparent, "media": media}
+            yield await cls._handle_image_request(
+                project_id, messages, prompt, aspect_ratio, headers, proxy, n=n, api_key=key, timeout=timeout, **options
+            )
+            return
+        request.check_chat_model(model, cls.image_models)
+        yield await cls._handle_chat_request(
+            project_id, messages, headers, proxy,
+            prompt=prompt, media=media, response_format=response_format, api_key=key, timeout=timeout,
+        )  # fmt: skip
 
     @classmethod
     async def _handle_chat_request(
@@ -188,11 +187,11 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         response_format: Any = None,
         api_key: Any = None,
         timeout: Any = None,
-        **options: Any,
-    ) -> AsyncGenerator[str, None]:
+    ) -> str:
+        """Return the answer to a chat."""
         body = request.chat_body(project_id, messages, prompt, media, response_format)
-        send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key=api_key, timeout=timeout)
-        yield await send(response.chat_text)
+        send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key, timeout)
+        return await send(response.chat_text)
 
     @classmethod
     async def _handle_image_request(
@@ -208,10 +207,11 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         api_key: Any = None,
         timeout: Any = None,
         **options: Any,
-    ) -> AsyncGenerator[ImageResponse, None]:
+    ) -> ImageResponse:
+        """Return the images, or those that did not fail."""
         count = request.check_count(n)
         body = request.image_body(project_id, messages, prompt, aspect_ratio, **options)
-        send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, api_key=api_key, timeout=timeout)
+        send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, api_key, timeout)
         read = partial(response.image_url, site=cls.url)
         results = await asyncio.gather(*(send(read) for _ in range(count)), return_exceptions=True)
         urls = [result for result in results if isinstance(result, str)]
@@ -221,11 +221,11 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         for failure in failures:
             logger.warning("%d of %d images failed: %s", len(failures), count, failure)
             g4f.debug.error(f"Websim: {len(failures)} of {count} images failed:", failure)
-        yield ImageResponse(urls, body["prompt"])
+        return ImageResponse(urls, body["prompt"])
 
     @classmethod
     def _prepare(
-        cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, *, api_key: Any, timeout: Any
+        cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, api_key: Any, timeout: Any
     ) -> Send:
         """Return a function that sends the request; each of its calls has its own attempts."""
         token = headers.get("authorization", "").removeprefix("Bearer ")

@@ -12,7 +12,6 @@ from typing import Any
 
 from g4f.image import to_data_uri
 from g4f.providers.helper import to_string
-from g4f.requests.defaults import DEFAULT_HEADERS
 from g4f.tools.media import render_messages
 
 try:
@@ -27,6 +26,7 @@ Json = dict[str, Any]
 # Websim accepts three roles. OpenAI's other roles are sent as the closest of them.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
+_ROLE_NAMES = ", ".join(ROLES)
 
 # The values of OpenAI's response_format.type that request a JSON answer.
 JSON_FORMATS = ("json_object", "json_schema")
@@ -132,7 +132,7 @@ def nearest_ratio(width: int, height: int) -> str:
 
 
 def build_headers(site: str, page: str, token: str | None) -> dict[str, str]:
-    """Return the headers of a request, as the web application sends them.
+    """Return the headers that a request has besides those of its session.
 
     Args:
         site: the URL of the site. Clients of the API host send the headers of https://websim.com.
@@ -140,11 +140,8 @@ def build_headers(site: str, page: str, token: str | None) -> dict[str, str]:
         token: the login token, or None for an anonymous request.
     """
     origin, referer = (DEFAULT_URL, f"{DEFAULT_URL}/") if site == API_URL else (site, site + page)
-    headers = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json"}
-    headers |= {"origin": origin, "referer": referer, "websim-flags": ""}
-    if token:
-        headers["authorization"] = f"Bearer {token}"
-    return headers
+    headers = {"origin": origin, "referer": referer}
+    return headers | {"authorization": f"Bearer {token}"} if token else headers
 
 
 def check_project_id(project_id: Any) -> str:
@@ -176,8 +173,8 @@ def strip_provider_prefix(model: Any) -> str:
 
 def check_chat_model(model: str, image_models: list[str]) -> None:
     """Raise a `ValueError` if the name of a chat model is that of another service's image model."""
-    known = ", ".join(image_models)
-    _check(not _IMAGE_MODEL.match(model), "model", f"Websim's image model is {known}", model)
+    if _IMAGE_MODEL.match(model):
+        raise _invalid("model", f"Websim's image model is {', '.join(image_models)}", model)
 
 
 def check_count(n: Any) -> int:
@@ -240,7 +237,7 @@ def _normalize_messages(messages: Any) -> list[Json]:
 def _normalize_message(index: int, message: Any) -> Json:
     role = message.get("role") if isinstance(message, dict) else None
     valid = isinstance(role, str) and role in ROLES
-    _check(valid, f"messages[{index}]", f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
+    _check(valid, f"messages[{index}]", f"a dict with content and with a role, one of {_ROLE_NAMES}", message)
     content = message.get("content")
     if not isinstance(content, str):
         content = _normalize_parts(f"messages[{index}].content", content)
@@ -332,11 +329,14 @@ def _is_int(value: Any) -> bool:
 
 
 def _check(ok: object, field: str, expected: str, value: Any) -> None:
-    """Raise a `ValueError` that names the field, shows a valid value and the invalid one, unless `ok`."""
-    if ok:
-        return
+    if not ok:
+        raise _invalid(field, expected, value)
+
+
+def _invalid(field: str, expected: str, value: Any) -> ValueError:
+    """Return an error that names the field, and shows a valid value and the invalid one."""
     try:
         shown = f"{value!r:.80}"
     except ValueError:  # Python refuses to print an integer of more than 4,300 digits
         shown = "this value"
-    raise ValueError(f"{field}: {expected}, not {shown}")
+    return ValueError(f"{field}: {expected}, not {shown}")

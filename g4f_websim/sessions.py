@@ -12,12 +12,16 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
+from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from g4f.requests.aiohttp import get_connector
+from g4f.requests.defaults import DEFAULT_HEADERS
+
+# What the web application sends with every request. As headers of the session, aiohttp merges them once.
+HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
 # Limits of one attempt, in seconds (specification, section 5).
 ATTEMPT_TIMEOUT = 300.0
@@ -29,10 +33,16 @@ _lock = threading.Lock()
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
-class ConnectionUse:
-    """Record whether a request was sent over a reused connection; pass it as `trace_request_ctx` of the request."""
+# Whether the running task opened a connection for its request, rather than reusing one.
+connection_is_new: ContextVar[bool] = ContextVar("connection_is_new")
 
-    reused = False
+
+class _Connector(TCPConnector):
+    """A connector that tells which requests opened a connection."""
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        connection_is_new.set(True)
+        return await super()._create_connection(*args, **kwargs)
 
 
 def shared_session() -> ClientSession:
@@ -40,12 +50,13 @@ def shared_session() -> ClientSession:
     loop = asyncio.get_running_loop()
     session: ClientSession | None = getattr(loop, _ATTRIBUTE, None)
     if session is None or session.closed:
-        if session is None:
+        is_first = session is None
+        session = new_session()
+        setattr(loop, _ATTRIBUTE, session)
+        if is_first:
             loop.close = partial(_close, loop, loop.close)  # type: ignore[method-assign]
             with _lock:
                 _loops.add(loop)
-        session = new_session()
-        setattr(loop, _ATTRIBUTE, session)
     return session
 
 
@@ -58,19 +69,13 @@ def new_session(socks_proxy: str | None = None) -> ClientSession:
     Raises:
         MissingRequirementsError: `aiohttp_socks` is not installed.
     """
-    trace = TraceConfig()
-    trace.on_connection_reuseconn.append(_record_reuse)
     return ClientSession(
-        connector=get_connector(proxy=socks_proxy) if socks_proxy else TCPConnector(),
+        headers=HEADERS,
+        connector=get_connector(proxy=socks_proxy) if socks_proxy else _Connector(),
         # A cookie that one caller receives must not be sent with the requests of another.
         cookie_jar=DummyCookieJar(),
         timeout=ClientTimeout(total=ATTEMPT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
-        trace_configs=[trace],
     )
-
-
-async def _record_reuse(session: ClientSession, context: Any, params: Any) -> None:
-    context.trace_request_ctx.reused = True
 
 
 def _close(loop: asyncio.AbstractEventLoop, close_loop: Callable[[], None]) -> None:
@@ -79,25 +84,39 @@ def _close(loop: asyncio.AbstractEventLoop, close_loop: Callable[[], None]) -> N
         _close_connections(loop)
     finally:
         close_loop()
+    # A pending call may have opened a session in its last step. It has no connection yet.
+    session: ClientSession = getattr(loop, _ATTRIBUTE)
+    if session.connector:
+        session.connector._close()
 
 
 def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
-    session: ClientSession | None = getattr(loop, _ATTRIBUTE, None)
-    connector = session.connector if session else None
+    session: ClientSession = getattr(loop, _ATTRIBUTE)
+    connector = session.connector
     if connector is None or connector.closed or loop.is_running() or loop.is_closed():
         return
     # The public close() creates a task that needs several passes of the event loop.
     connector._close(abort_ssl=True)
-    loop.call_soon(loop.stop)
     # Another event loop may run in this thread: a coroutine or the garbage collector can close a loop.
     running = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     try:
-        # A pending task that calls sys.exit() in its last step must not interrupt the closing.
-        with suppress(SystemExit):
-            loop.run_forever()
+        _run_one_pass(loop)
     finally:
         asyncio._set_running_loop(running)
+
+
+def _run_one_pass(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the callbacks that are ready, among them those that close the sockets."""
+    loop.stop()
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt) as error:
+        # A pending task ended the pass by sys.exit(), which nobody expects from close(). Run the other callbacks.
+        loop.stop()
+        loop.run_forever()
+        if not isinstance(error, SystemExit):
+            raise
 
 
 def _close_all_connections() -> None:
@@ -116,11 +135,10 @@ def _leave_connections_to_parent() -> None:
     global _lock
     _lock = threading.Lock()
     for loop in list(_loops):
-        session: ClientSession | None = getattr(loop, _ATTRIBUTE, None)
-        if session:
-            # The reference keeps the garbage collector from closing the connections.
-            _inherited.append(session.connector)
-            session.detach()
+        session: ClientSession = getattr(loop, _ATTRIBUTE)
+        # The reference keeps the garbage collector from closing the connections.
+        _inherited.append(session.connector)
+        session.detach()
 
 
 atexit.register(_close_all_connections)

@@ -1,219 +1,166 @@
-"""Share one pace between all calls to the same host with the same login, once the server has answered 429.
+"""One queue for all calls to the same host with the same login, from the first request that the host refuses with 429.
 
-The interval between requests is measured: the time from one pause to the next, divided by the requests that the server
-accepted in it. After a pause one request probes the server. Once it is accepted, a round begins: the interval shrinks
-with the cube of the requests accepted (as in TCP CUBIC) while no more requests are in flight than the server was seen to
-serve at once. The next 429 ends the round. All threads share the queue; each call in it also wakes up by itself, because
-the event loop of the call before it may have stopped.
+pace.py knows when the next request may be sent. The calls of all threads wait here, those with the fewest attempts
+first, then first come, first served. The first call sleeps until its time has come, and wakes the next when it leaves.
+A call that cannot wake, because its event loop is closed or blocked, is passed over.
 """
 
 import asyncio
 import bisect
-import contextlib
 import itertools
 import logging
 import math
 import os
-import random
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import NamedTuple
 
-QUIET = 30.0  # seconds without a waiting call after which the limit is forgotten
-POLL = 1.0  # seconds between two looks at the queue; a call that is late by as much loses its place
-LOG_INTERVAL = 5.0  # seconds
-JITTER = 0.1  # the largest part of the backoff that is added to a pause
-PAUSE_GROWTH = 1.6  # after a pause that proved too short; doubling overshoots the end of a long limit
-PROBING, CRUISING, WIDENING = 4, 24, 120  # accepted requests that double the pace, at first and later; and the flight
-CAUTION = 1.1  # the interval before a last attempt, in intervals that the server accepted
-MAX_THROTTLES = 1000
+from .pace import Pace
 
-_log = logging.getLogger("g4f_websim")
+logger = logging.getLogger("g4f_websim")
 
+# Seconds after which a waiting call looks at the queue although nobody woke it, and a first call that is late is lost.
+POLL_INTERVAL = 1.0
+# Seconds between two reports, and until the first one, so that it counts all calls of a burst.
+REPORT_INTERVAL = 5.0
+REPORT_DELAY = 0.1
 
-class QueueTooLong(Exception):
-    """A call would wait longer than `max_wait`; the argument is its whole wait in seconds."""
+# The number of hosts and logins whose pace is remembered.
+MAX_THROTTLES = 256
 
 
-class _Place(NamedTuple):
-    """A call's place in the queue: fewer attempts first, then first come, first served."""
+class QueueTooLongError(Exception):
+    """A call would wait `seconds`, longer than it may; never leaves the package."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+@dataclass(order=True)
+class _Waiter:
+    """A call in the queue; the order is that of the fields that are compared."""
 
     attempt: int
-    number: int
-    is_last: bool
-    loop: asyncio.AbstractEventLoop
-    woken: asyncio.Event
+    arrival: int
+    is_last_attempt: bool = field(compare=False)
+    loop: asyncio.AbstractEventLoop = field(compare=False, default_factory=asyncio.get_running_loop)
+    woken: asyncio.Event = field(compare=False, default_factory=asyncio.Event)
 
 
 class Throttle:
-    """The queue and the pace of the calls to one host with one login."""
+    """The queue of one host and login."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self._host = host
         self.reset()
 
     def reset(self) -> None:
-        """Forget the limit, the calls and the lock; in a forked process they are the parent's."""
-        self._lock, self._queue, self._numbers = threading.Lock(), list[_Place](), itertools.count()
-        self._open()
+        """Forget the pace and the queue; a forked process does, because its parent's locks and calls stay behind."""
+        self._lock = threading.Lock()
+        self._pace = Pace()
+        self._queue: list[_Waiter] = []
+        self._arrivals = itertools.count()
+        self._next_report = -math.inf
 
-    def _open(self) -> None:
-        self._limited = self._paused = self._confirmed = False
-        self._start = self._resume = -math.inf  # of the round; of sending, after the last pause
-        self._interval = self._latency = self._pause = self._guess = self._longest_pause = 0.0
-        self._slot = self._last_wait = self._last_log = 0.0
-        self._sent = self._accepted = self._in_flight = self._served_at_once = self._refusals = 0
+    async def wait_turn(self, attempt: int, is_last_attempt: bool, max_wait: float) -> float:
+        """Wait until a request may be sent, and return the time at which it is sent.
 
-    async def wait_turn(self, attempt: int, is_last: bool, max_wait: float) -> float:
-        """Wait until the request may be sent, which is at once unless the server limits its rate.
+        The caller sends it at once, and then calls `accepted`, `refused` or `failed`.
 
         Args:
-            attempt: the number of the attempt; calls with fewer attempts go first.
-            is_last: whether the call has no other attempt.
-            max_wait: the longest wait in seconds.
-
-        Returns:
-            The turn, to be handed to `accepted`, `refused` or `abandoned`.
+            attempt: the number of the call's attempt.
+            is_last_attempt: whether the call fails if this attempt is refused.
+            max_wait: the seconds that the call may wait.
 
         Raises:
-            QueueTooLong: the wait would be longer than `max_wait`.
+            QueueTooLongError: the call would wait longer.
         """
-        arrival = monotonic()
-        place = _Place(attempt, next(self._numbers), is_last, asyncio.get_running_loop(), asyncio.Event())
+        start = monotonic()
+        with self._lock:
+            if not self._pace.limited:
+                self._pace.sent(start, is_last_attempt)
+                return start
+        waiter = _Waiter(attempt, next(self._arrivals), is_last_attempt)
         try:
-            while (delay := self._look(place, arrival, max_wait)) > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(delay, POLL)):
-                        await place.woken.wait()
-                place.woken.clear()
-        except (asyncio.CancelledError, QueueTooLong):  # GeneratorExit comes from the garbage collector: never lock there
-            with self._lock:
-                self._leave(place)
+            while (delay := self._send_or_wait(waiter, start, max_wait)) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await waiter.woken.wait()
+        # Not on GeneratorExit: the garbage collector raises it, perhaps in a thread that holds the lock.
+        except (asyncio.CancelledError, QueueTooLongError):
+            self._leave(waiter)
             raise
+        self._leave(waiter)
         return monotonic()
 
-    def _look(self, place: _Place, arrival: float, max_wait: float) -> float:
-        """Take the turn and return 0, or return the seconds until another look."""
+    def accepted(self, sent_at: float) -> None:
+        """Record a response other than a refusal."""
+        with self._lock:
+            self._pace.accepted(monotonic(), sent_at)
+            self._wake(self._queue[:1])
+
+    def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
+        """Record a refusal; `retry_after` or else `backoff` are the seconds to wait."""
+        with self._lock:
+            self._pace.refused(monotonic(), sent_at, retry_after, backoff)
+            # For some the wait may have become too long.
+            self._wake(self._queue)
+
+    def failed(self) -> None:
+        """Record a request that ended without a response."""
+        with self._lock:
+            self._pace.failed()
+            self._wake(self._queue[:1])
+
+    def _send_or_wait(self, waiter: _Waiter, start: float, max_wait: float) -> float:
+        """Return 0 if the call may send its request now, else the seconds after which to look again."""
         with self._lock:
             now = monotonic()
-            if self._limited and now - self._last_wait > QUIET:
-                self._open()
-            if self._limited and (delay := self._delay(place, now)) > 0:
-                wait = now - arrival + delay
-                if wait > max_wait:
-                    raise QueueTooLong(round(wait, 1))
-                self._last_wait = now
-                if now - self._last_log > LOG_INTERVAL:
-                    self._last_log = now
-                    _log.info("Websim limits its rate: %d calls wait, this one for %.0f s", len(self._queue), delay)
-                return delay if self._queue[0] is place else POLL
-            if not self._limited and now - self._start > QUIET:
-                self._start, self._accepted = now, 0
-            if self._limited:
-                self._take(place, now)
-            self._leave(place)
-            self._in_flight += 1
-            return 0
+            waiter.woken.clear()
+            if waiter not in self._queue:
+                bisect.insort(self._queue, waiter)
+            while (first := self._queue[0]) is not waiter and self._is_lost(first, now):
+                self._queue.remove(first)
+            due = self._pace.due(now, first.is_last_attempt)
+            if first is waiter and due <= now:
+                self._pace.sent(now, waiter.is_last_attempt)
+                return 0.0
+            self._schedule_report(waiter.loop, now)
+            delay = max(0.0, due - now)
+            wait = now - start + delay + self._queue.index(waiter) * self._pace.interval()
+            if wait > max_wait:
+                raise QueueTooLongError(wait)
+            return delay if first is waiter else POLL_INTERVAL
 
-    def _delay(self, place: _Place, now: float) -> float:
-        """Enter the queue, from which calls that are gone are removed, and return the seconds until the turn."""
-        if place not in self._queue:
-            bisect.insort(self._queue, place)
-        while (first := self._queue[0]) is not place and (not first.loop.is_running() or now > self._due(first) + POLL):
-            del self._queue[0]
-        rank = self._queue.index(place)
-        # An unconfirmed interval shrinks so fast that only the pause counts.
-        return max(self._due(place) - now, 1e-3 * bool(rank)) + rank * self._gap() * self._confirmed
+    def _is_lost(self, waiter: _Waiter, now: float) -> bool:
+        return not waiter.loop.is_running() or self._pace.due(now, waiter.is_last_attempt) < now - POLL_INTERVAL
 
-    def _gap(self) -> float:
-        """Return the seconds between two requests at the present pace."""
-        if self._in_flight + 1 > max(self._served_at_once, 1) * (1 + (self._accepted / WIDENING) ** 3):
-            return max(self._interval, self._latency)  # not for ever: what is in flight may never be answered
-        return self._interval / (1 + (self._accepted / (CRUISING if self._confirmed else PROBING)) ** 3)
-
-    def _due(self, place: _Place) -> float:
-        """Return when the first in the queue may send."""
-        paced = self._slot if self._paused else self._slot + self._gap()
-        if self._paused or not place.is_last:
-            return paced
-        return max(paced, min(self._careful(), self._slot + self._longest_pause))
-
-    def _careful(self) -> float:
-        """Return when the next request would be due if the round had not been faster than the interval measured."""
-        return self._start + CAUTION * self._interval * self._sent
-
-    def _take(self, place: _Place, now: float) -> None:
-        due, gap = self._due(place), self._gap()
-        if self._paused:
-            self._slot = now + self._pause  # for another probe, should this one not be answered
-        else:
-            self._slot = max(due, now - gap)
-            if place.is_last and self._careful() > now:
-                self._start, self._sent, self._accepted = now, 0, 0
-        self._sent += 1
-
-    def _leave(self, place: _Place) -> None:
-        if place in self._queue:
-            self._queue.remove(place)
-        self._wake_first()
-
-    def _wake_first(self, everybody: bool = False) -> None:
-        for place in self._queue if everybody else self._queue[:1]:
-            with contextlib.suppress(RuntimeError):  # a closed event loop
-                place.loop.call_soon_threadsafe(place.woken.set)
-
-    def accepted(self, turn: float) -> None:
-        """Report a response other than 429."""
+    def _leave(self, waiter: _Waiter) -> None:
         with self._lock:
-            now = monotonic()
-            if self._paused:
-                self._served_at_once = max(self._served_at_once, self._in_flight)
-            self._in_flight -= 1
-            self._latency = max(self._latency, now - turn)
-            if self._paused and turn >= self._resume:
-                # A guessed pause ends later than the limit: by half of it, on average.
-                self._interval = (self._resume - self._start - self._guess / 2) / max(self._accepted, 1)
-                self._longest_pause = max(self._longest_pause, self._pause)
-                self._start = self._slot = turn
-                self._sent = self._accepted = 1
-                self._paused = False
-            elif self._paused or turn >= self._start:
-                self._accepted += 1
-            self._wake_first()
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+            self._wake(self._queue[:1])
 
-    def refused(self, turn: float, retry_after: float | None, backoff: float) -> None:
-        """Report a 429.
+    def _wake(self, waiters: Iterable[_Waiter]) -> None:
+        for waiter in waiters:
+            with suppress(RuntimeError):  # the event loop is closed
+                waiter.loop.call_soon_threadsafe(waiter.woken.set)
 
-        Args:
-            turn: what `wait_turn` returned.
-            retry_after: the seconds for which the server asks, if it does.
-            backoff: the seconds to wait at first if it does not.
-        """
+    def _schedule_report(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        if now >= self._next_report:
+            self._next_report = now + REPORT_INTERVAL
+            loop.call_later(REPORT_DELAY, self._report)
+
+    def _report(self) -> None:
         with self._lock:
-            now = monotonic()
-            self._in_flight -= 1
-            if turn >= self._resume:
-                if not self._paused:
-                    self._confirmed, self._limited = self._limited, True
-                    self._served_at_once = self._refusals = 0
-                guess = backoff * PAUSE_GROWTH**self._refusals
-                self._pause = guess if retry_after is None else max(retry_after, guess / 4)
-                self._pause += random.uniform(0, JITTER) * guess
-                self._guess = self._pause if retry_after is None else 0.0
-                self._refusals += 1
-                self._paused = True
-                self._resume = self._slot = self._last_wait = now + self._pause
-            elif retry_after is not None and now + retry_after > self._resume:
-                self._resume = self._slot = self._last_wait = now + retry_after
-                self._guess = 0.0
-            self._wake_first(everybody=True)
-
-    def abandoned(self, turn: float) -> None:
-        """Report a request that got no response."""
-        with self._lock:
-            self._in_flight -= 1
-            if self._paused and turn >= self._resume:
-                self._slot = monotonic()
-            self._wake_first()
+            now, calls = monotonic(), len(self._queue)
+            last = max(0.0, self._pace.due(now, False) - now) + calls * self._pace.interval()
+        if calls:
+            waiting = "1 call waits" if calls == 1 else f"{calls} calls wait"
+            logger.info("rate limit of %s: %s, for up to about %.0f s", self._host, waiting, last)
 
 
 _throttles: dict[tuple[str, str], Throttle] = {}
@@ -221,22 +168,22 @@ _throttles_lock = threading.Lock()
 
 
 def throttle_for(host: str, login: str) -> Throttle:
-    """Return the throttle of a host and a login."""
+    """Return the throttle that all calls to `host` with `login` share."""
     throttle = _throttles.get((host, login))
     if throttle is None:
         with _throttles_lock:
-            throttle = _throttles.setdefault((host, login), Throttle())
-            if len(_throttles) > MAX_THROTTLES:
+            if len(_throttles) >= MAX_THROTTLES:
                 del _throttles[next(iter(_throttles))]
+            throttle = _throttles.setdefault((host, login), Throttle(host))
     return throttle
 
 
-def _forget_parent() -> None:
+def _reset_after_fork() -> None:
     global _throttles_lock
     _throttles_lock = threading.Lock()
-    for throttle in list(_throttles.values()):
+    for throttle in _throttles.values():
         throttle.reset()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(after_in_child=_reset_after_fork)

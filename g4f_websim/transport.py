@@ -6,7 +6,6 @@ request.py builds what is sent, response.py reads the response, and errors.py ex
 import asyncio
 import email.utils
 import io
-import itertools
 import json
 import logging
 import math
@@ -14,8 +13,8 @@ import random
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import NamedTuple
 
 import aiohttp
@@ -24,8 +23,9 @@ from g4f.errors import RateLimitError
 
 from . import errors
 from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
-from .sessions import ATTEMPT_TIMEOUT, new_session, shared_session
+from .sessions import ATTEMPT_TIMEOUT, connection_is_new, new_session, shared_session
 from .target import Target
+from .throttle import QueueTooLongError, Throttle, throttle_for
 
 logger = logging.getLogger("g4f_websim")
 
@@ -44,8 +44,7 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """How often a request is sent and how long a call may take.
 
     Attributes:
@@ -68,8 +67,7 @@ class RetryPolicy:
         return self.backoff * 2.0**exponent * random.uniform(1, 1 + JITTER)
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A request: where it goes, its headers, and its body as JSON."""
 
     target: Target
@@ -108,11 +106,9 @@ class Outcome(NamedTuple):
     retry_after: float | None = None
 
 
-@dataclass
 class Exchange:
-    """What is known of an attempt when it fails: whether its connection was reused, and the status once it arrived."""
+    """What is known of an attempt that fails: the status, if a response had begun."""
 
-    reused: bool = False
     status: int | None = None
 
 
@@ -129,13 +125,14 @@ async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]
         RateLimitError, MissingAuthError, ResponseStatusError: the server refused the request.
         ResponseError, NoMediaResponseError: the connection failed, or the response is of no use.
     """
-    try:
-        async with asyncio.timeout(policy.timeout) as deadline:
-            outcome = await _send_with_retries(request, policy, read)
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        outcome = Outcome(error=errors.timeout_error(policy.timeout or 0, request.target))
+    if policy.timeout is None:
+        outcome = await _send_with_retries(request, policy, read)
+    else:
+        try:
+            async with asyncio.timeout(policy.timeout):
+                outcome = await _send_with_retries(request, policy, read)
+        except TimeoutError:  # an attempt returns its timeout, so this is that of the call
+            outcome = Outcome(error=errors.timeout_error(policy.timeout, request.target))
     if outcome.error is None:
         return outcome.answer
     # The exceptions of aiohttp and of the SOCKS library contain the password of the proxy. Raised inside an `except`
@@ -148,15 +145,52 @@ async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]
 
 async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> Outcome:
     """Return the outcome of the first attempt that succeeds, or of the last one."""
-    for attempt in itertools.count(1):
-        outcome = await attempt_once(request, read)
+    throttle = throttle_for(request.target.host, request.target.token or "")
+    waited = 0.0
+    attempt = 0
+    while True:
+        attempt += 1
+        is_last = attempt >= policy.max_attempts
+        start = monotonic()
+        try:
+            sent_at = await throttle.wait_turn(attempt, is_last, policy.max_wait - waited)
+        except QueueTooLongError as error:
+            return Outcome(error=errors.queue_error(waited + error.seconds, policy.max_wait, request.target))
+        waited += sent_at - start
+        outcome = await _attempt_in_turn(request, policy, read, throttle, sent_at)
+        if is_last or not outcome.retryable:
+            return outcome
+        next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
+        if _is_rate_limited(outcome):
+            _log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
+            continue
         delay = policy.delay(attempt, outcome.retry_after)
-        too_long = outcome.retry_after is not None and delay > policy.max_wait
-        if not outcome.retryable or attempt >= policy.max_attempts or too_long:
-            break
-        _log(f"{outcome.error}; waiting {delay:.1f} s before attempt {attempt + 1} of {policy.max_attempts}")
+        if outcome.retry_after is not None and delay > policy.max_wait:
+            return outcome
+        _log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
+
+
+async def _attempt_in_turn(
+    request: Request, policy: RetryPolicy, read: Callable[[str], str], throttle: Throttle, sent_at: float
+) -> Outcome:
+    """Send a request once, and tell the throttle how the server took it."""
+    try:
+        outcome = await attempt_once(request, read)
+    except asyncio.CancelledError:
+        throttle.failed()
+        raise
+    if _is_rate_limited(outcome):
+        throttle.refused(sent_at, outcome.retry_after, policy.backoff)
+    elif outcome.response:
+        throttle.accepted(sent_at)
+    else:
+        throttle.failed()
     return outcome
+
+
+def _is_rate_limited(outcome: Outcome) -> bool:
+    return isinstance(outcome.error, RateLimitError)
 
 
 async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
@@ -194,7 +228,7 @@ async def _send_once(request: Request, exchange: Exchange) -> Response:
         return await _post(shared_session(), request, exchange)
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
-        if not exchange.reused or exchange.status or not isinstance(getattr(error, "message", ""), str):
+        if connection_is_new.get() or exchange.status or not isinstance(getattr(error, "message", ""), str):
             raise
     async with new_session() as session:
         return await _post(session, request, exchange)
@@ -202,20 +236,22 @@ async def _send_once(request: Request, exchange: Exchange) -> Response:
 
 async def _post(session: aiohttp.ClientSession, request: Request, exchange: Exchange) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
+    connection_is_new.set(False)
     response = await session.post(
         request.target.url,
         data=body,
         headers=request.headers,
         proxy=request.target.http_proxy,
         allow_redirects=False,
-        trace_request_ctx=exchange,
     )
     exchange.status = response.status
     try:
-        return Response(response.status, response.headers, await _read_text(response))
-    finally:
-        # A response that was read to its end has returned its connection to the pool before.
+        text = await _read_text(response)
+    except BaseException:
+        # A response that is read to its end returns its connection to the pool by itself.
         response.close()
+        raise
+    return Response(response.status, response.headers, text)
 
 
 async def _read_text(response: aiohttp.ClientResponse) -> str:
@@ -224,15 +260,14 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     Raises:
         ResponseTooLargeError: the body is larger than `MAX_BODY_BYTES`; no more of it was read.
     """
-    body = bytearray()
-    if (response.content_length or 0) > MAX_BODY_BYTES:
+    content, body, size = response.content, bytearray(), response.content_length or 0
+    while size <= MAX_BODY_BYTES and not content.at_eof():
+        body += await content.readany()
+        size = len(body)
+    if size > MAX_BODY_BYTES:
         raise ResponseTooLargeError
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ResponseTooLargeError
-    # RFC 8259: JSON is UTF-8 whatever a header says; older texts may be UTF-16 or UTF-32.
-    return body.decode(json.detect_encoding(body), "replace")
+    # JSON is UTF-8 whatever a header says (RFC 8259). Only in UTF-16 and UTF-32 does it begin with zero bytes.
+    return body.decode(json.detect_encoding(body) if 0 in body[:4] else "utf-8-sig", "replace")
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -257,7 +292,7 @@ def _is_connection_failure(error: Exception) -> bool:
     return is_socks_failure(error) or isinstance(error, aiohttp.ClientConnectionError | OSError)
 
 
-def _log(message: str) -> None:
+def _log(level: int, message: str) -> None:
     """Report a delay to the application's logging and to g4f's debug log."""
-    logger.info(message)
+    logger.log(level, message)
     g4f.debug.log(f"Websim: {message}")

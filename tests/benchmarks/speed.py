@@ -29,6 +29,7 @@ from g4f.client import AsyncClient, Client
 
 from g4f_websim import Websim, request
 from g4f_websim.emulator import Emulator, Fault
+from g4f_websim.sessions import HEADERS
 from tests.support.calls import HELLO, ask
 from tests.support.fast_server import HOST, FastServer, fast_server
 
@@ -102,7 +103,7 @@ def throughput(run: Run) -> Iterator[Row]:
 
 
 async def _throughput(scheme: str, at_once: int, run: Run) -> list[Row]:
-    headers = request.build_headers(Websim.url, request.CHAT_PAGE, token=None)
+    headers = {**HEADERS, **request.build_headers(Websim.url, request.CHAT_PAGE, token=None)}
     body = request.chat_body(Websim.generate_project_id(), HELLO)
     url = Websim.chat_api_endpoint
 
