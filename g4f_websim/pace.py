@@ -14,13 +14,13 @@ QUIET_TIME = 30.0
 
 # The constants below were chosen by simulating servers with windows, token buckets and limits on requests in flight.
 # The requests accepted until the interval is half as long: in the first round, whose interval is a guess, and later.
-FIRST_GROWTH = 3.0
+FIRST_GROWTH = 5.0
 GROWTH = 24.0
 # The requests accepted, per request under way at once, until twice as many may be under way.
 CONCURRENCY_GROWTH = 50.0
 # Without Retry-After a pause is up to 25 % longer at random, and each further pause is longer by this factor.
 JITTER = 0.25
-PAUSE_FACTOR = 1.6
+PAUSE_FACTOR = 1.5
 # With Retry-After a pause lasts at least this many intervals, because rounds of a few requests measure badly.
 MIN_PAUSE_INTERVALS = 2.0
 # If the server refuses again after Retry-After, a pause is at least this part of the backoff; then doubled.

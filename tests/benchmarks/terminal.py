@@ -3,6 +3,7 @@
 The commands are run for real, offline, and rich draws what they print.
 """
 
+import io
 import os
 import re
 import shlex
@@ -27,7 +28,7 @@ COMMANDS = (
 
 def main() -> None:
     """Run the commands and write the picture."""
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     for command in COMMANDS:
         console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
         console.print(Text(output_of(command)))
