@@ -28,7 +28,8 @@ CHALLENGE_HEADER = "cf-mitigated"
 MAX_ORIGIN_CHARS = 80
 
 _NO_CREDITS = re.compile(
-    r"(insufficient|not enough|no|out of|zero)( \w+)? credits?\b|credits? .{0,20}(exhausted|exceeded|required|used up)",
+    r"(insufficient|not enough|no|out of|zero|\b0)( \w+)? credits?\b"
+    r"|credits? .{0,20}(exhausted|exceeded|required|used up)",
     re.IGNORECASE,
 )
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)

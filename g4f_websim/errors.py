@@ -93,8 +93,8 @@ def timeout_error(seconds: float, target: Target) -> Exception:
 def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
     """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
     message = (
-        f"Rate limit of {target.host}: the wait would be {_format_seconds(seconds)}, "
-        f"longer than max_wait ({max_wait:g} s): raise Websim.max_wait, log in, or use another provider"
+        f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, "
+        f"longer than Websim.max_wait ({max_wait:g} s): raise max_wait, log in, or use another provider"
     )
     return _new(errors.RateLimitError, message, RATE_LIMITED, 429, seconds)
 

@@ -83,7 +83,7 @@ def chat_body(
         last = _last_user_message(normalized)
         last["content"] = _parts_of(last) + [_image_part(url) for url in urls]
     normalized = [message for message in normalized if message["content"]]
-    example = 'nothing to send: pass messages=[{"role": "user", "content": "Hello"}] or a prompt'
+    example = 'a message with content, as in messages=[{"role": "user", "content": "Hello"}], or a prompt'
     _check(normalized, "messages", example, messages)
     body: Json = {"project_id": project_id, "messages": normalized}
     return body | {"json": True} if _wants_json(response_format) else body

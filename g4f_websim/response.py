@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 from g4f.errors import NoMediaResponseError, ResponseError
 
-from .causes import BROKEN_RESPONSE, IF_CHANGED, IF_MOVED, TRY_LATER, Cause, Reason, UnexpectedBodyError
+from .causes import BROKEN_RESPONSE, IF_CHANGED, RUN_CHECK, TRY_LATER, Cause, Reason, UnexpectedBodyError
 from .redaction import is_html
 
 INVALID_JSON = object()
@@ -88,7 +88,7 @@ def _is_image_url(url: str) -> bool:
 
 
 def _html_page(kind: type[Exception]) -> Cause:
-    advice = f"a captive portal or a proxy may answer instead of Websim, or WEBSIM_URL is wrong; {IF_MOVED}"
+    advice = f"a captive portal or a proxy may answer instead, or WEBSIM_URL is wrong: set WEBSIM_URL; {RUN_CHECK}"
     return Cause(Reason.API_MOVED, "something other than the API responded", advice, kind)
 
 

@@ -220,7 +220,7 @@ REJECTED = {
     "model": (7, {}, "model: a name"),
     "image model of another service": ("dall-e-3", {}, "model: Websim's image model is flux, not 'dall-e-3'"),
     "other image model": ("flux-pro", {}, "model: Websim's image model is flux, not 'flux-pro'"),
-    "messages": (None, {"messages": []}, "messages: nothing to send"),
+    "messages": (None, {"messages": []}, "messages: a message with content, as in messages="),
     "chat prompt": ("any", {"prompt": 7}, "prompt: text, not 7"),
     "media": (None, {"media": ["cat.png"]}, r"media\[0\]: an image"),
     "response_format": (None, {"response_format": "json_object"}, "response_format: .* not 'json_object'"),

@@ -216,7 +216,7 @@ def test_queue_error():
     error = queue_error(90.4, 60.0, ANONYMOUS)
     assert type(error) is RateLimitError
     assert str(error) == (
-        "Rate limit of websim.com: the wait would be 91 s, longer than max_wait (60 s): "
-        "raise Websim.max_wait, log in, or use another provider"
+        "Rate limit of websim.com: the call would wait 91 s, longer than Websim.max_wait (60 s): "
+        "raise max_wait, log in, or use another provider"
     )
     assert (error.status, error.retry_after, error.reason) == (429, 90.4, Reason.RATE_LIMITED)
