@@ -10,7 +10,6 @@ import anthropic
 import httpx
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
@@ -70,7 +69,9 @@ def anthropic_client(api):
 
 
 def langchain_client(api):
-    return ChatOpenAI(
+    reason = "langchain-openai has requirements without wheels for Python 3.15"
+    langchain_openai = pytest.importorskip("langchain_openai", reason=reason)
+    return langchain_openai.ChatOpenAI(
         base_url=f"{api.url}/v1", api_key=SECRET, default_headers=WITH_SECRET, model="gemini-2.5-pro", max_retries=0
     )
 
