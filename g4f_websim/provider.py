@@ -6,7 +6,6 @@ request.py builds what is sent, transport.py sends it, and response.py reads the
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -80,7 +79,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        characters = base64.b32encode(random.randbytes(12)).decode().lower()[:19]
+        characters = f"{random.getrandbits(4 * 19):019x}"
         position = 7 if for_image else 3
         return f"{characters[:position]}_{characters[position:]}"
 
@@ -138,7 +137,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             seed: the seed of the image.
             transparent: whether the background of the image is transparent.
             response_format: `{"type": "json_object"}` requests a JSON answer.
-            api_key: a Websim token (a JSON Web Token), or a dict with one under "Websim". Other keys are not sent.
+            api_key: a Websim token (a JSON Web Token), or a dict with one under the name of this class. Other keys are not sent.
             timeout: seconds for the whole call, delays and the queue included.
             kwargs: other arguments of g4f, ignored except OpenAI's `size`.
 

@@ -15,7 +15,7 @@ SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
 PROXY_VARIABLE = "G4F_PROXY"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
     """The endpoint that a request goes to, and how.
 
@@ -82,7 +82,7 @@ def _check_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> N
     """Raise a `ValueError` for a malformed URL; the message shows it without its password."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in schemes and parts.hostname and parts.port != 0
+        valid = parts.scheme in schemes and parts.netloc and parts.port != 0
     except ValueError:
         valid = False
     if not valid:
