@@ -137,7 +137,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             seed: the seed of the image.
             transparent: whether the background of the image is transparent.
             response_format: `{"type": "json_object"}` requests a JSON answer.
-            api_key: a Websim token (a JSON Web Token), or a dict with one under the name of this class. Other keys are not sent.
+            api_key: a Websim token (a JSON Web Token), or a dict with one under this class's name. Other keys are not
+                sent.
             timeout: seconds for the whole call, delays and the queue included.
             kwargs: other arguments of g4f, ignored except OpenAI's `size`.
 

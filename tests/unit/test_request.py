@@ -282,8 +282,8 @@ def user(content):
 
 
 REJECTED_CHATS = {
-    "no messages": ({"messages": []}, "messages: nothing to send: pass messages=.* or a prompt, not []"),
-    "empty message and prompt": ({"messages": user(""), "prompt": ""}, "messages: nothing to send"),
+    "no messages": ({"messages": []}, "messages: a message with content, as in messages=.*, or a prompt, not []"),
+    "empty message and prompt": ({"messages": user(""), "prompt": ""}, "messages: a message with content"),
     "text as messages": ({"messages": "Hello"}, "messages: a list of dicts, as in .* not 'Hello'"),
     "text as a message": ({"messages": ["Hello"]}, "messages[0]: a dict .* not 'Hello'"),
     "no role": ({"messages": [{"content": "Hello"}]}, "messages[0]: .* a role, one of user"),
