@@ -1,4 +1,7 @@
-"""Connections are closed quietly with every kind of event loop. Each script here runs in an interpreter of its own."""
+"""Connections are closed quietly with every kind of event loop. Each script here runs in an interpreter of its own.
+
+To start an interpreter takes longer than most scripts, so a script tries several event loops one after the other.
+"""
 
 import os
 import subprocess
@@ -30,6 +33,8 @@ with warnings.catch_warnings():
 
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
 
+NEW_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
 
 def used_loop(new_loop=asyncio.new_event_loop):
     # Return an event loop that has an idle connection.
@@ -60,7 +65,8 @@ def open_sockets():
 
 class SilentServer(asyncio.Protocol):
     # A server that never responds.
-    request_arrived, connection_closed = asyncio.Event(), asyncio.Event()
+    def __init__(self):
+        self.request_arrived, self.connection_closed = asyncio.Event(), asyncio.Event()
 
     def data_received(self, data):
         self.request_arrived.set()
@@ -70,7 +76,8 @@ class SilentServer(asyncio.Protocol):
 
 
 async def serve(protocol):
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    # Serve all connections by one object.
+    server = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
     Websim.url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
     return server
 """
@@ -86,11 +93,18 @@ def certificates(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def servers(certificates) -> Iterator[dict[str, FastServer]]:
+    with fast_server() as plain, fast_server(certificates / "server.pem") as tls:
+        yield {"http": plain, "https": tls}
+
+
 @pytest.fixture(params=["http"])
-def server(request, certificates, monkeypatch) -> Iterator[FastServer]:
+def server(request, servers, certificates, monkeypatch) -> FastServer:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "authority.pem"))
-    with fast_server(certificates / "server.pem" if request.param == "https" else None) as server:
-        yield server
+    server = servers[request.param]
+    server.reset()
+    return server
 
 
 @pytest.fixture
@@ -121,7 +135,7 @@ HTTP_AND_TLS = pytest.mark.parametrize("server", ["http", "https"], indirect=Tru
 
 def test_many_consecutive_loops_leave_no_socket_open(run):
     script = """
-        for _ in range(200):
+        for _ in range(100):
             asyncio.run(ask(None, HELLO))
         print(open_sockets())
     """
@@ -190,25 +204,25 @@ def test_loop_closes_while_loop_of_another_thread_continues(run, server):
 # Cancellation
 
 
-@pytest.mark.parametrize("model", ["gemini-2.5-pro", "flux"])
-def test_cancelled_request_closes_its_connection(run, model):
-    script = f"""
-        async def main():
-            async with await serve(SilentServer):
-                call = asyncio.create_task(ask("{model}", HELLO))
-                await SilentServer.request_arrived.wait()
+def test_cancelled_request_closes_its_connection(run):
+    script = """
+        async def cancel_request(model):
+            silent = SilentServer()
+            async with await serve(silent):
+                call = asyncio.create_task(ask(model, HELLO))
+                await silent.request_arrived.wait()
                 call.cancel()
-                await SilentServer.connection_closed.wait()
-                print(call.cancelled())
+                await silent.connection_closed.wait()
+                print(model, call.cancelled())
 
-        asyncio.run(main())
+        for model in ("gemini-2.5-pro", "flux"):
+            asyncio.run(cancel_request(model))
     """
-    assert run(script) == "True"
+    assert run(script) == "gemini-2.5-pro True\nflux True"
 
 
-@pytest.mark.parametrize("model", ["gemini-2.5-pro", "flux"])
-def test_cancellation_ends_delay_between_attempts(run, model):
-    script = f"""
+def test_cancellation_ends_delay_between_attempts(run):
+    script = """
         class BusyServer(asyncio.Protocol):
             def connection_made(self, transport):
                 self.transport = transport
@@ -217,27 +231,29 @@ def test_cancellation_ends_delay_between_attempts(run, model):
                 self.transport.write(b"HTTP/1.1 503 Busy\\r\\nRetry-After: 50\\r\\nConnection: close\\r\\n\\r\\n")
                 self.transport.close()
 
-        async def main():
+        async def cancel_delay(model):
             waiting = asyncio.Event()
             g4f.debug.log = lambda *text, **options: waiting.set()
-            async with await serve(BusyServer):
-                call = asyncio.create_task(ask("{model}", HELLO))
+            async with await serve(BusyServer()):
+                call = asyncio.create_task(ask(model, HELLO))
                 await waiting.wait()
                 call.cancel()
                 await asyncio.wait([call])
-                print(call.cancelled())
+                print(model, call.cancelled())
 
-        asyncio.run(main())
+        for model in ("gemini-2.5-pro", "flux"):
+            asyncio.run(cancel_delay(model))
     """
-    assert run(script) == "True"
+    assert run(script) == "gemini-2.5-pro True\nflux True"
 
 
 def test_many_cancelled_calls_leave_no_socket_open(run):
     script = """
         async def main():
-            async with await serve(SilentServer):
+            silent = SilentServer()
+            async with await serve(silent):
                 calls = [asyncio.create_task(ask(None, HELLO)) for _ in range(150)]
-                await SilentServer.request_arrived.wait()
+                await silent.request_arrived.wait()
                 for call in calls:
                     call.cancel()
                 await asyncio.wait(calls)
@@ -251,30 +267,50 @@ def test_many_cancelled_calls_leave_no_socket_open(run):
 # Closing
 
 
+WAYS_TO_RUN = """
+def run_in_runner(main):
+    with asyncio.Runner() as runner:
+        runner.run(main)
+
+def run_and_close_by_hand(main, new_loop):
+    loop = new_loop()
+    loop.run_until_complete(main)
+    loop.close()
+
 WAYS_TO_RUN = {
-    "asyncio.run": "asyncio.run(main())",
-    "Runner": """
-        with asyncio.Runner() as runner:
-            runner.run(main())
-            runner.run(main())
-    """,
-    "uvloop.run": "uvloop.run(main())",
-    "asyncio, closed by hand": "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close()",
-    "uvloop, closed by hand": "loop = uvloop.new_event_loop(); loop.run_until_complete(main()); loop.close()",
+    "asyncio.run": asyncio.run,
+    "uvloop.run": uvloop.run,
+    "Runner": run_in_runner,
+    "asyncio, closed by hand": lambda main: run_and_close_by_hand(main, asyncio.new_event_loop),
+    "uvloop, closed by hand": lambda main: run_and_close_by_hand(main, uvloop.new_event_loop),
 }
-RUNS = pytest.mark.parametrize("run_main", [dedent(way) for way in WAYS_TO_RUN.values()], ids=list(WAYS_TO_RUN))
+"""
+NAMES_OF_WAYS = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
 
 
 @HTTP_AND_TLS
-@RUNS
-def test_closes_connections_with_loop(run, server, run_main):
-    script = dedent("""
+def test_closes_connections_with_loop(run, server):
+    script = """
         async def main():
             await asyncio.gather(*(ask(None, HELLO) for _ in range(5)))
-    """)
-    assert run(script + run_main + "\nprint(open_sockets())") == "0"
-    assert server.counts()["connections"] == 5
-    assert server.counts()["open"] == 0
+
+        for name, run_main in WAYS_TO_RUN.items():
+            run_main(main())
+            print(name, open_sockets())
+    """
+    assert run(WAYS_TO_RUN + dedent(script)).splitlines() == [f"{name} 0" for name in NAMES_OF_WAYS]
+    assert server.counts() == {"connections": 25, "open": 0, "requests": 25}
+
+
+def test_two_runs_of_one_loop_share_a_connection(run, server):
+    script = """
+        with asyncio.Runner() as runner:
+            runner.run(ask(None, HELLO))
+            runner.run(ask(None, HELLO))
+        print(open_sockets())
+    """
+    assert run(script) == "0"
+    assert server.counts() == {"connections": 1, "open": 0, "requests": 2}
 
 
 @HTTP_AND_TLS
@@ -326,12 +362,9 @@ def test_closes_connections_with_loop_of_nest_asyncio(run, server):
     assert server.counts()["open"] == 0
 
 
-@RUNS
-def test_generators_may_be_abandoned(run, run_main):
-    script = dedent("""
-        kept = [Websim.create_async_generator(None, HELLO) for _ in range(4)]
-
-        async def main():
+def test_generators_may_be_abandoned(run):
+    script = """
+        async def main(kept):
             await kept[0].__anext__()
             await kept.pop().__anext__()
             kept.pop()
@@ -339,8 +372,13 @@ def test_generators_may_be_abandoned(run, run_main):
                 break
             async for answer in Websim.create_async_generator("flux", HELLO):
                 break
-    """)
-    assert run(script + run_main.replace("runner.run(main())\n", "", 1) + "\nprint(len(kept), open_sockets())") == "2 0"
+
+        for name, run_main in WAYS_TO_RUN.items():
+            kept = [Websim.create_async_generator(None, HELLO) for _ in range(4)]
+            run_main(main(kept))
+            print(name, len(kept), open_sockets())
+    """
+    assert run(WAYS_TO_RUN + dedent(script)).splitlines() == [f"{name} 2 0" for name in NAMES_OF_WAYS]
 
 
 def test_coroutine_may_exit_interpreter(run, server):
@@ -356,21 +394,20 @@ def test_coroutine_may_exit_interpreter(run, server):
 
 
 @HTTP_AND_TLS
-@pytest.mark.parametrize("new_loop", ["asyncio.new_event_loop", "uvloop.new_event_loop"])
-def test_loop_may_be_closed_while_another_runs(run, server, new_loop):
-    script = f"""
-        loop = used_loop({new_loop})
-
-        async def main():
+def test_loop_may_be_closed_while_another_runs(run, server):
+    script = """
+        async def main(loop):
             await ask(None, HELLO)
             loop.close()
             await ask(None, HELLO)
 
-        asyncio.run(main())
-        print(loop.is_closed(), open_sockets())
+        for name, new_loop in NEW_LOOPS.items():
+            loop = used_loop(new_loop)
+            asyncio.run(main(loop))
+            print(name, loop.is_closed(), open_sockets())
     """
-    assert run(script) == "True 0"
-    assert server.counts() == {"connections": 2, "open": 0, "requests": 3}
+    assert run(script) == "asyncio True 0\nuvloop True 0"
+    assert server.counts() == {"connections": 4, "open": 0, "requests": 6}
 
 
 def test_closing_running_loop_is_refused_and_harmless(run, server):
@@ -391,12 +428,13 @@ def test_closing_running_loop_is_refused_and_harmless(run, server):
 
 def test_loop_may_be_closed_twice(run):
     script = """
-        loop = used_loop()
-        loop.close()
-        loop.close()
-        print(loop.is_closed(), open_sockets())
+        for name, new_loop in NEW_LOOPS.items():
+            loop = used_loop(new_loop)
+            loop.close()
+            loop.close()
+            print(name, loop.is_closed(), open_sockets())
     """
-    assert run(script) == "True 0"
+    assert run(script) == "asyncio True 0\nuvloop True 0"
 
 
 # Event loops that are never closed
@@ -404,20 +442,16 @@ def test_loop_may_be_closed_twice(run):
 
 # Python's development mode warns about these event loops, and it should.
 IGNORE_UNCLOSED_LOOPS = 'warnings.filterwarnings("ignore", "unclosed event loop")\n'
-LOOPS = pytest.mark.parametrize("new_loop", ["asyncio.new_event_loop", "uvloop.new_event_loop"])
 
 
 @HTTP_AND_TLS
-@LOOPS
-def test_interpreter_exit_closes_connections_of_unclosed_loop(run, server, new_loop):
-    run(IGNORE_UNCLOSED_LOOPS + f"loop = used_loop({new_loop})")
-    assert server.counts() == {"connections": 1, "open": 0, "requests": 1}
-
-
-@HTTP_AND_TLS
-def test_interpreter_exit_closes_connections_of_unclosed_loop_of_thread(run, server):
-    run(IGNORE_UNCLOSED_LOOPS + "run_in_threads(2, abandon_loop)")
-    assert server.counts() == {"connections": 2, "open": 0, "requests": 2}
+def test_interpreter_exit_closes_connections_of_unclosed_loops(run, server):
+    script = """
+        loops = [used_loop(new_loop) for new_loop in NEW_LOOPS.values()]
+        run_in_threads(2, abandon_loop)
+    """
+    run(IGNORE_UNCLOSED_LOOPS + dedent(script))
+    assert server.counts() == {"connections": 4, "open": 0, "requests": 4}
 
 
 # Objects that were created in this order are finalized in this order, unless an automatic collection promotes some:
@@ -488,30 +522,34 @@ def test_interpreter_may_exit_while_thread_makes_calls(run):
     run(script)
 
 
-def test_interpreter_may_exit_while_thread_opens_session(run, server):
+def test_thread_may_open_session_while_the_exit_closes_others(run):
     script = """
         from g4f_websim import sessions
 
-        exiting, opened = threading.Event(), threading.Event()
+        closing, opened = threading.Event(), threading.Event()
 
         class PausingSet(weakref.WeakSet):
-            # Another thread opens a session in the middle of each iteration.
+            # Another thread opens a session in the middle of the iteration, unless a lock keeps it waiting.
             def __iter__(self):
                 for item in super().__iter__():
                     yield item
-                    exiting.set()
-                    opened.wait(0.5)
+                    closing.set()
+                    opened.wait(0.1)
 
         def work():
-            exiting.wait()
+            closing.wait()
             used_loop()
             opened.set()
 
         sessions._loops = PausingSet()
-        threading.Thread(target=work, daemon=True).start()
         loops = [used_loop(), used_loop()]
+        thread = threading.Thread(target=work)
+        thread.start()
+        sessions._close_all_connections()
+        thread.join()
+        print(opened.is_set())
     """
-    run(IGNORE_UNCLOSED_LOOPS + dedent(script))
+    assert run(IGNORE_UNCLOSED_LOOPS + dedent(script)) == "True"
 
 
 # Closing in unusual conditions
@@ -525,31 +563,36 @@ logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in r
 
 
 @HTTP_AND_TLS
-@LOOPS
-@pytest.mark.parametrize("stop", ["loop.stop()", "loop.call_soon(loop.stop)"], ids=["stop", "queued stop"])
-def test_closes_stopped_loop(run, server, new_loop, stop):
-    script = f"""
-        loop = used_loop({new_loop})
-        {stop}
-        loop.close()
-        print(loop.is_closed(), open_sockets())
+def test_closes_stopped_loop(run, server):
+    script = """
+        for name, new_loop in NEW_LOOPS.items():
+            for way in ("stop", "queued stop"):
+                loop = used_loop(new_loop)
+                loop.stop() if way == "stop" else loop.call_soon(loop.stop)
+                loop.close()
+                print(name, way, loop.is_closed(), open_sockets())
     """
-    assert run(script) == "True 0"
+    assert run(script).splitlines() == [
+        "asyncio stop True 0",
+        "asyncio queued stop True 0",
+        "uvloop stop True 0",
+        "uvloop queued stop True 0",
+    ]
     assert server.counts()["open"] == 0
 
 
-@LOOPS
-def test_closes_loop_after_double_ctrl_c(run, server, new_loop):
-    script = f"""
-        loop = used_loop({new_loop})
-        loop.add_signal_handler(signal.SIGINT, loop.stop)
-        loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
-        loop.run_forever()
-        os.kill(os.getpid(), signal.SIGINT)
-        loop.close()
-        print(loop.is_closed(), open_sockets())
+def test_closes_loop_after_double_ctrl_c(run, server):
+    script = """
+        for name, new_loop in NEW_LOOPS.items():
+            loop = used_loop(new_loop)
+            loop.add_signal_handler(signal.SIGINT, loop.stop)
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+            loop.run_forever()
+            os.kill(os.getpid(), signal.SIGINT)
+            loop.close()
+            print(name, loop.is_closed(), open_sockets())
     """
-    assert run(script) == "True 0"
+    assert run(script) == "asyncio True 0\nuvloop True 0"
     assert server.counts()["open"] == 0
 
 
@@ -574,44 +617,48 @@ def test_closes_loop_after_keyboard_interrupt(run, server):
 
 
 @HTTP_AND_TLS
-@LOOPS
-@pytest.mark.parametrize("exception", ["SystemExit", "KeyboardInterrupt"])
-def test_closes_loop_with_pending_task_that_exits(run, server, new_loop, exception):
-    script = f"""
-        async def leave():
-            raise {exception}
+def test_closes_loop_with_pending_task_that_exits(run, server):
+    script = """
+        async def leave(exception):
+            raise exception
 
-        loop = used_loop({new_loop})
-        task = loop.create_task(leave())
-        with contextlib.suppress(KeyboardInterrupt):
-            loop.close()
-        print(loop.is_closed(), open_sockets(), repr(task.exception()))
+        for name, new_loop in NEW_LOOPS.items():
+            for exception in (SystemExit, KeyboardInterrupt):
+                loop = used_loop(new_loop)
+                task = loop.create_task(leave(exception))
+                with contextlib.suppress(KeyboardInterrupt):
+                    loop.close()
+                print(name, loop.is_closed(), open_sockets(), repr(task.exception()))
     """
-    assert run(script) == f"True 0 {exception}()"
+    assert run(script).splitlines() == [
+        "asyncio True 0 SystemExit()",
+        "asyncio True 0 KeyboardInterrupt()",
+        "uvloop True 0 SystemExit()",
+        "uvloop True 0 KeyboardInterrupt()",
+    ]
     assert server.counts()["open"] == 0
 
 
-@LOOPS
-def test_pending_tasks_make_one_step_at_most(run, new_loop):
-    script = f"""
-        steps, callbacks = [], []
-
-        async def work():
+def test_pending_tasks_make_one_step_at_most(run):
+    script = """
+        async def work(steps):
             while True:
                 steps.append("step")
                 await asyncio.sleep(0)
 
-        def call_again():
+        def call_again(loop, callbacks):
             callbacks.append("callback")
-            loop.call_soon(call_again)
+            loop.call_soon(call_again, loop, callbacks)
 
-        loop = used_loop({new_loop})
-        task = loop.create_task(work())
-        loop.call_soon(call_again)
-        loop.close()
-        print(loop.is_closed(), len(steps), len(callbacks), open_sockets())
+        for name, new_loop in NEW_LOOPS.items():
+            steps, callbacks = [], []
+            loop = used_loop(new_loop)
+            task = loop.create_task(work(steps))
+            loop.call_soon(call_again, loop, callbacks)
+            loop.close()
+            print(name, loop.is_closed(), len(steps), len(callbacks), open_sockets())
     """
-    assert run(IGNORE_PENDING_TASKS + dedent(script)) == "True 1 1 0"
+    assert run(IGNORE_PENDING_TASKS + dedent(script)) == "asyncio True 1 1 0\nuvloop True 1 1 0"
 
 
 def test_closing_does_not_wait_for_pending_tasks(run):
@@ -632,21 +679,21 @@ def test_closing_does_not_wait_for_pending_tasks(run):
     assert run(IGNORE_PENDING_TASKS + dedent(script)) == "True True"
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_pending_call_leaves_nothing_open(run, steps):
-    script = f"""
-        loop = used_loop()
-        call = loop.create_task(ask(None, HELLO))
-        for _ in range({steps}):
-            loop.call_soon(loop.stop)
-            loop.run_forever()
-        loop.close()
-        print(loop.is_closed())
-        del loop, call
-        gc.collect()
-        print(open_sockets())
+def test_pending_call_leaves_nothing_open(run):
+    script = """
+        for steps in range(4):
+            loop = used_loop()
+            call = loop.create_task(ask(None, HELLO))
+            for _ in range(steps):
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+            loop.close()
+            print(steps, loop.is_closed(), end=" ")
+            del loop, call
+            gc.collect()
+            print(open_sockets())
     """
-    assert run(IGNORE_PENDING_TASKS + dedent(script)) == "True\n0"
+    assert run(IGNORE_PENDING_TASKS + dedent(script)) == "0 True 0\n1 True 0\n2 True 0\n3 True 0"
 
 
 def test_closes_connection_of_pending_request(run):
@@ -669,50 +716,68 @@ def test_closes_connection_of_pending_request(run):
 # Forks
 
 
+FORKS = """
+context = multiprocessing.get_context("fork")
+
+
+def fork_process(work, leave):
+    child = os.fork()
+    if not child:
+        work()
+        leave()
+    return os.waitpid(child, 0)[1]
+
+
+def start_process(work):
+    child = context.Process(target=work)
+    child.start()
+    child.join()
+    return child.exitcode
+
+
 FORKS = {
-    "os.fork and os._exit": "child = os.fork(); child or (work(), os._exit(0)); print(os.waitpid(child, 0)[1])",
-    "os.fork and sys.exit": "child = os.fork(); child or (work(), sys.exit()); print(os.waitpid(child, 0)[1])",
-    "multiprocessing": "child = context.Process(target=work); child.start(); child.join(); print(child.exitcode)",
+    "os.fork and os._exit": lambda work: fork_process(work, lambda: os._exit(0)),
+    "os.fork and sys.exit": lambda work: fork_process(work, sys.exit),
+    "multiprocessing": start_process,
 }
+"""
 
 
 @HTTP_AND_TLS
-@pytest.mark.parametrize("fork", FORKS.values(), ids=list(FORKS))
-def test_fork_leaves_connections_to_parent(run, server, fork):
-    script = f"""
-        context = multiprocessing.get_context("fork")
-
+def test_fork_leaves_connections_to_parent(run, server):
+    script = """
         def work():
             asyncio.run(ask(None, HELLO))
             loop.close()
 
-        loop = used_loop()
-        {fork}
-        loop.run_until_complete(ask(None, HELLO))
-        loop.close()
+        for name, fork in FORKS.items():
+            loop = used_loop()
+            print(name, fork(work), flush=True)
+            loop.run_until_complete(ask(None, HELLO))
+            loop.close()
     """
-    assert run(script) == "0"
-    assert server.counts() == {"connections": 2, "open": 0, "requests": 3}
+    assert run(FORKS + dedent(script)) == "os.fork and os._exit 0\nos.fork and sys.exit 0\nmultiprocessing 0"
+    assert server.counts() == {"connections": 6, "open": 0, "requests": 9}
 
 
-# From Python 3.14 on, a child of a running event loop that leaves by sys.exit() hangs, with plain asyncio too.
-FORKS_INSIDE_LOOP = {name: fork for name, fork in FORKS.items() if "sys.exit" not in name or sys.version_info < (3, 14)}
-
-
-@pytest.mark.parametrize("fork", FORKS_INSIDE_LOOP.values(), ids=list(FORKS_INSIDE_LOOP))
-def test_fork_inside_running_loop_leaves_connections_to_parent(run, server, fork):
-    script = f"""
-        context = multiprocessing.get_context("fork")
-
+def test_fork_inside_running_loop_leaves_connections_to_parent(run, server):
+    script = """
         def work():
             asyncio.run(ask(None, HELLO))
 
-        async def main():
+        async def main(fork):
             await ask(None, HELLO)
-            {fork}
+            print(fork(work), flush=True)
             await ask(None, HELLO)
 
-        asyncio.run(main())
+        # From Python 3.14 on, a child of a running event loop that leaves by sys.exit() hangs, with plain asyncio too.
+        if sys.version_info >= (3, 14):
+            del FORKS["os.fork and sys.exit"]
+        for fork in FORKS.values():
+            asyncio.run(main(fork))
     """
-    assert run(script) == "0"
-    assert server.counts() == {"connections": 2, "open": 0, "requests": 3}
+    exit_codes = run(FORKS + dedent(script)).split()
+    assert set(exit_codes) == {"0"}
+    forks = len(exit_codes)
+    assert forks >= 2
+    assert server.counts() == {"connections": 2 * forks, "open": 0, "requests": 3 * forks}

@@ -1,6 +1,7 @@
 """Two servers that run in processes of their own: a fast HTTP server and a SOCKS5 proxy.
 
-The HTTP server sends the same JSON for every POST and counts its connections; GET returns the counts as JSON.
+The HTTP server sends the same JSON for every POST and counts its connections; GET returns the counts as JSON, and
+DELETE starts the counts again.
 """
 
 from __future__ import annotations
@@ -31,31 +32,38 @@ _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 
 
+@dataclass
 class _Counts:
-    connections = 0
-    open = 0
-    requests = 0
+    connections: int = 0
+    open: int = 0
+    requests: int = 0
 
 
 class _Connection(asyncio.Protocol):
     """One connection. It is counted from its first POST on, so that reading the counts does not change them."""
 
+    counts = _Counts()
+
     def __init__(self) -> None:
         self._received = bytearray()
-        self._counted = False
+        self._counted_in: _Counts | None = None
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
-        _Counts.open -= self._counted
+        if self._counted_in:
+            self._counted_in.open -= 1
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         while (end := self._end_of_request()) is not None:
-            is_post = self._received.startswith(b"POST")
+            method = bytes(self._received[:4])
             del self._received[:end]
-            self._transport.write(_response(self._count() if is_post else _counts()))
+            if method == b"DELE":
+                _Connection.counts = _Counts()
+            body = self._count() if method == b"POST" else json.dumps(vars(self.counts)).encode()
+            self._transport.write(_response(body))
 
     def _end_of_request(self) -> int | None:
         """Return the offset at which the first received request ends, or None if it is incomplete."""
@@ -69,16 +77,12 @@ class _Connection(asyncio.Protocol):
         return end if len(self._received) >= end else None
 
     def _count(self) -> bytes:
-        if not self._counted:
-            self._counted = True
-            _Counts.connections += 1
-            _Counts.open += 1
-        _Counts.requests += 1
+        if self._counted_in is not self.counts:
+            self._counted_in = self.counts
+            self.counts.connections += 1
+            self.counts.open += 1
+        self.counts.requests += 1
         return RESPONSE_BODY
-
-
-def _counts() -> bytes:
-    return json.dumps({"connections": _Counts.connections, "open": _Counts.open, "requests": _Counts.requests}).encode()
 
 
 def _response(body: bytes) -> bytes:
@@ -152,9 +156,16 @@ class FastServer:
 
     def counts(self) -> dict[str, int]:
         """Return the numbers of connections that sent a POST, of those that are still open, and of POST requests."""
+        return self._request("GET")
+
+    def reset(self) -> None:
+        """Start the counts again, for the next test; connections that are still open are not counted any more."""
+        self._request("DELETE")
+
+    def _request(self, method: str) -> dict[str, int]:
         kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
         with closing(kind(HOST, self.port)) as connection:
-            connection.request("GET", "/")
+            connection.request(method, "/")
             return json.load(connection.getresponse())
 
 
