@@ -1,6 +1,7 @@
 """The server of `g4f-websim api` over HTTP, with popular client libraries."""
 
 import base64
+import itertools
 import json
 import os
 import signal
@@ -14,14 +15,15 @@ import pytest
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
-from tests.support.calls import HELLO, JWT, PNG_URI
+from tests.support.calls import HELLO, JWT, PNG_URI, make_token
 from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, make_home, server
 
 SECRET = "the-secret-of-the-g4f-server"
 WITH_SECRET = {"g4f-api-key": SECRET}
 
-ATTEMPTS = Websim.max_attempts
-RATE_LIMITED = Fault(status=429, headers={"Retry-After": "0"})
+# Longer than a call waits, so that the call fails at once.
+RATE_LIMITED = Fault(status=429, headers={"Retry-After": "3600"})
+NUMBERS = itertools.count(2)
 
 WEATHER = {
     "type": "function",
@@ -64,8 +66,8 @@ def openai_client(api, base="/v1", api_key=SECRET):
     return openai.OpenAI(base_url=api.url + base, api_key=api_key, default_headers=WITH_SECRET, max_retries=0)
 
 
-def anthropic_client(api):
-    return anthropic.Anthropic(base_url=api.url, api_key=SECRET, default_headers=WITH_SECRET, max_retries=0)
+def anthropic_client(api, api_key=SECRET):
+    return anthropic.Anthropic(base_url=api.url, api_key=api_key, default_headers=WITH_SECRET, max_retries=0)
 
 
 def langchain_client(api):
@@ -74,6 +76,11 @@ def langchain_client(api):
     return langchain_openai.ChatOpenAI(
         base_url=f"{api.url}/v1", api_key=SECRET, default_headers=WITH_SECRET, model="gemini-2.5-pro", max_retries=0
     )
+
+
+def own_login():
+    """Return a new token: calls with another login do not wait for its rate limit."""
+    return make_token(sub=str(next(NUMBERS)))
 
 
 def chat_response(content):
@@ -173,16 +180,17 @@ def test_model_prefix_selects_websim_for_chat(api, emulator):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_openai_client_raises_rate_limit(api, emulator, stream):
-    emulator.inject(RATE_LIMITED, times=ATTEMPTS)
-    with openai_client(api) as client, pytest.raises(openai.RateLimitError):
+    emulator.inject(RATE_LIMITED)
+    with openai_client(api, api_key=own_login()) as client, pytest.raises(openai.RateLimitError):
         client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, stream=stream)
-    assert len(emulator.requests) == ATTEMPTS
+    assert len(emulator.requests) == 1
 
 
 def test_anthropic_client_raises_rate_limit(api, emulator):
-    emulator.inject(RATE_LIMITED, times=ATTEMPTS)
-    with anthropic_client(api) as client, pytest.raises(anthropic.RateLimitError):
+    emulator.inject(RATE_LIMITED)
+    with anthropic_client(api, own_login()) as client, pytest.raises(anthropic.RateLimitError):
         client.messages.create(model="gemini-2.5-pro", max_tokens=100, messages=HELLO)
+    assert len(emulator.requests) == 1
 
 
 def test_api_key_of_g4f_server_is_not_sent_to_websim(api, emulator):
