@@ -1,4 +1,7 @@
-"""The command `g4f-websim` in processes of its own: g4f's commands, `emulator`, `check`, and the user's mistakes."""
+"""The command `g4f-websim`: g4f's commands, `emulator`, `check`, and the user's mistakes.
+
+It runs in a process of its own, unless it ends before it does anything.
+"""
 
 import base64
 import errno
@@ -13,6 +16,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,7 +43,9 @@ from tests.support.processes import (
 PNG = base64.b64decode(PNG_URI.partition(",")[2])
 
 LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
-SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.1"})
+# Longer than the delay before the queue is reported.
+SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.5"})
+BUSY = Fault(status=503, headers={"Retry-After": "0.1"})
 
 # The command without the delays between attempts.
 WITHOUT_BACKOFF = (
@@ -88,6 +94,13 @@ def assert_fails_on_one_line(done, *expected, status=1):
     assert done.returncode == status, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert [text for text in expected if text not in done.stderr] == []
+
+
+def end(capsys, *words):
+    """Run the command in this process until it ends by SystemExit; return the status, the output and the errors."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(words)
+    return raised.value.code, *capsys.readouterr()
 
 
 def without_package(home, package):
@@ -234,22 +247,18 @@ def test_prints_help(words, monkeypatch, capsys):
     assert [command for command in COMMANDS if f"g4f-websim {command}" not in examples] == []
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        (SCRIPT, ("api", "-h")),
-        (MODULE, ("api", "-h")),
-        (SCRIPT, ("gui", "--help")),
-        (SCRIPT, ("client", "-h")),
-        (SCRIPT, ("image", "-h")),
-        (SCRIPT, ("emulator", "-h")),
-    ],
-    ids=["api", "module-api", "gui", "client", "image", "emulator"],
-)
-def test_prints_help_of_command(home, command, words):
-    done = run("--offline", *words, home=home, command=command)
+@pytest.mark.parametrize(("command", "word"), [(SCRIPT, "gui"), (MODULE, "api")], ids=["script", "module"])
+def test_prints_help_of_command_in_process(home, command, word):
+    done = run("--offline", word, "-h", home=home, command=command)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: g4f-websim {words[0]} [-h]")
+    assert done.stdout.startswith(f"usage: g4f-websim {word} [-h]")
+
+
+@pytest.mark.parametrize("word", ["api", "client", "image", "check", "emulator"])
+def test_prints_help_of_command(word, capsys):
+    status, output, errors = end(capsys, "--offline", word, "--help")
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"usage: g4f-websim {word} [-h]")
 
 
 # Mistakes on the command line
@@ -291,9 +300,9 @@ def test_offline_after_command_fails(command, capsys):
         (("a cat", "-O", "x.webp"), "no image model was named"),
     ],
 )
-def test_image_file_without_image_model_fails_before_request(home, words, reason, websim_server):
-    done = run("client", *words, home=home, WEBSIM_URL=websim_server.url)
-    assert_fails_on_one_line(done, f"-O {words[-1]} is an image, but {reason}; use -m flux")
+def test_image_file_without_image_model_fails_before_request(words, reason, websim_server, capsys):
+    message = f"g4f-websim: -O {words[-1]} is an image, but {reason}; use -m flux\n"
+    assert end(capsys, "client", *words) == (1, "", message)
     assert list(websim_server.requests) == []
 
 
@@ -307,18 +316,24 @@ def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
 
 
 @pytest.mark.parametrize("words", [("nofile.png", "What is this?"), ("dot.png", "nofile.txt", "Compare.")])
-def test_missing_file_fails_before_request(home, words, websim_server):
-    home.joinpath("dot.png").write_bytes(PNG)
-    done = run("client", *words, home=home, WEBSIM_URL=websim_server.url)
-    assert_fails_on_one_line(done, "no such file: nofile.")
+def test_missing_file_fails_before_request(words, websim_server, capsys):
+    Path("dot.png").write_bytes(PNG)
+    (file,) = (word for word in words if word.startswith("nofile"))
+    assert end(capsys, "client", *words) == (1, "", f"g4f-websim: no such file: {file}\n")
     assert list(websim_server.requests) == []
 
 
 @pytest.mark.parametrize(
     "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
 )
-def test_text_is_not_mistaken_for_file(home, words):
-    assert run("--offline", "client", *words, home=home).returncode == 0
+def test_text_is_not_mistaken_for_file(words, capsys):
+    cli._check_files(words)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_client_sends_text_that_looks_like_a_file(home):
+    done = run("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_web_page_without_markitdown_names_package(home, closed_url):
@@ -327,14 +342,13 @@ def test_web_page_without_markitdown_names_package(home, closed_url):
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:abc", "8080", ":8080", "127.0.0.1:65536", "[::1]:8080"])
-def test_malformed_bind_fails(home, bind):
-    done = run("api", "--bind", bind, home=home)
-    assert_fails_on_one_line(done, f"--bind HOST:PORT, as in 127.0.0.1:8080, not {bind}", status=2)
+def test_malformed_bind_fails(bind, capsys):
+    message = f"g4f-websim: --bind HOST:PORT, as in 127.0.0.1:8080, not {bind}\n"
+    assert end(capsys, "api", "--bind", bind) == (2, "", message)
 
 
-def test_malformed_port_fails(home):
-    done = run("api", "--port", "abc", home=home)
-    assert_fails_on_one_line(done, "--port PORT, as in 8080, not abc", status=2)
+def test_malformed_port_fails(capsys):
+    assert end(capsys, "api", "--port", "abc") == (2, "", "g4f-websim: --port PORT, as in 8080, not abc\n")
 
 
 def test_used_port_of_emulator_fails(home, used_port):
@@ -366,7 +380,8 @@ def test_missing_package_is_named(home, command, package):
 
 def test_rate_limit_fails_on_one_line(home, websim_server):
     websim_server.inject(LONG_RATE_LIMIT)
-    assert_fails_on_one_line(run("client", "Hello", home=home, WEBSIM_URL=websim_server.url), "429")
+    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, "RateLimitError: ", "would wait 3600 s", "max_wait")
 
 
 def test_connection_failure_fails_on_one_line(home, closed_url):
@@ -384,20 +399,29 @@ def test_debug_prints_traceback(home, websim_server):
 
 
 def test_terminal_shows_retry(home, websim_server):
+    websim_server.inject(BUSY)
+    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert re.search(r"g4f-websim: .*503.* before attempt 2 of 3", done.stderr)
+    assert done.stdout.strip() == ANSWER
+
+
+def test_terminal_shows_queue(home, websim_server):
     websim_server.inject(SHORT_RATE_LIMIT)
     done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert re.search(r"g4f-websim: .*429", done.stderr)
+    assert re.search(r"g4f-websim: .*429.*; waiting in the queue for attempt 2 of 3", done.stderr)
+    assert re.search(r"g4f-websim: rate limit of 127.0.0.1:\d+: 1 call waits, for up to about [01] s", done.stderr)
     assert done.stdout.strip() == ANSWER
 
 
 def test_terminal_shows_retry_once_with_debug(home, websim_server):
-    websim_server.inject(SHORT_RATE_LIMIT)
+    websim_server.inject(BUSY)
     done = run_on_terminal("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert done.stdout.count("before attempt 2 of 3") == 1
     assert "g4f-websim: " not in done.stderr
 
 
 def test_file_shows_no_retry(home, websim_server):
-    websim_server.inject(SHORT_RATE_LIMIT)
+    websim_server.inject(BUSY)
     done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert (done.stdout.strip(), done.stderr) == (ANSWER, "")
 
