@@ -96,7 +96,7 @@ def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
         f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, "
         f"longer than Websim.max_wait ({max_wait:g} s): raise max_wait, log in, or use another provider"
     )
-    return _new(errors.RateLimitError, message, RATE_LIMITED, 429, seconds)
+    return _new(errors.RateLimitError, message, RATE_LIMITED, 429, round(seconds, 1))
 
 
 def _text_of(error: Exception) -> str:
