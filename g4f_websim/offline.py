@@ -20,6 +20,7 @@ from g4f.image import copy_images
 
 from .emulator import Emulator
 from .provider import Websim
+from .throttle import forget_limits
 
 # g4f downloads a list of providers from its own site when it starts. These two entries are enough. Their URL has a port
 # on which no server listens.
@@ -48,6 +49,7 @@ def offline() -> Iterator[Emulator]:
         The emulator, which records the requests and whose responses can be chosen.
     """
     with ExitStack() as stack:
+        forget_limits()
         emulator = stack.enter_context(Emulator())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True))
         write_provider_list(Path(folder))

@@ -10,6 +10,7 @@ import pytest
 from .emulator import Emulator, Fault
 from .offline import accept_images_from
 from .provider import Websim
+from .throttle import forget_limits
 
 __all__ = ["Fault", "websim_server"]
 
@@ -24,6 +25,7 @@ def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     `requests` contains the received requests. `reply("42")`, `reply_image(png)` and `inject(Fault(status=429))` choose
     the next responses, in the order of these calls.
     """
+    forget_limits()
     with Emulator() as emulator, accept_images_from(emulator.url):
         monkeypatch.setattr(Websim, "url", emulator.url)
         monkeypatch.setattr(Websim, "backoff", BACKOFF)

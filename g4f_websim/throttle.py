@@ -178,6 +178,12 @@ def throttle_for(host: str, login: str) -> Throttle:
     return throttle
 
 
+def forget_limits() -> None:
+    """Forget all rate limits, for a new server that the operating system may give the port of an old one."""
+    with _throttles_lock:
+        _throttles.clear()
+
+
 def _reset_after_fork() -> None:
     global _throttles_lock
     _throttles_lock = threading.Lock()

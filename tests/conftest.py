@@ -10,8 +10,9 @@ import pytest
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
-from g4f_websim import Websim, throttle  # noqa: E402
+from g4f_websim import Websim  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
+from g4f_websim.throttle import forget_limits  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 
 pytest_plugins = ["g4f_websim.testing"]
@@ -23,8 +24,7 @@ write_provider_list(Path(_FOLDER.name))
 def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Start each test in an empty folder, without the user's settings and without the rate limits of other tests."""
     monkeypatch.chdir(tmp_path)
-    # The operating system may give the port of one test's server to that of another.
-    monkeypatch.setattr(throttle, "_throttles", {})
+    forget_limits()
     for name in ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,13 +1,17 @@
 """The queue behind a rate limit, in virtual time; only the tests of threads, loops and processes use the real clock."""
 
 import asyncio
+import gc
 import logging
 import math
 import os
 import random
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -37,7 +41,7 @@ def run(loop: virtual_time.VirtualTimeLoop) -> Run:
 
 
 async def refuse_one(throttle: Throttle, retry_after: float | None = 10.0) -> None:
-    """Close the gate: one request is refused."""
+    """Start a rate limit: one request is refused."""
     throttle.refused(await throttle.wait_turn(1, False, MAX_WAIT), retry_after, BACKOFF)
 
 
@@ -297,10 +301,37 @@ def test_hosts_and_logins_do_not_slow_each_other_down() -> None:
     asyncio.run(send())
 
 
+def test_many_threads_get_one_throttle_per_host() -> None:
+    threads, hosts = 16, [f"{number}.example" for number in range(50)]
+    start = threading.Barrier(threads)
+
+    def look_up() -> list[Throttle]:
+        start.wait()
+        return [throttle_for(host, "") for host in hosts]
+
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as executor:
+            found = [future.result() for future in [executor.submit(look_up) for _ in range(threads)]]
+    finally:
+        sys.setswitchinterval(switch_interval)
+    for throttles in zip(*found, strict=True):
+        assert len(set(throttles)) == 1
+
+
+def test_forgets_the_oldest_throttle_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle_module, "MAX_THROTTLES", 2)
+    first, second = throttle_for("1.example", ""), throttle_for("2.example", "")
+    throttle_for("3.example", "")
+    assert throttle_for("2.example", "") is second
+    assert throttle_for("1.example", "") is not first
+
+
 def test_threads_share_the_pace() -> None:
     throttle, turns = Throttle("host"), []
-    asyncio.run(refuse_one(throttle, 0.3))
-    closed_at = throttle_module.monotonic()
+    asyncio.run(refuse_one(throttle, 0.1))
+    refused_at = throttle_module.monotonic()
 
     async def send() -> None:
         turn = await throttle.wait_turn(2, False, 60)
@@ -313,7 +344,7 @@ def test_threads_share_the_pace() -> None:
     for thread in threads:
         thread.join(30)
     assert len(turns) == 5
-    assert min(turns) - closed_at >= 0.29
+    assert min(turns) - refused_at >= 0.09
 
 
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "stopped"])
@@ -336,6 +367,35 @@ def test_passes_over_a_call_whose_event_loop_has_ended(is_closed: bool) -> None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         if not is_closed:
             gone.close()
+
+
+def test_garbage_collector_may_finalize_a_pending_call_while_the_lock_is_held() -> None:
+    throttle = Throttle("host")
+
+    async def wait() -> None:
+        await throttle.wait_turn(2, False, 60)
+
+    def leave_pending_call() -> weakref.ref[object]:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(refuse_one(throttle, 30))
+        task = loop.create_task(wait())
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return weakref.ref(task)
+
+    def finalize() -> None:
+        with throttle._lock:
+            # The queue held the last reference to the call.
+            throttle._queue.clear()
+            gc.collect()
+
+    task = leave_pending_call()
+    thread = threading.Thread(target=finalize, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert task() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
