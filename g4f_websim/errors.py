@@ -93,8 +93,8 @@ def timeout_error(seconds: float, target: Target) -> Exception:
 def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
     """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
     message = (
-        f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, "
-        f"longer than Websim.max_wait ({max_wait:g} s): raise max_wait, log in, or use another provider"
+        f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, longer than Websim.max_wait "
+        f"({max_wait:g} s): try again later, log in, use another provider, or raise max_wait"
     )
     return _new(errors.RateLimitError, message, RATE_LIMITED, 429, round(seconds, 1))
 

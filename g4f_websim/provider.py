@@ -190,6 +190,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     ) -> str:
         """Return the answer to a chat."""
         body = request.chat_body(project_id, messages, prompt, media, response_format)
+        if body["messages"][-1]["role"] == "assistant":
+            logger.warning("the last message is not a question: g4f removes a question that repeats an earlier one")
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key, timeout)
         return await send(response.chat_text)
 

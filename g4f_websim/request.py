@@ -54,7 +54,7 @@ _IMAGE_MODEL = re.compile(
     r"dall-?e|flux|gpt-image|stable-?diffusion|sdxl|sd-?\d|midjourney|imagen|playground-v|.*-image\b", re.IGNORECASE
 )
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_PROJECT_PAGE = re.compile(r"https?://[^/]+/p/([^/?#]+)/?(?:[?#].*)?")
+_PROJECT_PAGE = re.compile(r"(?:https?://)?[^/\s]+/p/([^/?#]+)(?:[/?#].*)?")
 _RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
 _SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 

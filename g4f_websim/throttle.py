@@ -105,9 +105,12 @@ class Throttle:
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
         """Record a refusal; `retry_after` or else `backoff` are the seconds to wait."""
         with self._lock:
+            is_first = not self._pace.limited
             self._pace.refused(monotonic(), sent_at, retry_after, backoff)
             # For some the wait may have become too long.
             self._wake(self._queue)
+        if is_first:
+            logger.info("%s limits the rate of requests: calls wait in a queue", self._host)
 
     def failed(self) -> None:
         """Record a request that ended without a response."""
@@ -156,11 +159,15 @@ class Throttle:
 
     def _report(self) -> None:
         with self._lock:
-            now, calls = monotonic(), len(self._queue)
-            last = max(0.0, self._pace.due(now, False) - now) + calls * self._pace.interval()
+            now, calls, interval = monotonic(), len(self._queue), self._pace.interval()
+            delay = max(0.0, self._pace.due(now, False) - now)
         if calls:
             waiting = "1 call waits" if calls == 1 else f"{calls} calls wait"
-            logger.info("rate limit of %s: %s, for up to about %.0f s", self._host, waiting, last)
+            which = "the last one" if interval else "the next one"
+            logger.info(
+                "rate limit of %s: %s, %s is sent in about %.0f s",
+                self._host, waiting, which, max(1.0, delay + calls * interval),
+            )  # fmt: skip
 
 
 _throttles: dict[tuple[str, str], Throttle] = {}

@@ -162,12 +162,13 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
             return outcome
         next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
         if _is_rate_limited(outcome):
-            _log(f"{outcome.error}; waiting in the queue for {next_attempt}")
+            # At INFO the throttle reports the queue, rather than each of the many calls in it.
+            _log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
             continue
         delay = policy.delay(attempt, outcome.retry_after)
         if outcome.retry_after is not None and delay > policy.max_wait:
             return outcome
-        _log(f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
+        _log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
 
 
@@ -292,7 +293,7 @@ def _is_connection_failure(error: Exception) -> bool:
     return is_socks_failure(error) or isinstance(error, aiohttp.ClientConnectionError | OSError)
 
 
-def _log(message: str) -> None:
+def _log(level: int, message: str) -> None:
     """Report a delay to the application's logging and to g4f's debug log."""
-    logger.info(message)
+    logger.log(level, message)
     g4f.debug.log(f"Websim: {message}")

@@ -25,6 +25,8 @@ def serve(argv: Sequence[str]) -> int:
             print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
             print(f"To use it from another program, set WEBSIM_URL={emulator.url}", flush=True)
             threading.Event().wait()
+    except BrokenPipeError:
+        raise
     except (OSError, OverflowError) as error:
         print(f"g4f-websim: {error}; choose another --port", file=sys.stderr)
     return 1

@@ -190,6 +190,11 @@ def test_generates_project_id(for_image, shape):
     assert all(re.fullmatch(shape, project_id) for project_id in ids)
 
 
+async def test_warns_of_conversation_that_ends_with_answer(websim_server, caplog):
+    await ask(None, [*HELLO, {"role": "assistant", "content": "Hi"}])
+    assert "the last message is not a question" in caplog.text
+
+
 @pytest.mark.parametrize(("model", "shape"), [(None, ".{3}_.{16}"), ("flux", ".{7}_.{12}")])
 async def test_sends_generated_project_id(websim_server, model, shape):
     await ask(model, HELLO)

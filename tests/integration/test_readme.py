@@ -54,7 +54,8 @@ TEST_FILES = {match[1]: example.code for example in SNIPPETS if (match := re.mat
 def surroundings(websim_server, monkeypatch, tmp_path):
     # The commands are those of this environment, whether or not it is active.
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
-    tmp_path.joinpath("cat.png").write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
+    for name in ("cat.png", "cat-1.png"):
+        tmp_path.joinpath(name).write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
 
 
 def run(*command: str) -> str:

@@ -217,6 +217,6 @@ def test_queue_error():
     assert type(error) is RateLimitError
     assert str(error) == (
         "Rate limit of websim.com: the call would wait 91 s, longer than Websim.max_wait (60 s): "
-        "raise max_wait, log in, or use another provider"
+        "try again later, log in, use another provider, or raise max_wait"
     )
     assert (error.status, error.retry_after, error.reason) == (429, 90.4, Reason.RATE_LIMITED)

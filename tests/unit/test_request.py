@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from g4f.requests.defaults import DEFAULT_HEADERS
 
 from g4f_websim import request
 from g4f_websim.endpoints import API_URL
@@ -467,16 +466,8 @@ def test_accepts_any_name_of_chat_model(model):
 @pytest.mark.parametrize("token", [JWT, None])
 def test_headers(token):
     headers = request.build_headers("https://websim.example", "/page", token)
-    expected = {
-        **DEFAULT_HEADERS,
-        "accept": "*/*",
-        "content-type": "application/json",
-        "origin": "https://websim.example",
-        "referer": "https://websim.example/page",
-        "websim-flags": "",
-    }
+    expected = {"origin": "https://websim.example", "referer": "https://websim.example/page"}
     assert headers == (expected | {"authorization": f"Bearer {JWT}"} if token else expected)
-    assert all(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) for name in headers)
 
 
 def test_api_host_gets_headers_of_the_site():

@@ -285,7 +285,8 @@ def test_reports_the_queue(run: Run, caplog: pytest.LogCaptureFixture) -> None:
 
     run(wait())
     assert [record.message for record in caplog.records] == [
-        "rate limit of example.com: 3 calls wait, for up to about 4 s"
+        "example.com limits the rate of requests: calls wait in a queue",
+        "rate limit of example.com: 3 calls wait, the next one is sent in about 4 s",
     ]
 
 
