@@ -209,15 +209,20 @@ def test_gui_serves_image(tmp_path):
     assert file.read_bytes().startswith(PNG_MAGIC)
 
 
+@pytest.fixture(scope="module")
+def offline_api(tmp_path_factory):
+    with server("--offline", *API, home=make_home(tmp_path_factory.mktemp("api"))) as api:
+        yield api
+
+
 @pytest.mark.parametrize("response_format", [None, "url", "b64_json"])
-def test_api_returns_image(tmp_path, response_format):
-    with server("--offline", *API, home=make_home(tmp_path)) as api:
-        body = {"prompt": "a cat", "model": "flux", "response_format": response_format}
-        url = f"{api.url}/api/Websim/images/generations"
-        (image,) = httpx.post(url, json=body, timeout=SECONDS_TO_ANSWER).raise_for_status().json()["data"]
-        encoded = image.get("b64_json")
-        png = base64.b64decode(encoded) if encoded else httpx.get(image["url"]).content
-        assert png.startswith(PNG_MAGIC)
+def test_api_returns_image(offline_api, response_format):
+    body = {"prompt": "a cat", "model": "flux", "response_format": response_format}
+    url = f"{offline_api.url}/api/Websim/images/generations"
+    (image,) = httpx.post(url, json=body, timeout=SECONDS_TO_ANSWER).raise_for_status().json()["data"]
+    encoded = image.get("b64_json")
+    png = base64.b64decode(encoded) if encoded else httpx.get(image["url"]).content
+    assert png.startswith(PNG_MAGIC)
 
 
 def test_accepts_images_from_emulator_only():

@@ -28,7 +28,7 @@ from tests.support.calls import HELLO, JWT, PNG_URI, ask
 from tests.support.raw_server import http, raw_server
 
 EXAMPLES = os.environ.get("WEBSIM_TEST_EXAMPLES")
-QUICK_EXAMPLES = 250
+QUICK_EXAMPLES = 150
 
 G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 ARGUMENTS = (

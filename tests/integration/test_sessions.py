@@ -40,11 +40,17 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-def server(monkeypatch) -> Iterator[FastServer]:
+@pytest.fixture(scope="module")
+def plain_server() -> Iterator[FastServer]:
     with fast_server() as server:
-        monkeypatch.setattr(Websim, "url", server.url)
         yield server
+
+
+@pytest.fixture
+def server(plain_server, monkeypatch) -> FastServer:
+    monkeypatch.setattr(Websim, "url", plain_server.url)
+    plain_server.reset()
+    return plain_server
 
 
 @pytest.fixture
@@ -74,13 +80,13 @@ def http_proxy(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-@pytest.fixture
-def http_proxy_url(tmp_path) -> Iterator[str]:
-    with http_proxy(tmp_path) as host:
+@pytest.fixture(scope="module")
+def http_proxy_url(tmp_path_factory) -> Iterator[str]:
+    with http_proxy(tmp_path_factory.mktemp("proxy")) as host:
         yield f"http://{USER}:{QUOTED_PASSWORD}@{host}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def socks_proxy_url() -> Iterator[str]:
     with socks_proxy(PASSWORD) as host:
         yield f"socks5://{USER}:{QUOTED_PASSWORD}@{host}"
@@ -197,16 +203,17 @@ async def test_many_calls_through_socks_proxy_at_once(server, socks_proxy_url):
     wait_until(lambda: server.counts()["open"] == 0)
 
 
-@pytest.mark.parametrize("steps", range(8))
-async def test_cancelled_call_through_socks_proxy_closes_its_session(server, socks_proxy_url, caplog, steps):
-    call = asyncio.create_task(ask(None, HELLO, proxy=socks_proxy_url))
-    for _ in range(steps):
-        await asyncio.sleep(0)
-    call.cancel()
-    await asyncio.wait([call])
-    gc.collect()
-    assert call.cancelled()
-    assert caplog.messages == []
+async def test_cancelled_call_through_socks_proxy_closes_its_session(server, socks_proxy_url, caplog):
+    for steps in range(8):
+        call = asyncio.create_task(ask(None, HELLO, proxy=socks_proxy_url))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()
+        del call
+        gc.collect()
+        assert caplog.messages == []
 
 
 async def test_calls_with_and_without_proxy_share_no_connection(server, http_proxy_url):

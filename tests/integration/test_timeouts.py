@@ -16,7 +16,7 @@ from g4f_websim.errors import WebsimTimeoutError
 from tests.support.calls import HELLO, ask
 from tests.support.raw_server import RawServer, Request, Script, Step
 
-TIMEOUT = 0.2
+TIMEOUT = 0.1
 MAX_SECONDS = 10
 
 Call = Callable[[], Awaitable[object]]
