@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from g4f.client import Client
 
 from g4f_websim import Websim
@@ -46,10 +47,17 @@ def test_survives_rate_limit(websim_server):
 ASKS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
 
 
+@pytest.fixture
+def pytester(pytester, monkeypatch):
+    """pytest's own fixture, without the plugins of other packages, which take long to import."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    return pytester
+
+
 def test_copied_test_passes(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_application=TEST_OF_APPLICATION)
-    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2)
 
 
@@ -92,7 +100,7 @@ def test_restores_settings(pytester, monkeypatch):
         def test_after():
             assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://127.0.0.1:9")
     """)
-    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2)
 
 
