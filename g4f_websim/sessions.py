@@ -142,5 +142,5 @@ def _leave_connections_to_parent() -> None:
 
 
 atexit.register(_close_all_connections)
-if hasattr(os, "register_at_fork"):  # not on Windows
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
     os.register_at_fork(after_in_child=_leave_connections_to_parent)

@@ -143,7 +143,7 @@ class Throttle:
 
     def _leave(self, waiter: _Waiter) -> None:
         with self._lock:
-            if waiter in self._queue:
+            with suppress(ValueError):  # it was passed over
                 self._queue.remove(waiter)
             self._wake(self._queue[:1])
 
@@ -198,5 +198,5 @@ def _reset_after_fork() -> None:
         throttle.reset()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
     os.register_at_fork(after_in_child=_reset_after_fork)
