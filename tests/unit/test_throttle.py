@@ -400,6 +400,7 @@ def test_garbage_collector_may_finalize_a_pending_call_while_the_lock_is_held() 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_process_does_not_wait_for_a_lock_of_its_parent() -> None:
     throttle = throttle_for("fork.example", "")
     with throttle._lock:
