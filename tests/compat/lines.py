@@ -226,7 +226,8 @@ def coverage_command() -> list[str]:
     """Return the words that measure the coverage of a module, if the coverage of this process is measured."""
     if "COVERAGE_PROCESS_CONFIG" not in os.environ:
         return []
-    return ["coverage", "run", f"--rcfile={ROOT / 'pyproject.toml'}", f"--data-file={ROOT / '.coverage'}", "-m"]
+    data_file = Path(os.environ.get("COVERAGE_FILE") or ROOT / ".coverage").absolute()
+    return ["coverage", "run", f"--rcfile={ROOT / 'pyproject.toml'}", f"--data-file={data_file}", "-m"]
 
 
 def environment(folder: str, path: Sequence[Path]) -> dict[str, str]:
