@@ -18,8 +18,9 @@ FIRST_GROWTH = 5.0
 GROWTH = 24.0
 # The requests accepted, per request under way at once, until twice as many may be under way.
 CONCURRENCY_GROWTH = 50.0
-# Without Retry-After a pause is up to 25 % longer at random, and each further pause is longer by this factor.
+# A guessed delay is up to 25 % longer at random, so that clients that were refused together do not return together.
 JITTER = 0.25
+# Without Retry-After each further pause is longer by this factor.
 PAUSE_FACTOR = 1.5
 # With Retry-After a pause lasts at least this many intervals, because rounds of a few requests measure badly.
 MIN_PAUSE_INTERVALS = 2.0
@@ -79,7 +80,7 @@ class Pace:
             self._next_probe = now + max(self._pause, self._backoff)
         else:
             self._sent += 1
-            # A request that is sent late does not delay the next one; two late ones are not sent together.
+            # A late request does not delay the next one, but requests make up for one interval at most.
             self._last_sent = max(self._next(is_last_attempt), now - self._current_interval())
         self._under_way += 1
 

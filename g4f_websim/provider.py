@@ -29,7 +29,7 @@ Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 
 class _SiteUrl:
-    """A class attribute whose value is `url`, as it is when the attribute is read, followed by a path."""
+    """A class attribute: the current value of the class's `url`, followed by a path."""
 
     def __init__(self, path: str) -> None:
         self._path = path

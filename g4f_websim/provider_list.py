@@ -27,7 +27,7 @@ HEADERS = {"User-Agent": "g4f-websim"}
 def provider_list() -> Iterator[bool]:
     """Let g4f find a provider list: today's from its cache, a new one from its site, or a minimal one.
 
-    The minimal list is in a temporary cache folder, so that the next run tries the download again.
+    The minimal list is in a temporary cache folder, so that the next run downloads the list again.
 
     Yields:
         Whether the list is g4f's own.

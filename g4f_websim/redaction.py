@@ -24,7 +24,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
     Args:
         text: any text, a response body for example.
-        secrets: strings to remove, besides JSON Web Tokens and e-mail addresses.
+        secrets: strings to remove, in addition to JSON Web Tokens and e-mail addresses.
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, REDACTED)

@@ -132,7 +132,7 @@ def nearest_ratio(width: int, height: int) -> str:
 
 
 def build_headers(site: str, page: str, token: str | None) -> dict[str, str]:
-    """Return the headers that a request has besides those of its session.
+    """Return the headers of a request; sessions.py adds those that all requests have.
 
     Args:
         site: the URL of the site. Clients of the API host send the headers of https://websim.com.

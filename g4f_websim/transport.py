@@ -23,6 +23,7 @@ from g4f.errors import RateLimitError
 
 from . import errors
 from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
+from .pace import JITTER
 from .sessions import ATTEMPT_TIMEOUT, connection_is_new, new_session, shared_session
 from .target import Target
 from .throttle import QueueTooLongError, Throttle, throttle_for
@@ -31,9 +32,6 @@ logger = logging.getLogger("g4f_websim")
 
 # The server declined the request (408, 425, 429) or was not reached (502 to 504): repeating it does no work twice.
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
-
-# A delay is up to 25 % longer at random, so that clients that were refused together do not return together.
-JITTER = 0.25
 
 # A larger exponent would overflow a float; the delay is absurd long before.
 MAX_EXPONENT = 1000

@@ -10,6 +10,8 @@ import pytest
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
 
+import g4f.debug  # noqa: E402
+
 from g4f_websim import Websim  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
 from g4f_websim.throttle import forget_limits  # noqa: E402
@@ -36,3 +38,12 @@ async def server(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(Websim, "url", server.url)
         monkeypatch.setattr(Websim, "backoff", 0.001)
         yield server
+
+
+@pytest.fixture
+def debug_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that were written to g4f's debug log."""
+    lines: list[str] = []
+    monkeypatch.setattr(g4f.debug, "logging", True)
+    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
+    return lines

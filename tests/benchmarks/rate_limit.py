@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of a case: when each answer arrived, and the requests that the server refused."""
+    """The result of a case: when each answer arrived, and the requests that the server refused."""
 
     answered: list[float]
     refused: int

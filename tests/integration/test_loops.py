@@ -1,6 +1,6 @@
 """Connections are closed quietly with every kind of event loop. Each script here runs in an interpreter of its own.
 
-To start an interpreter takes longer than most scripts, so a script tries several event loops one after the other.
+Starting an interpreter takes longer than most scripts, so one script covers several event loops.
 """
 
 import os

@@ -20,7 +20,7 @@ NAME = f"g4f_websim-{__version__}"
 DIST_INFO = f"{NAME}.dist-info"
 
 METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
-# Besides the package and the tests. The build backend adds .gitignore and PKG-INFO.
+# The files of the sdist other than the package and the tests. The build backend adds .gitignore and PKG-INFO.
 SDIST_FILES = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml"}
 BACKEND_FILES = {".gitignore", "PKG-INFO"}
 

@@ -110,7 +110,7 @@ JUNK = st.recursive(
 
 
 def mostly(valid: st.SearchStrategy, other: st.SearchStrategy = JUNK) -> st.SearchStrategy:
-    """Return a strategy of which one value in 12 is from `other`, so that many whole examples are valid."""
+    """Return a strategy that takes one value in 12 from `other`, so that many whole examples are valid."""
     return st.sampled_from([valid] * 11 + [other]).flatmap(lambda chosen: chosen)
 
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import g4f.debug
 import pytest
 from g4f.errors import CloudflareError, NoMediaResponseError, RateLimitError, ResponseError
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
@@ -53,15 +52,6 @@ OTHER_KEYS = ["sk-1234567890", f"{JWT}.x", {"Other": JWT}, {"Websim": "sk-123456
 @pytest.fixture(autouse=True)
 def forget_reported_keys():
     provider._report_other_key.cache_clear()
-
-
-@pytest.fixture
-def debug_lines(monkeypatch):
-    """The lines that were written to g4f's debug log."""
-    lines = []
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
-    return lines
 
 
 @pytest.mark.parametrize(("name", "value"), ATTRIBUTES.items(), ids=ATTRIBUTES)

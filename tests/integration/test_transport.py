@@ -29,15 +29,6 @@ OTHER_STATUSES = [400, 401, 402, 403, 404, 405, 407, 409, 413, 422, 424, 426, 42
 
 
 @pytest.fixture
-def debug_lines(monkeypatch):
-    """The lines that were written to g4f's debug log."""
-    lines = []
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
-    return lines
-
-
-@pytest.fixture
 def delays(monkeypatch):
     """The seconds that were passed to `asyncio.sleep`, which returns at once."""
     seconds = []

@@ -1,4 +1,4 @@
-"""Causes: what a response or an exception means, and what the user is told to do."""
+"""Causes: what a response or an exception means, and the advice to the user."""
 
 import ssl
 from datetime import UTC, datetime
