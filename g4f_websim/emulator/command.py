@@ -9,6 +9,8 @@ from dataclasses import replace
 from .limit import RateLimit
 from .server import Emulator
 
+MAX_PORT = 65535
+
 
 def serve(argv: Sequence[str]) -> int:
     """Run the emulator until Ctrl-C raises `KeyboardInterrupt`.
@@ -27,14 +29,14 @@ def serve(argv: Sequence[str]) -> int:
             threading.Event().wait()
     except BrokenPipeError:
         raise
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         print(f"g4f-websim: {error}; choose another --port", file=sys.stderr)
     return 1
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
-    parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")
+    parser.add_argument("--port", type=_port, default=0, help="the port to listen on (default: a free one)")
     parser.add_argument(
         "--limit", type=_limit, default=RateLimit(), metavar="N/PERIOD", help="answer 429 beyond this, as in 10/10s"
     )
@@ -57,6 +59,12 @@ def _limit(text: str) -> RateLimit:
         return RateLimit.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {MAX_PORT}, not {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

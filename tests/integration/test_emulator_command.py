@@ -40,6 +40,8 @@ def test_limits_requests_at_same_time(tmp_path):
         (["--max-in-flight", "0"], "argument --max-in-flight: expected a positive whole number, not '0'"),
         (["--max-in-flight", "four"], "argument --max-in-flight: expected a positive whole number, not 'four'"),
         (["--delay", "soon"], "argument --delay: expected a number of seconds, not 'soon'"),
+        (["--port", "65536"], "argument --port: expected a number from 0 to 65535, not '65536'"),
+        (["--port", "http"], "argument --port: expected a number from 0 to 65535, not 'http'"),
         (["--delay", "nan"], "argument --delay: expected a number of seconds, not 'nan'"),
     ],
 )
@@ -52,4 +54,4 @@ def test_names_malformed_argument(argv, message, capsys):
 def test_names_port_in_use(capsys):
     with Emulator() as emulator:
         assert serve(["--port", emulator.url.rpartition(":")[2]]) == 1
-    assert capsys.readouterr().err.strip().endswith("address already in use; choose another --port")
+    assert capsys.readouterr().err.strip().endswith("; choose another --port")
