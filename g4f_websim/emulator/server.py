@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,6 +30,8 @@ KEPT_BYTES = 2 * MAX_REQUEST_BYTES
 
 # The seconds for which a stopping emulator waits for requests in flight.
 SHUTDOWN_TIMEOUT = 0.1
+# The steps of an event loop in which asyncio makes a transport for an accepted connection and tells the protocol.
+ACCEPT_STEPS = 2
 
 # A usual image is drawn from its URL alone when it is downloaded. Only the images of `reply_image` are stored.
 DRAWN_IMAGE_PATH = "/offline/{width}x{height}/{colours}.png"
@@ -108,7 +111,9 @@ class Emulator:
         self.requests: deque[RecordedRequest] = deque(maxlen=KEPT_REQUESTS)
 
     def __enter__(self) -> Emulator:
-        self._loop = asyncio.new_event_loop()
+        self._socket = socket.create_server((HOST, self._port))
+        self.url = f"http://{HOST}:{self._socket.getsockname()[1]}"
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="g4f-websim-emulator", daemon=True)
         self._thread.start()
         try:
@@ -176,11 +181,13 @@ class Emulator:
         app.router.add_get("/", _home)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._port).start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        await web.SockSite(self._runner, self._socket).start()
 
     async def _stop(self) -> None:
+        # A connection that asyncio is just accepting has to reach aiohttp, because nobody else would close it.
+        self._loop.remove_reader(self._socket)
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
         await self._runner.cleanup()
         # aiohttp does not wait for the handlers of clients that have disconnected.
         handlers = asyncio.all_tasks() - {asyncio.current_task()}

@@ -17,6 +17,10 @@ from itertools import repeat
 HOST = "127.0.0.1"
 MAX_KEPT_REQUESTS = 20
 
+# The steps of an event loop in which asyncio makes a transport for an accepted connection, tells the protocol, and
+# starts the coroutine that serves it.
+ACCEPT_STEPS = 3
+
 # The value of SO_LINGER that makes close() send RST instead of FIN.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -122,7 +126,9 @@ class RawServer:
                 await writer.wait_closed()
 
     async def stop(self) -> None:
-        """Cancel the scripts that are still running."""
+        """Cancel the scripts that are still running, and those of the connections that asyncio is just accepting."""
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -145,8 +151,10 @@ async def raw_server(
     try:
         yield server
     finally:
-        listener.close()
+        for listening in listener.sockets:
+            asyncio.get_running_loop().remove_reader(listening)
         await server.stop()
+        listener.close()
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:
