@@ -9,9 +9,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from .offline import environment_variable, write_provider_list
@@ -75,10 +76,15 @@ def _download() -> bytes | None:
     downloaded: list[bytes] = []
 
     def download() -> None:
-        # Many things can go wrong: no network, or the login page of a network instead of the list.
-        with suppress(Exception), urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
-            content = response.read()
+        try:
+            with urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
+                content = response.read()
             providers = json.loads(content)
+        except HTTPError as error:  # it holds the connection
+            error.close()
+        except Exception:  # many things can go wrong: no network, or the login page of a network instead of the list
+            pass
+        else:
             if isinstance(providers, dict) and "providers" in providers:
                 downloaded.append(content)
 
