@@ -4,6 +4,9 @@ There is no limit until the first refusal, which starts a pause. After the pause
 accepted, the others follow at an interval: the time since the last round began, divided by the requests accepted in it.
 The interval shrinks while requests are accepted, slowly at first, until the next refusal starts a new round. No more
 requests are under way at once than the server accepted at once. The limit ends after a quiet time.
+
+Where the pace is a guess, the calls on their last attempt take no risk: they wait until others have shown that the
+server accepts requests, or as long as that took before, and they keep to the average of the last round.
 """
 
 import math
@@ -16,6 +19,8 @@ QUIET_TIME = 30.0
 # The requests accepted until the interval is half as long: in the first round, whose interval is a guess, and later.
 FIRST_GROWTH = 5.0
 GROWTH = 24.0
+# The seconds until it is half as long although fewer were accepted: another process may have used the rate until now.
+GROWTH_TIME = 30.0
 # The requests accepted, per request under way at once, until twice as many may be under way.
 CONCURRENCY_GROWTH = 50.0
 # A guessed delay is up to 25 % longer at random, so that clients that were refused together do not return together.
@@ -28,7 +33,7 @@ MIN_PAUSE_INTERVALS = 2.0
 MIN_PAUSE_BACKOFFS = 0.25
 # A guessed pause is half over, on average, when the server accepts requests again.
 GUESSED_PAUSE_SHARE = 0.5
-# Calls on their last attempt take no risk: they wait longer than a guessed pause, and then keep to the average.
+# A last attempt waits for this many guessed pauses, and keeps to the average interval with this margin.
 LAST_ATTEMPT_PAUSES = 1.5
 LAST_ATTEMPT_MARGIN = 1.1
 
@@ -41,14 +46,14 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._under_way = 0
         self._open(-math.inf)
 
     def _open(self, now: float) -> None:
         self.limited = self._probing = self._guessed = False
-        self._round_start = self._last_sent = self._last_busy = self._resume = self._next_probe = now
-        self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
-        self._interval = self._pause = self._longest_pause = self._backoff = self._latency = 0.0
+        self._opened = self._round_start = self._last_sent = self._last_busy = now
+        self._silence_start = self._resume = self._next_probe = now
+        self._under_way = self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
+        self._interval = self._pause = self._silence = self._backoff = self._latency = 0.0
 
     def due(self, now: float, is_last_attempt: bool) -> float:
         """Return the time at which the next request may be sent, for a call that waits."""
@@ -58,8 +63,10 @@ class Pace:
         if not self.limited:
             return now
         if self._probing:
-            extra = LAST_ATTEMPT_PAUSES - 1 if is_last_attempt and self._guessed else 0.0
-            return self._next_probe + extra * self._pause
+            if not (is_last_attempt and self._guessed):
+                return self._next_probe
+            extra = (LAST_ATTEMPT_PAUSES - 1) * self._pause
+            return max(self._next_probe + extra, self._silence_start + self._silence)
         if self._is_busy():
             # A response is expected by then; a request whose caller is gone never gets one.
             return max(self._next(is_last_attempt), self._last_sent + self._latency)
@@ -84,13 +91,14 @@ class Pace:
             self._last_sent = max(self._next(is_last_attempt), now - self._current_interval())
         self._under_way += 1
 
-    def failed(self) -> None:
-        """Record a request that ended without a response."""
-        self._under_way -= 1
+    def failed(self, sent_at: float) -> None:
+        """Record that the request sent at `sent_at` ended without a response."""
+        if sent_at >= self._opened:
+            self._under_way -= 1
 
     def accepted(self, now: float, sent_at: float) -> None:
         """Record a response, other than a refusal, to the request sent at `sent_at`."""
-        self._under_way -= 1
+        self.failed(sent_at)
         self._latency = max(self._latency, now - sent_at)
         if self._probing and sent_at >= self._resume:
             self._start_round(now, sent_at)
@@ -109,7 +117,7 @@ class Pace:
             retry_after: the seconds that the server asks to wait, if it does.
             backoff: the seconds to wait otherwise.
         """
-        self._under_way -= 1
+        self.failed(sent_at)
         if self.limited and sent_at < self._resume:
             # The request was sent before the pause began: its refusal says nothing new about the pace.
             resume = now + (retry_after or 0.0)
@@ -121,6 +129,7 @@ class Pace:
         self.limited = True
         if not self._probing:
             self._probing = True
+            self._silence_start = now
             self._rounds += 1
             self._pauses = self._concurrency = 0
         self._guessed, self._backoff = retry_after is None, backoff
@@ -138,7 +147,7 @@ class Pace:
         """Measure the interval of the round that ended with a pause, now that a request is accepted again."""
         elapsed = self._resume - self._round_start - GUESSED_PAUSE_SHARE * self._guessed * self._pause
         self._interval = elapsed / max(1, self._accepted)
-        self._longest_pause = max(self._longest_pause, self._pause)
+        self._silence = max(self._silence, sent_at - self._silence_start)
         self._probing = False
         self._round_start, self._sent, self._accepted = sent_at, 1, 1
         self._last_sent = max(now - self._interval, sent_at)
@@ -153,12 +162,13 @@ class Pace:
         if not is_last_attempt:
             return due
         average = self._round_start + LAST_ATTEMPT_MARGIN * self._interval * self._sent
-        return max(due, min(average, self._last_sent + self._longest_pause))
+        return max(due, min(average, self._last_sent + self._silence + self._interval))
 
     def _current_interval(self) -> float:
-        return self._interval / _growth(self._accepted, FIRST_GROWTH if self._rounds == 1 else GROWTH)
+        by_requests = _growth(self._accepted, FIRST_GROWTH if self._rounds == 1 else GROWTH)
+        return self._interval / max(by_requests, _growth(self._last_sent - self._round_start, GROWTH_TIME))
 
 
-def _growth(accepted: int, scale: float) -> float:
-    """Return a factor that stays near 1, is 2 after `scale` requests, and then grows fast, like TCP's CUBIC."""
-    return 1.0 + (accepted / scale) ** 3
+def _growth(amount: float, scale: float) -> float:
+    """Return a factor that stays near 1, is 2 when `amount` is `scale`, and then grows fast, like TCP's CUBIC."""
+    return 1.0 + (amount / scale) ** 3

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import monotonic
 
 from .pace import Pace
@@ -55,10 +56,6 @@ class Throttle:
 
     def __init__(self, host: str) -> None:
         self._host = host
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the pace and the queue; a forked process does, because its parent's locks and calls stay behind."""
         self._lock = threading.Lock()
         self._pace = Pace()
         self._queue: list[_Waiter] = []
@@ -112,10 +109,10 @@ class Throttle:
         if is_first:
             logger.info("%s limits the rate of requests: calls wait in a queue", self._host)
 
-    def failed(self) -> None:
+    def failed(self, sent_at: float) -> None:
         """Record a request that ended without a response."""
         with self._lock:
-            self._pace.failed()
+            self._pace.failed(sent_at)
             self._wake(self._queue[:1])
 
     def _send_or_wait(self, waiter: _Waiter, start: float, max_wait: float) -> float:
@@ -170,33 +167,31 @@ class Throttle:
             )  # fmt: skip
 
 
-_throttles: dict[tuple[str, str], Throttle] = {}
-_throttles_lock = threading.Lock()
+_lock = threading.Lock()
+
+
+@lru_cache(MAX_THROTTLES)
+def _throttle(host: str, login: str) -> Throttle:
+    return Throttle(host)
 
 
 def throttle_for(host: str, login: str) -> Throttle:
     """Return the throttle that all calls to `host` with `login` share."""
-    throttle = _throttles.get((host, login))
-    if throttle is None:
-        with _throttles_lock:
-            if len(_throttles) >= MAX_THROTTLES:
-                del _throttles[next(iter(_throttles))]
-            throttle = _throttles.setdefault((host, login), Throttle(host))
-    return throttle
+    with _lock:  # lru_cache would let two threads create one each
+        return _throttle(host, login)
 
 
 def forget_limits() -> None:
     """Forget all rate limits, for a new server that the operating system may give the port of an old one."""
-    with _throttles_lock:
-        _throttles.clear()
+    _throttle.cache_clear()
 
 
-def _reset_after_fork() -> None:
-    global _throttles_lock
-    _throttles_lock = threading.Lock()
-    for throttle in _throttles.values():
-        throttle.reset()
+def _leave_limits_to_parent() -> None:
+    """Forget all rate limits in a forked child: the calls in the queues and the owners of the locks stay behind."""
+    global _lock
+    _lock = threading.Lock()
+    forget_limits()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
-    os.register_at_fork(after_in_child=_reset_after_fork)
+    os.register_at_fork(after_in_child=_leave_limits_to_parent)

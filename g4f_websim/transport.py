@@ -177,14 +177,14 @@ async def _attempt_in_turn(
     try:
         outcome = await attempt_once(request, read)
     except asyncio.CancelledError:
-        throttle.failed()
+        throttle.failed(sent_at)
         raise
     if _is_rate_limited(outcome):
         throttle.refused(sent_at, outcome.retry_after, policy.backoff)
     elif outcome.response:
         throttle.accepted(sent_at)
     else:
-        throttle.failed()
+        throttle.failed(sent_at)
     return outcome
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import aiohttp
 
 from g4f_websim import Websim
-from g4f_websim.throttle import throttle_for
+from g4f_websim.throttle import forget_limits
 from tests.support.calls import HELLO, ask
 from tests.support.limited_server import Limit, LimitedServer, limited_server
 from tests.support.paths import ROOT
@@ -134,7 +134,7 @@ def run_with_sdk_policy(case: Case, server: LimitedServer) -> list[float]:
 def measure(case: Case, run: Callable[[Case, LimitedServer], list[float]]) -> Result:
     with limited_server(case.limit) as server:
         answered = run(case, server)
-        throttle_for(server.url.removeprefix("http://"), "").reset()
+        forget_limits()
         return Result(sorted(answered), len(server.report()["refused"]))
 
 

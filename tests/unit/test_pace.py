@@ -1,10 +1,12 @@
 """How fast requests may be sent after a rate limit; the tests pass the times, so nothing waits."""
 
+import math
 import random
 
 import pytest
 
-from g4f_websim.pace import QUIET_TIME, Pace
+from g4f_websim import pace as pace_module
+from g4f_websim.pace import GROWTH_TIME, QUIET_TIME, Pace
 
 BACKOFF = 2.0
 # The time from a request to its response.
@@ -19,6 +21,11 @@ def pace() -> Pace:
 @pytest.fixture
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "uniform", lambda low, high: low)
+
+
+@pytest.fixture
+def no_growth_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "GROWTH_TIME", math.inf)
 
 
 def due(pace: Pace, now: float, is_last_attempt: bool = False) -> float:
@@ -78,7 +85,7 @@ def test_no_request_waits_before_the_first_refusal(pace):
 
 def test_request_without_response_does_not_limit(pace):
     send(pace, 0)
-    pace.failed()
+    pace.failed(0)
     assert not pace.limited
 
 
@@ -168,7 +175,7 @@ def test_one_request_goes_first(pace):
 def test_unanswered_first_request_is_followed_by_another_after_the_backoff(pace):
     first = refuse_burst(pace, accepted=4, refused=6, retry_after=0.5)
     send(pace, first)
-    pace.failed()
+    pace.failed(first)
     assert due(pace, first) == first + BACKOFF
 
 
@@ -246,12 +253,23 @@ def second_round(pace: Pace) -> float:
     return 40.0
 
 
+@pytest.mark.usefixtures("no_growth_with_time")
 def test_interval_of_later_rounds_shrinks_more_slowly(pace):
     now = second_round(pace)
     before = send_when_due(pace, now, 4)
     assert send_when_due(pace, before, 1) - before == pytest.approx(3, rel=0.01)
     before = send_when_due(pace, before, 18)
     assert send_when_due(pace, before, 1) - before == pytest.approx(3 / 2, rel=0.01)
+
+
+def test_interval_shrinks_with_time_if_few_requests_are_accepted(pace):
+    send(pace, 0)
+    refuse(pace, 0, retry_after=GROWTH_TIME)
+    send(pace, GROWTH_TIME)
+    accept(pace, GROWTH_TIME)
+    now = send_when_due(pace, GROWTH_TIME, 1)
+    assert now == pytest.approx(2 * GROWTH_TIME, rel=0.01)
+    assert due(pace, now) - now == pytest.approx(GROWTH_TIME / 2, rel=0.02)
 
 
 def test_interval_is_known_after_a_whole_round(pace):
@@ -272,6 +290,7 @@ def test_late_request_does_not_delay_the_next_one(pace):
     assert due(pace, on_time + 1) - on_time == pytest.approx(2.5, rel=0.01)
 
 
+@pytest.mark.usefixtures("no_growth_with_time")
 def test_requests_do_not_make_up_for_more_than_one_interval(pace):
     late = due(pace, start_round(pace)) + 20
     send(pace, late)
@@ -306,22 +325,30 @@ def test_last_attempt_keeps_to_the_average(pace):
     assert cautious == pytest.approx(start + 1.1 * 2.5 * 6)
 
 
-def test_last_attempt_waits_no_longer_than_a_pause(pace):
+def test_last_attempt_waits_no_longer_than_a_pause_and_an_interval(pace):
     start = start_round(pace, accepted=4)
     now = send_when_due(pace, start, 30)
-    assert due(pace, now, is_last_attempt=True) == pytest.approx(now + 10 - LATENCY)
+    assert due(pace, now, is_last_attempt=True) == pytest.approx(now + 10 - LATENCY + 2.5, rel=0.01)
+
+
+def test_last_attempt_waits_as_long_as_it_took_before(pace):
+    start = start_round(pace, accepted=4)
+    send(pace, start + 2)
+    refuse(pace, start + 2)
+    assert due(pace, start + 2) < start + 5
+    assert due(pace, start + 2, is_last_attempt=True) == pytest.approx(start + 2 + 10, rel=0.02)
 
 
 # Requests under way at once
 
 
-def accept_four_at_once(pace: Pace) -> float:
+def accept_four_at_once(pace: Pace, now: float = 0.0) -> float:
     """Send ten requests of which four are accepted, after the others were refused; return the time of the next one."""
-    send(pace, 0, 10)
+    send(pace, now, 10)
     for _ in range(6):
-        refuse(pace, 0, retry_after=1, now=0.01)
-    accept(pace, 0, 4)
-    now = due(pace, LATENCY)
+        refuse(pace, now, retry_after=1, now=now + 0.01)
+    accept(pace, now, 4)
+    now = due(pace, now + LATENCY)
     send(pace, now)
     accept(pace, now)
     return now + LATENCY
@@ -349,8 +376,18 @@ def test_failed_request_makes_room(pace):
     now = accept_four_at_once(pace)
     pace._latency = 60.0
     last = send_without_response(pace, now, 4)
-    pace.failed()
+    pace.failed(last)
     assert due(pace, last) < last + 60
+
+
+def test_request_from_before_the_quiet_time_does_not_make_room(pace):
+    send(pace, 0, 4)
+    now = accept_four_at_once(pace, QUIET_TIME + 1)
+    for _ in range(4):
+        pace.failed(0)
+    pace._latency = 60.0
+    last = send_without_response(pace, now, 4)
+    assert due(pace, last) == last + 60
 
 
 def test_vanished_caller_does_not_block_for_good(pace):

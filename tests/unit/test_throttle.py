@@ -138,6 +138,17 @@ def test_every_call_is_answered_in_time_with_few_refusals(
     assert later_refusals <= calls / 4
 
 
+@pytest.mark.parametrize("names_delay", [True, False], ids=["Retry-After", "no Retry-After"])
+def test_two_processes_converge(run: Run, names_delay: bool) -> None:
+    server, processes = WindowServer(names_delay), [Throttle("host"), Throttle("host")]
+
+    async def burst() -> list[bool]:
+        return await asyncio.gather(*(call(processes[number % 2], server) for number in range(80)))
+
+    assert all(run(burst()))
+    assert max(server.accepted) - server.received[0] <= 3 * 70
+
+
 def test_sends_at_once_without_suspending_before_the_first_refusal() -> None:
     async def never_suspended() -> None:
         coroutine = Throttle("host").wait_turn(1, False, 0)
@@ -265,8 +276,7 @@ def test_a_request_without_response_keeps_nobody_waiting_for_good(run: Run) -> N
 
     async def wait() -> None:
         await refuse_one(throttle, 1)
-        await throttle.wait_turn(2, False, MAX_WAIT)
-        throttle.failed()
+        throttle.failed(await throttle.wait_turn(2, False, MAX_WAIT))
         await throttle.wait_turn(2, False, 10)
 
     run(wait())
@@ -321,12 +331,13 @@ def test_many_threads_get_one_throttle_per_host() -> None:
         assert len(set(throttles)) == 1
 
 
-def test_forgets_the_oldest_throttle_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle_module, "MAX_THROTTLES", 2)
+def test_forgets_the_throttle_that_was_not_used_for_longest() -> None:
     first, second = throttle_for("1.example", ""), throttle_for("2.example", "")
-    throttle_for("3.example", "")
-    assert throttle_for("2.example", "") is second
-    assert throttle_for("1.example", "") is not first
+    assert throttle_for("1.example", "") is first
+    for number in range(throttle_module.MAX_THROTTLES - 1):
+        throttle_for(f"other-{number}.example", "")
+    assert throttle_for("1.example", "") is first
+    assert throttle_for("2.example", "") is not second
 
 
 def test_threads_share_the_pace() -> None:
