@@ -1,7 +1,7 @@
 """Measure speed and cost: `python -m tests.benchmarks.speed` prints a table; `--help` lists its parts.
 
-Two sides run in turns, and the median of the ratios is shown. Each part runs in a process of its own, and so does the
-server, which is faster than any client here.
+Two sides run in turns, and the median of the ratios is shown, with the quartiles. Each part runs in a process of its
+own, and so does the server, which is faster than any client here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -34,14 +34,16 @@ from tests.support.calls import HELLO, ask
 from tests.support.fast_server import HOST, FastServer, fast_server
 
 AT_ONCE = (1, 16, 100)
-PAIRS = 7
+# The turns of each side. Short turns, because the speed of a shared machine changes from second to second.
+TURNS = 25
+SLOW_TURNS = 7
 
 # The targets by scheme.
 CPU = {"http": "at most 1.25 x", "https": "at most 1.2 x"}
 NEW_SESSIONS = {"http": "at least 1.4 x", "https": "at least 3 x"}
 
-CALLS_PER_RUN = 1000
-CALLS_PER_SLOW_RUN = 200
+CALLS_PER_TURN = 400
+CALLS_PER_SLOW_TURN = 200
 
 CALLS_IN_ONE_LOOP = 1000
 MEMORY_CALLS = 5000
@@ -116,8 +118,8 @@ async def _throughput(scheme: str, at_once: int, run: Run) -> list[Row]:
             return await post(session)
 
     async with ClientSession() as session:
-        bare = await _compare(call, lambda: post(session), at_once, run.calls(CALLS_PER_RUN))
-    new_sessions = await _compare(call, post_with_new_session, at_once, run.calls(CALLS_PER_SLOW_RUN))
+        bare = await _compare(call, lambda: post(session), at_once, run.calls(CALLS_PER_TURN), TURNS)
+    new_sessions = await _compare(call, post_with_new_session, at_once, run.calls(CALLS_PER_SLOW_TURN), SLOW_TURNS)
     what = f"{scheme}, {at_once} at once:"
     return [
         Row(f"{what} CPU time / bare aiohttp", _times([ours.cpu / theirs.cpu for ours, theirs in bare]), CPU[scheme]),
@@ -134,11 +136,11 @@ async def call() -> object:
     return await ask(None, HELLO)
 
 
-async def _compare(ours: Call, theirs: Call, at_once: int, calls: int) -> list[tuple[Cost, Cost]]:
-    """Return the costs of the same number of calls of both, several times."""
+async def _compare(ours: Call, theirs: Call, at_once: int, calls: int, turns: int) -> list[tuple[Cost, Cost]]:
+    """Return the costs of the same number of calls of both, for each pair of turns."""
     for warm_up in (ours, theirs):
-        await _measure(warm_up, at_once, max(at_once, calls // PAIRS))
-    return [(await _measure(ours, at_once, calls), await _measure(theirs, at_once, calls)) for _ in range(PAIRS)]
+        await _measure(warm_up, at_once, max(at_once, calls))
+    return [(await _measure(ours, at_once, calls), await _measure(theirs, at_once, calls)) for _ in range(turns)]
 
 
 async def _measure(call: Call, at_once: int, calls: int) -> Cost:
@@ -171,7 +173,7 @@ def imports(run: Run) -> Iterator[Row]:
     command = [sys.executable, "-c", IMPORT_SCRIPT]
     # pip compiles the modules that it installs, so bytecode is written here too.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    ratios = [float(subprocess.check_output(command, env=environment)) for _ in range(PAIRS)]
+    ratios = [float(subprocess.check_output(command, env=environment)) for _ in range(SLOW_TURNS)]
     yield Row("import / import of the modules of g4f", f"{median(ratios):.1%}", "5 %")
 
 
@@ -216,7 +218,7 @@ def _encodings_in(call: Coroutine[Any, Any, object]) -> int:
 def sync(run: Run) -> Iterator[Row]:
     """Compare g4f's sync client, which opens an event loop for each call, and its async client with requests."""
     Websim.url = run.plain.url
-    calls = run.calls(CALLS_PER_SLOW_RUN)
+    calls = run.calls(CALLS_PER_SLOW_TURN)
     create = Client(provider=Websim).chat.completions.create
     create_async = AsyncClient(provider=Websim).chat.completions.create
     url = Websim.chat_api_endpoint
@@ -232,7 +234,7 @@ def sync(run: Run) -> Iterator[Row]:
             "Client": lambda: [create(HELLO) for _ in range(calls)],
             "AsyncClient in one loop": lambda: asyncio.run(in_one_loop()),
         }
-        seconds = {name: [_seconds(side) for _ in range(PAIRS)] for name, side in sides.items()}
+        seconds = {name: [_seconds(side) for _ in range(SLOW_TURNS)] for name, side in sides.items()}
     base = seconds["requests.Session"]
     for name, times in seconds.items():
         ratio = _times([b / a for a, b in zip(times, base, strict=True)])
@@ -246,7 +248,8 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def _times(ratios: list[float]) -> str:
-    return f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
+    low, middle, high = quantiles(ratios, n=4)
+    return f"{middle:.2f} x ({low:.2f} to {high:.2f})"
 
 
 PARTS: dict[str, Callable[[Run], Iterator[Row]]] = {
