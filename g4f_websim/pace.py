@@ -98,12 +98,14 @@ class Pace:
 
     def accepted(self, now: float, sent_at: float) -> None:
         """Record a response, other than a refusal, to the request sent at `sent_at`."""
-        self.failed(sent_at)
-        self._latency = max(self._latency, now - sent_at)
-        if self._probing and sent_at >= self._resume:
-            self._start_round(now, sent_at)
+        if sent_at < self._opened:
             return
+        self._under_way -= 1
+        self._latency = max(self._latency, now - sent_at)
         if self._probing:
+            if sent_at >= self._resume:
+                self._start_round(now, sent_at)
+                return
             self._concurrency = max(self._concurrency, self._under_way + 1)
         if sent_at >= self._round_start:
             self._accepted += 1

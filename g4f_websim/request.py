@@ -26,7 +26,6 @@ Json = dict[str, Any]
 # Websim accepts three roles. OpenAI's other roles are sent as the closest of them.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
-_ROLE_NAMES = ", ".join(ROLES)
 
 # The values of OpenAI's response_format.type that request a JSON answer.
 JSON_FORMATS = ("json_object", "json_schema")
@@ -185,7 +184,7 @@ def check_count(n: Any) -> int:
 
 def check_timeout(timeout: Any) -> float | None:
     """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
-    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     valid = timeout is None or (is_number and 0 <= timeout <= MAX_INT)
     _check(valid, "timeout", "seconds, as in timeout=60", timeout)
     return float(timeout) if timeout else None
@@ -201,13 +200,13 @@ def image_urls(media: Any) -> list[str]:
     Raises:
         ValueError: an item is not an image or cannot be read.
     """
-    valid = media is None or isinstance(media, list | tuple)
+    valid = media is None or isinstance(media, (list, tuple))
     _check(valid, "media", 'a list of images, as in media=[Path("cat.png")]', media)
     return [_image_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
 
 
 def _image_url(field: str, item: Any) -> str:
-    image, name = item if isinstance(item, list | tuple) and len(item) == 2 else (item, None)
+    image, name = item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, None)
     try:
         # Files are read here because g4f's helper needs pillow for them.
         if isinstance(image, os.PathLike):
@@ -229,23 +228,23 @@ def _check_image_url(field: str, url: Any) -> str:
 
 def _normalize_messages(messages: Any) -> list[Json]:
     """Return each message in Websim's form, messages without content included."""
-    valid = messages is None or isinstance(messages, list | tuple)
+    valid = messages is None or isinstance(messages, (list, tuple))
     _check(valid, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
     return [_normalize_message(index, message) for index, message in enumerate(messages or ())]
 
 
 def _normalize_message(index: int, message: Any) -> Json:
     role = message.get("role") if isinstance(message, dict) else None
-    valid = isinstance(role, str) and role in ROLES
-    _check(valid, f"messages[{index}]", f"a dict with content and with a role, one of {_ROLE_NAMES}", message)
+    if not isinstance(role, str) or role not in ROLES:
+        raise _invalid(f"messages[{index}]", f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
     content = message.get("content")
     if not isinstance(content, str):
         content = _normalize_parts(f"messages[{index}].content", content)
-    return {"role": ROLES[str(role)], "content": content}
+    return {"role": ROLES[role], "content": content}
 
 
 def _normalize_parts(field: str, content: Any) -> list[Json]:
-    _check(content is None or isinstance(content, list | tuple), field, "text or a list of parts", content)
+    _check(content is None or isinstance(content, (list, tuple)), field, "text or a list of parts", content)
     parts = [_normalize_part(f"{field}[{index}]", part) for index, part in enumerate(content or ()) if part]
     return [part for part in parts if part.get("text") != ""]
 

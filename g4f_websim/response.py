@@ -12,6 +12,7 @@ from .causes import BROKEN_RESPONSE, IF_CHANGED, RUN_CHECK, TRY_LATER, Cause, Re
 from .redaction import is_html
 
 INVALID_JSON = object()
+MISSING = object()
 # Numbers are not used. As floats, integers of thousands of digits are not an error.
 _DECODER = json.JSONDecoder(parse_int=float)
 
@@ -36,9 +37,10 @@ def chat_text(body: str) -> str:
         if body.lstrip().startswith("{"):
             raise UnexpectedBodyError(BROKEN_RESPONSE)
         answer = {"content": body}
-    if not isinstance(answer, dict) or not isinstance(answer.get("content", 0), str | None):
+    content = answer.get("content", MISSING) if isinstance(answer, dict) else MISSING
+    if content is not None and not isinstance(content, str):
         raise UnexpectedBodyError(_other_fields(answer, "content", ResponseError))
-    content = (answer["content"] or "").strip()
+    content = (content or "").strip()
     if not content:
         raise UnexpectedBodyError(_empty("a response without content", ResponseError))
     return _LONE_SURROGATE.sub("\ufffd", content)

@@ -2,9 +2,9 @@
 
 import base64
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
 
@@ -25,6 +25,9 @@ class Target:
         api_key: the caller's key, which no message may show even if it is not sent.
         proxy: URL of an http, https, socks4, socks5 or socks5h proxy, if any.
 
+    Attributes:
+        host: the host and port of the endpoint.
+
     Raises:
         ValueError: one of the URLs is malformed or has an unsupported scheme.
     """
@@ -34,22 +37,18 @@ class Target:
     api_key: Any = None
     proxy: str | None = None
 
+    host: str = field(init=False)
+
     def __post_init__(self) -> None:
-        site = self.url.removesuffix(CHAT_PATH).removesuffix(IMAGE_PATH)
-        _check_url("WEBSIM_URL", site, HTTP_SCHEMES, DEFAULT_URL)
+        self.host = _host(_parse_url("WEBSIM_URL", self.url, HTTP_SCHEMES, DEFAULT_URL))
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
-            _check_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")
-
-    @property
-    def host(self) -> str:
-        """The host and port of the endpoint."""
-        return _host(self.url)
+            _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")
 
     @property
     def proxy_host(self) -> str:
         """The host and port of the proxy."""
-        return _host(self.proxy or "")
+        return _host(urlsplit(self.proxy or ""))
 
     @property
     def socks_proxy(self) -> str | None:
@@ -74,21 +73,26 @@ class Target:
         return [secret for secret in secrets if secret and isinstance(secret, str)]
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).netloc.rpartition("@")[2]
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]
 
 
-def _check_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> None:
-    """Raise a `ValueError` for a malformed URL; the message shows it without its password."""
+def _parse_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
+    """Split a URL.
+
+    Raises:
+        ValueError: the URL is malformed; the message shows the site or the proxy without its password.
+    """
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in schemes and parts.netloc and parts.port != 0
+        if parts.scheme in schemes and parts.netloc and parts.port != 0:
+            return parts
     except ValueError:
-        valid = False
-    if not valid:
-        login, at, rest = url.rpartition("@")
-        shown = f"{login.partition('://')[0]}://***@{rest}" if at and "://" in login else rest
-        raise ValueError(f"{name}: a URL like {example} with the scheme {_either(schemes)}, not {shown!r}")
+        pass
+    site = url.removesuffix(CHAT_PATH).removesuffix(IMAGE_PATH)
+    login, at, rest = site.rpartition("@")
+    shown = f"{login.partition('://')[0]}://***@{rest}" if at and "://" in login else rest
+    raise ValueError(f"{name}: a URL like {example} with the scheme {_either(schemes)}, not {shown!r}")
 
 
 def _either(words: tuple[str, ...]) -> str:

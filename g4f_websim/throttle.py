@@ -97,7 +97,8 @@ class Throttle:
         """Record a response other than a refusal."""
         with self._lock:
             self._pace.accepted(monotonic(), sent_at)
-            self._wake(self._queue[:1])
+            if self._queue:
+                self._wake(self._queue[:1])
 
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
         """Record a refusal; `retry_after` or else `backoff` are the seconds to wait."""

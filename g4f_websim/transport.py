@@ -26,7 +26,7 @@ from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
 from .pace import JITTER
 from .sessions import ATTEMPT_TIMEOUT, connection_is_new, new_session, shared_session
 from .target import Target
-from .throttle import QueueTooLongError, Throttle, throttle_for
+from .throttle import QueueTooLongError, throttle_for
 
 logger = logging.getLogger("g4f_websim")
 
@@ -37,6 +37,9 @@ RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 MAX_EXPONENT = 1000
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+
+# Some servers put it in front of a text.
+BYTE_ORDER_MARK = "\ufeff"
 
 # aiohttp warns when larger bytes are sent in one piece; a file object is sent in several.
 MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
@@ -155,11 +158,22 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         except QueueTooLongError as error:
             return Outcome(error=errors.queue_error(waited + error.seconds, policy.max_wait, request.target))
         waited += sent_at - start
-        outcome = await _attempt_in_turn(request, policy, read, throttle, sent_at)
+        try:
+            outcome = await attempt_once(request, read)
+        except asyncio.CancelledError:
+            throttle.failed(sent_at)
+            raise
+        is_refused = isinstance(outcome.error, RateLimitError)
+        if is_refused:
+            throttle.refused(sent_at, outcome.retry_after, policy.backoff)
+        elif outcome.response:
+            throttle.accepted(sent_at)
+        else:
+            throttle.failed(sent_at)
         if is_last or not outcome.retryable:
             return outcome
         next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
-        if _is_rate_limited(outcome):
+        if is_refused:
             # At INFO the throttle reports the queue, rather than each of the many calls in it.
             _log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
             continue
@@ -168,28 +182,6 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
             return outcome
         _log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
-
-
-async def _attempt_in_turn(
-    request: Request, policy: RetryPolicy, read: Callable[[str], str], throttle: Throttle, sent_at: float
-) -> Outcome:
-    """Send a request once, and tell the throttle how the server took it."""
-    try:
-        outcome = await attempt_once(request, read)
-    except asyncio.CancelledError:
-        throttle.failed(sent_at)
-        raise
-    if _is_rate_limited(outcome):
-        throttle.refused(sent_at, outcome.retry_after, policy.backoff)
-    elif outcome.response:
-        throttle.accepted(sent_at)
-    else:
-        throttle.failed(sent_at)
-    return outcome
-
-
-def _is_rate_limited(outcome: Outcome) -> bool:
-    return isinstance(outcome.error, RateLimitError)
 
 
 async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
@@ -266,7 +258,8 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     if size > MAX_BODY_BYTES:
         raise ResponseTooLargeError
     # JSON is UTF-8 whatever a header says (RFC 8259). Only in UTF-16 and UTF-32 does it begin with zero bytes.
-    return body.decode(json.detect_encoding(body) if 0 in body[:4] else "utf-8-sig", "replace")
+    encoding = json.detect_encoding(body) if 0 in body[:4] else "utf-8"
+    return body.decode(encoding, "replace").removeprefix(BYTE_ORDER_MARK)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
