@@ -309,5 +309,6 @@ def _print(text: str, continued: str = "") -> None:
 
 def _write(line: str) -> None:
     """Print a line; characters that a terminal or a file cannot represent are replaced."""
-    encoding = sys.stdout.encoding or "utf-8"
+    # Python sets sys.stdout to None if the process has no standard output.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(line.encode(encoding, "replace").decode(encoding), flush=True)

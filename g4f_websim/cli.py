@@ -344,7 +344,9 @@ def _one_line(error: Exception) -> str:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):
         return 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"'
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = " ".join(str(error).split())
+    # The provider raises a ValueError for a malformed argument, and names the argument.
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
 def _fail(message: str, status: int) -> NoReturn:

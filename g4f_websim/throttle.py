@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from time import monotonic
 
 from .pace import Pace
@@ -40,15 +41,14 @@ class QueueTooLongError(Exception):
         self.seconds = seconds
 
 
-@dataclass(order=True)
+@dataclass(eq=False)
 class _Waiter:
-    """A call in the queue; the order is that of the fields that are compared."""
+    """A call in the queue, which is sorted by `rank`: the number of the attempt, then the order of arrival."""
 
-    attempt: int
-    arrival: int
-    is_last_attempt: bool = field(compare=False)
-    loop: asyncio.AbstractEventLoop = field(compare=False, default_factory=asyncio.get_running_loop)
-    woken: asyncio.Event = field(compare=False, default_factory=asyncio.Event)
+    rank: tuple[int, int]
+    is_last_attempt: bool
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Throttle:
@@ -80,7 +80,7 @@ class Throttle:
             if not self._pace.limited:
                 self._pace.sent(start, is_last_attempt)
                 return start
-        waiter = _Waiter(attempt, next(self._arrivals), is_last_attempt)
+        waiter = _Waiter((attempt, next(self._arrivals)), is_last_attempt)
         try:
             while (delay := self._send_or_wait(waiter, start, max_wait)) > 0:
                 with suppress(TimeoutError):
@@ -122,7 +122,7 @@ class Throttle:
             now = monotonic()
             waiter.woken.clear()
             if waiter not in self._queue:
-                bisect.insort(self._queue, waiter)
+                bisect.insort(self._queue, waiter, key=attrgetter("rank"))
             while (first := self._queue[0]) is not waiter and self._is_lost(first, now):
                 self._queue.remove(first)
             due = self._pace.due(now, first.is_last_attempt)

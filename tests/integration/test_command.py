@@ -54,6 +54,7 @@ WITHOUT_BACKOFF = (
     "import sys; from g4f_websim import Websim, cli; Websim.backoff = 0; sys.exit(cli.main())",
 )
 WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
+WITHOUT_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT)
 
 TERMINAL_COLUMNS = 80
 COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
@@ -169,6 +170,12 @@ def test_client_without_input_fails(home, command):
 def test_client_needs_no_stdin(home):
     done = run("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
     assert done.stdout.strip() == ANSWER
+
+
+@pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
+def test_needs_no_stdout(home, words):
+    done = run(*words, home=home, command=WITHOUT_STDOUT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_gui_prints_url_and_listens_on_loopback(home):

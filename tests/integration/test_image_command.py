@@ -156,16 +156,16 @@ def test_failed_request_fails_on_one_line(websim_server, capsys):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("-O", "cat.png", "-n", "11"), "1 to 10"),
-        (("-O", "cat.png", "--aspect-ratio", "16x9"), "16:9"),
-        (("-O", "cat.png", "--size", "1024"), "1024x768"),
+        (("-O", "cat.png", "-n", "11"), "n: 1 to 10 images"),
+        (("-O", "cat.png", "--aspect-ratio", "16x9"), "aspect_ratio: W:H with positive integers"),
+        (("-O", "cat.png", "--size", "1024"), "size: WIDTHxHEIGHT"),
     ],
 )
 def test_invalid_option_fails_before_request(websim_server, words, reason, capsys):
     with pytest.raises(SystemExit, match="^1$"):
         cli.main(["image", "a cat", *words])
     error = capsys.readouterr().err
-    assert reason in error
+    assert error.startswith(f"g4f-websim: {reason}")
     assert len(error.splitlines()) == 1
     assert list(websim_server.requests) == []
 
