@@ -28,7 +28,7 @@ CHALLENGE_HEADER = "cf-mitigated"
 MAX_ORIGIN_CHARS = 80
 
 _NO_CREDITS = re.compile(
-    r"(insufficient|not enough|no|out of|zero|\b0)( \w+)? credits?\b"
+    r"\b(insufficient|not enough|no|out of|zero|0)( \w+)? credits?\b"
     r"|credits? .{0,20}(exhausted|exceeded|required|used up)",
     re.IGNORECASE,
 )
@@ -114,8 +114,8 @@ NO_CREDITS = Cause(
 LOGIN_NEEDED = Cause(Reason.LOGIN_NEEDED, "login needed", LOG_IN)
 FORBIDDEN = Cause(Reason.LOGIN_NEEDED, "access denied", f"{LOG_IN}, or try from another network")
 TOKEN_REFUSED = Cause(Reason.LOGIN_NEEDED, "Websim refused the login token", LOG_IN_AGAIN)
-REQUEST_TOO_LARGE = Cause(Reason.REQUEST_REFUSED, "the request is too large", "send less")
-REQUEST_REFUSED = Cause(Reason.REQUEST_REFUSED, "Websim refused the request", "look at what was sent")
+REQUEST_TOO_LARGE = Cause(Reason.REQUEST_REFUSED, "the request is too large", "send fewer messages or smaller images")
+REQUEST_REFUSED = Cause(Reason.REQUEST_REFUSED, "Websim refused the request", "check the arguments of the call")
 RATE_LIMITED = Cause(
     Reason.RATE_LIMITED, "too many requests", "wait {delay}, log in, or use another provider", errors.RateLimitError
 )

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from . import diagnosis, login, request, response, transport
 from .diagnosis import Probe, Settings, Step
-from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
+from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .errors import timeout_error
 from .provider import Websim
 from .redaction import excerpt, redact
@@ -104,7 +104,7 @@ def _read_settings() -> Settings:
     """
     site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
     project = os.environ.get(request.PROJECT_VARIABLE)
-    _check(diagnosis.URL_VARIABLE, site, Target, diagnosis.steps_for_url)
+    _check(URL_VARIABLE, site, Target, diagnosis.steps_for_url)
     if proxy:
         _check(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
     if project:
@@ -119,8 +119,8 @@ def _check(name: str, value: str, check: Callable[[str], object], steps: Callabl
     try:
         check(value)
     except ValueError as error:
-        expected, _, shown = str(error).partition(": ")[2].rpartition(", not ")
-        # A token may have been pasted into the wrong variable.
+        expected, _, shown = str(error).partition(": ")[2].partition(", not ")
+        # A key may have been pasted into the wrong variable.
         shown = redact(shown.replace("://***@", "://"), [os.environ.get(login.TOKEN_VARIABLE, "")])
         raise SettingError(f"{name}: {expected}, not {shown}", steps(value)) from None
 

@@ -13,8 +13,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +23,7 @@ from g4f.errors import MissingRequirementsError
 
 from . import Websim, __version__, check, image_command
 from .emulator.command import serve
-from .offline import offline
+from .offline import exit_on_sigterm, offline
 from .provider_list import provider_list
 
 DESCRIPTION = "g4f's command line, with Websim as the provider."
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            with _exit_on_sigterm():
+            with exit_on_sigterm():
                 return _run(arguments)
         finally:
             # Python's own flush at exit is too late: it prints "Exception ignored" for a BrokenPipeError.
@@ -218,7 +218,7 @@ def _run_without_traceback(command: str, words: Sequence[str]) -> int:
     except SystemExit as end:
         error = end.__context__
         if end.code == 1 and isinstance(error, Exception):
-            printed = io.StringIO()
+            printed = io.StringIO()  # without the traceback: the error itself is reported
             raise error from None
         raise
     finally:
@@ -313,7 +313,7 @@ def _check_address(bind: str | None, port: str | None) -> None:
 
 
 def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) <= MAX_PORT
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT)) and int(text) <= MAX_PORT
 
 
 def _gui_instruction(host: str, port: int) -> str:
@@ -340,7 +340,7 @@ def _show_log_on_terminal() -> None:
 
 def _one_line(error: Exception) -> str:
     """Return an error as one line that says what to install if a package is missing."""
-    if isinstance(error, ImportError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):
         return 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"'
@@ -353,13 +353,3 @@ def _fail(message: str, status: int) -> NoReturn:
     """Print an error message and end the program."""
     print(f"g4f-websim: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command by an exception, so that servers stop and temporary folders are deleted."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -5,19 +5,17 @@ check.py sends the requests and prints the results.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from . import transport
 from .causes import INVALID_CERTIFICATE, NO_SOCKS, NOT_HTTPS, PROXY_LOGIN, TRY_LATER, Cause, Reason
-from .endpoints import API_URL, DEFAULT_URL
+from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_expired, is_token
 from .redaction import redact
 from .request import PROJECT_VARIABLE
 from .target import PROXY_VARIABLE, Target
-
-URL_VARIABLE = "WEBSIM_URL"
 
 MAX_FURTHER_REQUESTS = 6
 
@@ -63,9 +61,9 @@ class Settings:
 
     site: str
     project_id: str = ""
-    key: str | None = None
-    proxy: str | None = None
-    stored_token: str | None = None
+    key: str | None = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    stored_token: str | None = field(default=None, repr=False)
     unused_proxy: str = ""
     sends_token: bool = True
 
@@ -129,7 +127,7 @@ class Probe:
 
     @property
     def reached_api(self) -> bool:
-        """Whether the API responded, be it with a refusal."""
+        """Whether the API responded, even if it refused the request."""
         return not self.error or self.error.reason in API_REASONS or self.status == "401"
 
 
@@ -150,7 +148,7 @@ def without_login(url: str) -> str:
 
 
 def alternatives(chat: Probe, also: list[str]) -> list[Settings]:
-    """Return the settings that are worth a try after a chat that failed.
+    """Return the settings to try after a chat that failed.
 
     Args:
         chat: the request that failed.

@@ -3,6 +3,9 @@
 # The site. It was https://websim.ai until mid 2025.
 DEFAULT_URL = "https://websim.com"
 
+# The variable that replaces it.
+URL_VARIABLE = "WEBSIM_URL"
+
 # The other host that serves the same API.
 API_URL = "https://api.websim.com"
 

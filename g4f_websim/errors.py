@@ -1,7 +1,7 @@
 """Build the exceptions: the class, a short message that names the host and ends with advice, and no secret in it.
 
-Every exception has the attributes `status`, `retry_after` and `reason`, and `cause` for `g4f-websim check`. They are
-returned, not raised.
+Every exception has the attributes `status`, `retry_after` and `reason`, and `cause` for `g4f-websim check`. The
+functions return the exceptions; transport.py raises them.
 """
 
 import math
@@ -27,9 +27,9 @@ from .target import Target
 
 # The maximum length of a message (specification, section 4).
 MAX_MESSAGE_CHARS = 300
-# A shorter excerpt of a response says nothing.
+# A shorter excerpt of a response is left out.
 MIN_EXCERPT_CHARS = 20
-# More seconds (30 years) are shown with an exponent.
+# A longer delay (30 years) is shown with an exponent.
 MAX_PLAIN_SECONDS = 1e9
 
 
@@ -92,11 +92,12 @@ def timeout_error(seconds: float, target: Target) -> Exception:
 
 def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
     """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
+    cause = RATE_LIMITED._replace(advice="try again later, log in, use another provider, or raise max_wait")
     message = (
         f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, longer than Websim.max_wait "
-        f"({max_wait:g} s): try again later, log in, use another provider, or raise max_wait"
+        f"({max_wait:g} s): {cause.advice}"
     )
-    return _new(errors.RateLimitError, message, RATE_LIMITED, 429, round(seconds, 1))
+    return _new(errors.RateLimitError, message, cause, 429, round(seconds, 1))
 
 
 def _text_of(error: Exception) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from g4f.requests.aiohttp import get_connector
 
+from .endpoints import DEFAULT_URL
 from .provider import Websim
 from .target import PROXY_VARIABLE, Target
 
@@ -75,7 +76,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 async def _request_and_save(options: argparse.Namespace) -> int:
     proxy = os.environ.get(PROXY_VARIABLE)
-    logger.info("requesting %s from %s", _images(options.n), urlsplit(Websim.url).netloc.rpartition("@")[2])
+    logger.info("requesting %s from %s", _images(options.n), _host(Websim.url))
     urls = await _request(options, proxy)
     files = _files(options.output, options.n)[: len(urls)]
     logger.info("saving %s", _images(len(urls)))
@@ -137,7 +138,7 @@ def _decode(data_uri: str) -> bytes:
 
 async def _download(url: str, proxy: str | None) -> bytes:
     """Return the image at a URL. The request does not contain the user's token."""
-    target = Target(url, proxy=proxy)
+    target = Target(DEFAULT_URL, proxy=proxy)  # of which only the proxy is used
     try:
         async with (
             ClientSession(connector=get_connector(proxy=target.socks_proxy), timeout=DOWNLOAD_TIMEOUT) as session,
@@ -147,25 +148,30 @@ async def _download(url: str, proxy: str | None) -> bytes:
     except _DownloadError:
         raise
     except TimeoutError:
-        raise _DownloadError(f"no response within {DOWNLOAD_TIMEOUT.total:g} s from {url}") from None
+        raise _DownloadError(f"no response within {DOWNLOAD_TIMEOUT.total:g} s from {_host(url)}") from None
     except Exception as error:  # aiohttp, ssl and the SOCKS library raise unrelated types
         # Their messages may contain the password of the proxy.
-        raise _DownloadError(f"the download failed ({type(error).__name__}) from {url}") from None
+        raise _DownloadError(f"the download failed ({type(error).__name__}) from {_host(url)}") from None
 
 
 async def _read_image(response: ClientResponse) -> bytes:
-    url = response.url
+    host = _host(str(response.url))
     if response.status != 200:
-        raise _DownloadError(f"status {response.status} from {url}")
+        raise _DownloadError(f"status {response.status} from {host}")
     # Storage services send images as application/octet-stream or binary/octet-stream.
     if not response.content_type.startswith("image/") and not response.content_type.endswith("/octet-stream"):
-        raise _DownloadError(f"{response.content_type} instead of an image from {url}")
+        raise _DownloadError(f"{response.content_type} instead of an image from {host}")
     image = bytearray()
     async for chunk in response.content.iter_any():
         image += chunk
         if len(image) > MAX_IMAGE_BYTES:
-            raise _DownloadError(f"more than {MAX_IMAGE_BYTES >> 20} MiB from {url}")
+            raise _DownloadError(f"more than {MAX_IMAGE_BYTES >> 20} MiB from {host}")
     return bytes(image)
+
+
+def _host(url: str) -> str:
+    """Return the host in a URL: the rest may contain the signature of a storage service."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _images(count: int) -> str:

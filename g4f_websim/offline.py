@@ -19,7 +19,9 @@ from g4f.cookies import CookiesConfig
 from g4f.image import copy_images
 
 from .emulator import Emulator
+from .endpoints import URL_VARIABLE
 from .provider import Websim
+from .target import PROXY_VARIABLE
 from .throttle import forget_limits
 
 # g4f downloads a list of providers from its own site when it starts. These two entries are enough. Their URL has a port
@@ -59,7 +61,7 @@ def offline() -> Iterator[Emulator]:
         for owner, name, value in _g4f_settings(folder):
             stack.enter_context(_attribute(owner, name, value))
         stack.enter_context(accept_images_from(emulator.url))
-        stack.enter_context(_exit_on_sigterm())
+        stack.enter_context(exit_on_sigterm())
         yield emulator
 
 
@@ -103,10 +105,10 @@ def accept_images_from(url: str) -> Iterator[None]:
 
 def _environment(url: str, folder: str) -> Iterator[tuple[str, str | None]]:
     """Yield the names and values of the environment variables in `offline()`; None deletes a variable."""
-    yield "WEBSIM_URL", url
+    yield URL_VARIABLE, url
     yield "G4F_CACHE_DIR", folder
     yield "G4F_CONFIG_DIR", folder
-    yield "G4F_PROXY", None
+    yield PROXY_VARIABLE, None
 
 
 def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
@@ -124,7 +126,7 @@ def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into `SystemExit`, so that the temporary folder is deleted.
 
     A handler of the program is not replaced. In other threads than the main thread, Python allows no handlers.

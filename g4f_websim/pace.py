@@ -3,7 +3,7 @@
 There is no limit until the first refusal, which starts a pause. After the pause one request goes first. Once it is
 accepted, the others follow at an interval: the time since the last round began, divided by the requests accepted in it.
 The interval shrinks while requests are accepted, slowly at first, until the next refusal starts a new round. No more
-requests are under way at once than the server accepted at once. The limit ends after a quiet time.
+requests are in flight at once than the server accepted at once. The limit ends after a quiet time.
 
 Where the pace is a guess, the calls on their last attempt take no risk: they wait until others have shown that the
 server accepts requests, or as long as that took before, and they keep to the average of the last round.
@@ -19,9 +19,9 @@ QUIET_TIME = 30.0
 # The requests accepted until the interval is half as long: in the first round, whose interval is a guess, and later.
 FIRST_GROWTH = 5.0
 GROWTH = 24.0
-# The seconds until it is half as long although fewer were accepted: another process may have used the rate until now.
+# The seconds until it is half as long even if few were accepted: another process may have used up the limit.
 GROWTH_TIME = 30.0
-# The requests accepted, per request under way at once, until twice as many may be under way.
+# The requests accepted, per request in flight, until twice as many may be in flight.
 CONCURRENCY_GROWTH = 50.0
 # A guessed delay is up to 25 % longer at random, so that clients that were refused together do not return together.
 JITTER = 0.25
@@ -52,7 +52,7 @@ class Pace:
         self.limited = self._probing = self._guessed = False
         self._opened = self._round_start = self._last_sent = self._last_busy = now
         self._silence_start = self._resume = self._next_probe = now
-        self._under_way = self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
+        self._in_flight = self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
         self._interval = self._pause = self._silence = self._backoff = self._latency = 0.0
 
     def due(self, now: float, is_last_attempt: bool) -> float:
@@ -68,7 +68,7 @@ class Pace:
             extra = (LAST_ATTEMPT_PAUSES - 1) * self._pause
             return max(self._next_probe + extra, self._silence_start + self._silence)
         if self._is_busy():
-            # A response is expected by then; a request whose caller is gone never gets one.
+            # Wait as long as the slowest response took: a request whose caller was cancelled gets no response.
             return max(self._next(is_last_attempt), self._last_sent + self._latency)
         return self._next(is_last_attempt)
 
@@ -89,24 +89,24 @@ class Pace:
             self._sent += 1
             # A late request does not delay the next one, but requests make up for one interval at most.
             self._last_sent = max(self._next(is_last_attempt), now - self._current_interval())
-        self._under_way += 1
+        self._in_flight += 1
 
     def failed(self, sent_at: float) -> None:
         """Record that the request sent at `sent_at` ended without a response."""
         if sent_at >= self._opened:
-            self._under_way -= 1
+            self._in_flight -= 1
 
     def accepted(self, now: float, sent_at: float) -> None:
         """Record a response, other than a refusal, to the request sent at `sent_at`."""
         if sent_at < self._opened:
             return
-        self._under_way -= 1
+        self._in_flight -= 1
         self._latency = max(self._latency, now - sent_at)
         if self._probing:
             if sent_at >= self._resume:
                 self._start_round(now, sent_at)
                 return
-            self._concurrency = max(self._concurrency, self._under_way + 1)
+            self._concurrency = max(self._concurrency, self._in_flight + 1)
         if sent_at >= self._round_start:
             self._accepted += 1
 
@@ -155,9 +155,9 @@ class Pace:
         self._last_sent = max(now - self._interval, sent_at)
 
     def _is_busy(self) -> bool:
-        """Return whether as many requests are under way as the server accepted at once, if that is known."""
+        """Return whether as many requests are in flight as the server accepted at once, if that is known."""
         growth = _growth(self._accepted, CONCURRENCY_GROWTH * max(1, self._concurrency))
-        return self._concurrency > 0 and self._under_way + 1 > self._concurrency * growth
+        return self._concurrency > 0 and self._in_flight + 1 > self._concurrency * growth
 
     def _next(self, is_last_attempt: bool) -> float:
         due = self._last_sent + self._current_interval()

@@ -19,7 +19,7 @@ from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixi
 from g4f.providers.response import ImageResponse
 
 from . import login, request, response, transport
-from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
+from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .target import Target
 
 logger = logging.getLogger("g4f_websim")
@@ -52,7 +52,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     """
 
     label = "Websim"
-    url: str = (os.environ.get("WEBSIM_URL") or DEFAULT_URL).rstrip("/")
+    url: str = (os.environ.get(URL_VARIABLE) or DEFAULT_URL).strip().rstrip("/")
     login_url = health_url = _SiteUrl("")
     chat_api_endpoint = _SiteUrl(CHAT_PATH)
     image_api_endpoint = _SiteUrl(IMAGE_PATH)
@@ -191,7 +191,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Return the answer to a chat."""
         body = request.chat_body(project_id, messages, prompt, media, response_format)
         if body["messages"][-1]["role"] == "assistant":
-            logger.warning("the last message is not a question: g4f removes a question that repeats an earlier one")
+            logger.warning("the assistant's message is the last: g4f removes a question that repeats an earlier one")
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key, timeout)
         return await send(response.chat_text)
 
@@ -220,9 +220,9 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         failures = [result for result in results if isinstance(result, BaseException)]
         if not urls:
             raise failures[0]
-        for failure in failures:
-            logger.warning("%d of %d images failed: %s", len(failures), count, failure)
-            g4f.debug.error(f"Websim: {len(failures)} of {count} images failed:", failure)
+        for number, failure in enumerate(failures, 1):
+            logger.warning("an image failed (%d of %d): %s", number, count, failure)
+            g4f.debug.error(f"Websim: an image failed ({number} of {count}):", failure)
         return ImageResponse(urls, body["prompt"])
 
     @classmethod
@@ -230,6 +230,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, api_key: Any, timeout: Any
     ) -> Send:
         """Return a function that sends the request; each of its calls has its own attempts."""
+        # The handlers are given headers, not the token (specification, section 2).
         token = headers.get("authorization", "").removeprefix("Bearer ")
         target = Target(str(url), token or None, api_key, str(proxy) if proxy else None)
         policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait, request.check_timeout(timeout))

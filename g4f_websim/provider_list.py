@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from urllib.error import HTTPError
@@ -39,8 +39,9 @@ def provider_list() -> Iterator[bool]:
         return
     downloaded = _download()
     if downloaded:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(downloaded)
+        with suppress(OSError):  # the folder may be read-only; then g4f downloads the list once more
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(downloaded)
         yield True
         return
     print(

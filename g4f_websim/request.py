@@ -20,6 +20,7 @@ except ImportError:  # g4f up to 0.5.3
     from g4f.providers.helper import format_image_prompt as format_media_prompt
 
 from .endpoints import API_URL, DEFAULT_URL
+from .redaction import redact
 
 Json = dict[str, Any]
 
@@ -47,6 +48,9 @@ CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
 
 PROJECT_VARIABLE = "WEBSIM_PROJECT_ID"
+
+# An error shows no more of an invalid value.
+MAX_SHOWN_CHARS = 80
 
 # Names of image models of other services, which cannot be meant as labels of a chat model.
 _IMAGE_MODEL = re.compile(
@@ -112,7 +116,8 @@ def image_body(
         prompt = format_media_prompt(normalized, None)
         parts = _parts_of(_last_user_message(normalized))
         references = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"] + references
-    _check(_check_text("prompt", prompt).strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
+    text = _check_text("prompt", prompt)
+    _check(text.strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
     ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
     valid = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
     _check(valid, "aspect_ratio", 'W:H with positive integers, as in aspect_ratio="16:9"', ratio)
@@ -284,7 +289,9 @@ def _last_user_message(messages: list[Json]) -> Json:
 
 def _parts_of(message: Json) -> list[Json]:
     content = message["content"]
-    return [{"type": "text", "text": content}] if content and isinstance(content, str) else list(content)
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return list(content)
 
 
 def _image_part(url: str) -> Json:
@@ -335,7 +342,8 @@ def _check(ok: object, field: str, expected: str, value: Any) -> None:
 def _invalid(field: str, expected: str, value: Any) -> ValueError:
     """Return an error that names the field, and shows a valid value and the invalid one."""
     try:
-        shown = f"{value!r:.80}"
+        # A token may have been passed as another argument.
+        shown = redact(repr(value))[:MAX_SHOWN_CHARS]
     except ValueError:  # Python refuses to print an integer of more than 4,300 digits
         shown = "this value"
     return ValueError(f"{field}: {expected}, not {shown}")

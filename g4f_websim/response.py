@@ -30,17 +30,8 @@ def chat_text(body: str) -> str:
     Raises:
         UnexpectedBodyError: the body does not contain an answer.
     """
-    answer = _parse(body)
-    if answer is INVALID_JSON:
-        if is_html(body):
-            raise UnexpectedBodyError(_html_page(ResponseError))
-        if body.lstrip().startswith("{"):
-            raise UnexpectedBodyError(BROKEN_RESPONSE)
-        answer = {"content": body}
-    content = answer.get("content", MISSING) if isinstance(answer, dict) else MISSING
-    if content is not None and not isinstance(content, str):
-        raise UnexpectedBodyError(_other_fields(answer, "content", ResponseError))
-    content = (content or "").strip()
+    content = _read_field(body, "content", ResponseError)
+    content = (body if content is None else content).strip()
     if not content:
         raise UnexpectedBodyError(_empty("a response without content", ResponseError))
     return _LONE_SURROGATE.sub("\ufffd", content)
@@ -56,18 +47,31 @@ def image_url(body: str, site: str) -> str:
     Raises:
         UnexpectedBodyError: the body does not contain the URL of an image.
     """
-    answer = _parse(body)
-    url = answer.get("url") if isinstance(answer, dict) else None
-    if isinstance(url, str):
-        with suppress(ValueError):  # urljoin and urlsplit raise it for a URL like //[
-            url = urljoin(site, url) if url.startswith("/") else url
-            if _is_image_url(url):
-                return url
-    if is_html(body):
-        raise UnexpectedBodyError(_html_page(NoMediaResponseError))
-    if url is None and isinstance(answer, dict) and "url" not in answer:
-        raise UnexpectedBodyError(_other_fields(answer, "url", NoMediaResponseError))
+    url = _read_field(body, "url", NoMediaResponseError) or ""
+    with suppress(ValueError):  # urljoin and urlsplit raise it for a URL like //[
+        url = urljoin(site, url) if url.startswith("/") else url
+        if _is_image_url(url):
+            return url
     raise UnexpectedBodyError(_empty("a response without an image", NoMediaResponseError))
+
+
+def _read_field(body: str, name: str, kind: type[Exception]) -> str | None:
+    """Return the text in a field of a JSON object, empty if it is null, or None if the body is not JSON at all.
+
+    Raises:
+        UnexpectedBodyError: the body is an HTML page, broken off, or JSON without that field.
+    """
+    data = _parse(body)
+    if data is INVALID_JSON:
+        if is_html(body):
+            raise UnexpectedBodyError(_html_page(kind))
+        if body.lstrip().startswith("{"):
+            raise UnexpectedBodyError(BROKEN_RESPONSE._replace(error=kind))
+        return None
+    value = data.get(name, MISSING) if isinstance(data, dict) else MISSING
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise UnexpectedBodyError(_other_fields(data, name, kind))
 
 
 def _parse(body: str) -> Any:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH
+from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
+from .redaction import redact
 
 HTTP_SCHEMES = ("http", "https")
 SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
@@ -33,14 +34,14 @@ class Target:
     """
 
     url: str
-    token: str | None = None
-    api_key: Any = None
-    proxy: str | None = None
+    token: str | None = field(default=None, repr=False)
+    api_key: Any = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
 
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = _host(_parse_url("WEBSIM_URL", self.url, HTTP_SCHEMES, DEFAULT_URL))
+        self.host = _host(_parse_url(URL_VARIABLE, self.url, HTTP_SCHEMES, DEFAULT_URL))
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
             _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")
@@ -85,14 +86,21 @@ def _parse_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> S
     """
     try:
         parts = urlsplit(url)
-        if parts.scheme in schemes and parts.netloc and parts.port != 0:
+        if parts.scheme in schemes and parts.hostname and parts.port != 0 and _is_plain(url, parts):
             return parts
     except ValueError:
         pass
     site = url.removesuffix(CHAT_PATH).removesuffix(IMAGE_PATH)
     login, at, rest = site.rpartition("@")
-    shown = f"{login.partition('://')[0]}://***@{rest}" if at and "://" in login else rest
+    shown = redact(rest)  # a token may have been set instead of a URL
+    if at and "://" in login:
+        shown = f"{login.partition('://')[0]}://***@{shown}"
     raise ValueError(f"{name}: a URL like {example} with the scheme {_either(schemes)}, not {shown!r}")
+
+
+def _is_plain(url: str, parts: SplitResult) -> bool:
+    """Return whether there is nothing beside scheme, login, host and path; urlsplit() drops line ends."""
+    return url.isprintable() and " " not in url and not (parts.query or parts.fragment or "@" in parts.path)
 
 
 def _either(words: tuple[str, ...]) -> str:

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from .emulator import Emulator, Fault
+from .endpoints import URL_VARIABLE
+from .login import TOKEN_VARIABLE
 from .offline import accept_images_from
 from .provider import Websim
+from .request import PROJECT_VARIABLE
+from .target import PROXY_VARIABLE
 from .throttle import forget_limits
 
 __all__ = ["Fault", "websim_server"]
@@ -22,6 +26,7 @@ BACKOFF = 0.001
 def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """An emulator that receives the requests of `Websim` during one test, also those of child processes.
 
+    The developer's own settings (project, token, proxy) do not apply in the test.
     `requests` contains the received requests. `reply("42")`, `reply_image(png)` and `inject(Fault(status=429))` choose
     the next responses, in the order of these calls.
     """
@@ -29,6 +34,7 @@ def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with Emulator() as emulator, accept_images_from(emulator.url):
         monkeypatch.setattr(Websim, "url", emulator.url)
         monkeypatch.setattr(Websim, "backoff", BACKOFF)
-        monkeypatch.setenv("WEBSIM_URL", emulator.url)
-        monkeypatch.delenv("G4F_PROXY", raising=False)
+        monkeypatch.setenv(URL_VARIABLE, emulator.url)
+        for name in (PROJECT_VARIABLE, TOKEN_VARIABLE, PROXY_VARIABLE):
+            monkeypatch.delenv(name, raising=False)
         yield emulator

@@ -23,7 +23,8 @@ from .pace import Pace
 
 logger = logging.getLogger("g4f_websim")
 
-# Seconds after which a waiting call looks at the queue although nobody woke it, and a first call that is late is lost.
+# A waiting call checks the queue at this interval, in seconds, even if nobody wakes it. A first call that is later than
+# this is passed over.
 POLL_INTERVAL = 1.0
 # Seconds between two reports, and until the first one, so that it counts all calls of a burst.
 REPORT_INTERVAL = 5.0
@@ -34,7 +35,7 @@ MAX_THROTTLES = 256
 
 
 class QueueTooLongError(Exception):
-    """A call would wait `seconds`, longer than it may; never leaves the package."""
+    """A call would wait `seconds`, longer than `max_wait`; never leaves the package."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -75,8 +76,8 @@ class Throttle:
         Raises:
             QueueTooLongError: the call would wait longer.
         """
-        start = monotonic()
         with self._lock:
+            start = monotonic()
             if not self._pace.limited:
                 self._pace.sent(start, is_last_attempt)
                 return start
@@ -105,8 +106,8 @@ class Throttle:
         with self._lock:
             is_first = not self._pace.limited
             self._pace.refused(monotonic(), sent_at, retry_after, backoff)
-            # For some the wait may have become too long.
-            self._wake(self._queue)
+            # A call whose wait has become too long leaves, and wakes the next one.
+            self._wake(self._queue[:1])
         if is_first:
             logger.info("%s limits the rate of requests: calls wait in a queue", self._host)
 
@@ -172,14 +173,14 @@ _lock = threading.Lock()
 
 
 @lru_cache(MAX_THROTTLES)
-def _throttle(host: str, login: str) -> Throttle:
+def _throttle(host: str, token: str) -> Throttle:
     return Throttle(host)
 
 
-def throttle_for(host: str, login: str) -> Throttle:
-    """Return the throttle that all calls to `host` with `login` share."""
+def throttle_for(host: str, token: str) -> Throttle:
+    """Return the throttle that all calls to `host` with the login token `token`, or without one, share."""
     with _lock:  # lru_cache would let two threads create one each
-        return _throttle(host, login)
+        return _throttle(host, token)
 
 
 def forget_limits() -> None:

@@ -30,7 +30,7 @@ from .throttle import QueueTooLongError, throttle_for
 
 logger = logging.getLogger("g4f_websim")
 
-# The server declined the request (408, 425, 429) or was not reached (502 to 504): repeating it does no work twice.
+# The server declined the request (408, 425, 429), or a gateway did not deliver its response (502 to 504).
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
 # A larger exponent would overflow a float; the delay is absurd long before.
@@ -90,7 +90,7 @@ class Response(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one attempt led to.
+    """The result of one attempt.
 
     Attributes:
         response: the response, if it was read to its end.
@@ -107,14 +107,14 @@ class Outcome(NamedTuple):
     retry_after: float | None = None
 
 
-class Exchange:
-    """What is known of an attempt that fails: the status, if a response had begun."""
+class Progress:
+    """How far an attempt came: the status of its response, which an exception cannot carry out of `_post`."""
 
     status: int | None = None
 
 
 async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> str:
-    """Send a request, repeat it where that may help, and return the answer.
+    """Send a request, retry it if it may succeed, and return the answer.
 
     Args:
         request: what to send.
@@ -186,14 +186,14 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
 
 async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
     """Send a request once; the error is returned, not raised."""
-    exchange = Exchange()
+    progress = Progress()
     try:
-        response = await _send_once(request, exchange)
+        response = await _send_once(request, progress)
     except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
         if isinstance(raised, TimeoutError) and not isinstance(raised, aiohttp.ServerTimeoutError):
             return Outcome(error=errors.timeout_error(ATTEMPT_TIMEOUT, request.target))
-        retryable = exchange.status is None and _is_connection_failure(raised)
-        return Outcome(error=errors.exception_error(raised, request.target, exchange.status), retryable=retryable)
+        retryable = progress.status is None and _is_connection_failure(raised)
+        return Outcome(error=errors.exception_error(raised, request.target, progress.status), retryable=retryable)
     unexpected = None
     if 200 <= response.status < 300:
         try:
@@ -206,7 +206,7 @@ async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
     return Outcome(response, "", error, retryable, retry_after)
 
 
-async def _send_once(request: Request, exchange: Exchange) -> Response:
+async def _send_once(request: Request, progress: Progress) -> Response:
     """Send a request and read the response to its end.
 
     A server may close a kept-alive connection at the moment at which the request is sent over it, and aiohttp does
@@ -214,18 +214,18 @@ async def _send_once(request: Request, exchange: Exchange) -> Response:
     """
     if request.target.socks_proxy:
         async with new_session(request.target.socks_proxy) as session:
-            return await _post(session, request, exchange)
+            return await _post(session, request, progress)
     try:
-        return await _post(shared_session(), request, exchange)
+        return await _post(shared_session(), request, progress)
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
-        if connection_is_new.get() or exchange.status or not isinstance(getattr(error, "message", ""), str):
+        if connection_is_new.get() or progress.status or not isinstance(getattr(error, "message", ""), str):
             raise
     async with new_session() as session:
-        return await _post(session, request, exchange)
+        return await _post(session, request, progress)
 
 
-async def _post(session: aiohttp.ClientSession, request: Request, exchange: Exchange) -> Response:
+async def _post(session: aiohttp.ClientSession, request: Request, progress: Progress) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
     connection_is_new.set(False)
     response = await session.post(
@@ -235,7 +235,7 @@ async def _post(session: aiohttp.ClientSession, request: Request, exchange: Exch
         proxy=request.target.http_proxy,
         allow_redirects=False,
     )
-    exchange.status = response.status
+    progress.status = response.status
     try:
         text = await _read_text(response)
     except BaseException:

@@ -62,7 +62,7 @@ def _limit(text: str) -> RateLimit:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > MAX_PORT:
+    if not text.isdecimal() or len(text) > len(str(MAX_PORT)) or int(text) > MAX_PORT:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to {MAX_PORT}, not {text!r}")
     return int(text)
 

@@ -97,7 +97,6 @@ class Emulator:
 
     Attributes:
         url: the URL of the server, for `Websim.url` or WEBSIM_URL.
-        requests: the requests received, oldest first.
     """
 
     def __init__(self, port: int = 0, limit: RateLimit | str | None = None, delay: float = 0.0) -> None:
@@ -108,7 +107,12 @@ class Emulator:
         self._queue: deque[Fault] = deque()
         self._images: dict[str, bytes] = {}  # by the SHA-256 digest in the URL
         self.url = ""
-        self.requests: deque[RecordedRequest] = deque(maxlen=KEPT_REQUESTS)
+        self._requests: deque[RecordedRequest] = deque(maxlen=KEPT_REQUESTS)
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """The requests received, oldest first."""
+        return list(self._requests)
 
     def __enter__(self) -> Emulator:
         self._socket = socket.create_server((HOST, self._port))
@@ -159,7 +163,7 @@ class Emulator:
 
     def reset(self) -> None:
         """Delete the recorded requests and the queue of responses, and end the current period of the limit."""
-        self.requests.clear()
+        self._requests.clear()
         self._queue.clear()
         self._images.clear()
         self._limiter.reset()
@@ -214,9 +218,9 @@ class Emulator:
             return await _send(request, _usual_response(recorded, check, respond, self._delay))
 
     def _keep(self, recorded: RecordedRequest) -> None:
-        self.requests.append(recorded)
+        self._requests.append(recorded)
         while sum(len(kept.body) for kept in self.requests) > KEPT_BYTES:
-            self.requests.popleft()
+            self._requests.popleft()
 
     def _refuse(self, seconds: float) -> web.Response:
         headers = {"Retry-After": str(math.ceil(seconds))} if self._limit.retry_after else {}

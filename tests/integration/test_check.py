@@ -753,6 +753,8 @@ def test_socks_proxy_needs_a_package(run_check, monkeypatch):
         ("https://", "https:", "https://<host>"),
         ("websim.com;$(reboot)", "websim.com;$(reboot)", "https://<host>"),
         (TOKEN, "***", "https://<host>"),
+        (f"{TOKEN}, not a URL", "***, not a URL", "https://<host>"),
+        ("https://a.example?b", "https://a.example?b", "https://<host>"),
         (FOREIGN_KEY, "***", "https://<host>"),
     ],
 )

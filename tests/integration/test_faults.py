@@ -27,10 +27,9 @@ G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(er
 ADVICE = (
     "check the",
     "log in",
-    "look at",
     "look for",
     "put the right user and password",
-    "send less",
+    "send fewer messages",
     "set WEBSIM_URL",
     "try again",
     "try from another network",

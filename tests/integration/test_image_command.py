@@ -60,7 +60,7 @@ def assert_not_saved(capsys, reason):
     assert printed.out == ""
     first, last = printed.err.splitlines()
     assert first.startswith("g4f-websim: cat.png was not saved: ")
-    assert reason in first
+    assert reason in f"{first}\n"
     assert last == "g4f-websim: 0 of 1 image saved"
 
 
@@ -195,9 +195,9 @@ def test_missing_output_fails(capsys):
     [("/missing.png", "status 404 from"), ("/", "text/plain instead of an image from")],
 )
 def test_response_without_image_is_not_saved(websim_server, path, reason, capsys):
-    websim_server.inject(image_at(websim_server.url + path))
+    websim_server.inject(image_at(f"{websim_server.url}{path}?signature=secret"))
     assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
-    assert_not_saved(capsys, f"{reason} {websim_server.url}{path}")
+    assert_not_saved(capsys, f"{reason} {websim_server.url.removeprefix('http://')}\n")
 
 
 def test_too_large_image_is_not_saved(websim_server, monkeypatch, capsys):
@@ -215,7 +215,13 @@ def test_malformed_data_uri_is_not_saved(websim_server, capsys):
 def test_unreachable_image_is_not_saved(websim_server, capsys):
     websim_server.inject(image_at("http://127.0.0.1:9/cat.png"))
     assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
-    assert_not_saved(capsys, "the download failed (ClientConnectorError) from http://127.0.0.1:9/cat.png")
+    assert_not_saved(capsys, "the download failed (ClientConnectorError) from 127.0.0.1:9\n")
+
+
+def test_malformed_image_url_is_not_saved(websim_server, capsys):
+    websim_server.inject(image_at("https://images.example:99999/cat.png"))
+    assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
+    assert_not_saved(capsys, "the download failed (InvalidUrlClientError) from images.example:99999\n")
 
 
 def test_download_timeout_is_named(websim_server, monkeypatch, capsys):

@@ -182,7 +182,7 @@ def test_generates_project_id(for_image, shape):
 
 async def test_warns_of_conversation_that_ends_with_answer(websim_server, caplog):
     await ask(None, [*HELLO, {"role": "assistant", "content": "Hi"}])
-    assert "the last message is not a question" in caplog.text
+    assert "the assistant's message is the last" in caplog.text
 
 
 @pytest.mark.parametrize(("model", "shape"), [(None, ".{3}_.{16}"), ("flux", ".{7}_.{12}")])
@@ -332,8 +332,8 @@ async def test_returns_images_that_succeeded_and_logs_failures(websim_server, ca
     assert sorted(image.get_list()) == [f"https://example.com/{number}.png" for number in (1, 2, 3)]
     ((name, level, message),) = caplog.record_tuples
     assert (name, level) == ("g4f_websim", logging.WARNING)
-    assert re.match("1 of 4 images failed: Response 400 from .*this one failed", message)
-    assert any("1 of 4 images failed" in line and "this one failed" in line for line in debug_lines)
+    assert re.match(r"an image failed \(1 of 4\): Response 400 from .*this one failed", message)
+    assert any("an image failed (1 of 4)" in line and "this one failed" in line for line in debug_lines)
 
 
 async def test_raises_first_failure_if_no_image_succeeded(websim_server):

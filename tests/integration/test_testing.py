@@ -75,6 +75,16 @@ async def test_points_websim_at_emulator(websim_server):
     assert await ask(messages=HELLO) == [ANSWER]
 
 
+@pytest.fixture
+def own_settings(monkeypatch):
+    for name in ("WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
+        monkeypatch.setenv(name, "malformed value")
+
+
+async def test_settings_of_the_developer_do_not_apply(own_settings, websim_server):
+    assert await ask(None, HELLO)
+
+
 def test_points_child_processes_at_emulator(websim_server):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", ASKS_WEBSIM], capture_output=True, text=True, env=environment)

@@ -339,7 +339,7 @@ def test_last_attempt_waits_as_long_as_it_took_before(pace):
     assert due(pace, start + 2, is_last_attempt=True) == pytest.approx(start + 2 + 10, rel=0.02)
 
 
-# Requests under way at once
+# Requests in flight at once
 
 
 def accept_four_at_once(pace: Pace, now: float = 0.0) -> float:
@@ -364,7 +364,7 @@ def send_without_response(pace: Pace, now: float, count: int) -> float:
 def test_learns_concurrency_from_burst_and_does_not_exceed_it(pace):
     now = accept_four_at_once(pace)
     interval = due(pace, now) - now
-    pace._latency = 60.0  # so long that only the number under way matters
+    pace._latency = 60.0  # so long that only the number in flight matters
     last = send_without_response(pace, now, 4)
     assert last < now + 60
     assert due(pace, last) == last + 60

@@ -122,9 +122,9 @@ def test_data_uri_is_not_kept_in_a_cache():
 
 
 NOT_IMAGE_URLS = [
-    None, 7, "", ["https://example.com/a.png"], "ftp://example.com/a.png", "javascript:alert(1)", "data:text/html,Hi",
-    "a.png", "https://", "https://[", "//[", "https://example.com/a b", "https://example.com/\n",
-    "https://example.com/\ud83c", "https://example.com/\u202ea.png",
+    None, "", "ftp://example.com/a.png", "javascript:alert(1)", "data:text/html,Hi", "a.png", "https://", "https://[",
+    "//[", "https://example.com/a b", "https://example.com/\n", "https://example.com/\ud83c",
+    "https://example.com/\u202ea.png",
 ]  # fmt: skip
 
 
@@ -134,6 +134,25 @@ def test_rejects_other_image_urls(url):
     assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without an image")
 
 
-@pytest.mark.parametrize("body", ["", "[]", "https://example.com/a.png", "[" * 200_000])
-def test_image_response_that_is_not_an_object(body):
+@pytest.mark.parametrize("body", ["", "https://example.com/a.png"])
+def test_image_response_that_is_not_json(body):
     assert image_cause(body).summary == "a response without an image"
+
+
+@pytest.mark.parametrize("body", ["[]", "7", "[" * 200_000])
+def test_image_response_that_is_not_an_object(body):
+    cause = image_cause(body)
+    assert (cause.reason, cause.error) == (Reason.API_CHANGED, NoMediaResponseError)
+    assert cause.summary == "a response that is not a JSON object with the field url"
+
+
+@pytest.mark.parametrize("url", ["7", '["https://example.com/a.png"]'])
+def test_image_response_whose_url_is_not_text(url):
+    cause = image_cause(f'{{"url": {url}}}')
+    assert (cause.reason, cause.error) == (Reason.API_CHANGED, NoMediaResponseError)
+    assert cause.summary == "a response whose field url is not text"
+
+
+def test_image_response_that_broke_off():
+    cause = image_cause('{"url": "https://exam')
+    assert (cause.reason, cause.error) == (Reason.BROKEN_RESPONSE, NoMediaResponseError)

@@ -5,6 +5,7 @@ import base64
 import pytest
 
 from g4f_websim.target import Target
+from tests.support.calls import JWT
 
 URL = "https://websim.com/api"
 
@@ -16,7 +17,11 @@ def test_accepts_url(url):
 
 @pytest.mark.parametrize(
     "url",
-    ["websim.com", "ftp://websim.com", "https://", "http://[", "http://host:0", "http://host:99999", ""],
+    [
+        *("websim.com", "ftp://websim.com", "https://", "http://[", "http://host:0", "http://host:99999", ""),
+        *("https://:80", "https://user@", "https://websim.com\r", "https://websim.com /", "https://websim.com?page=1"),
+        *("https://websim.com#top", "http://user:12/34@websim.com"),
+    ],
 )
 def test_rejects_malformed_url(url):
     with pytest.raises(ValueError, match=r"^WEBSIM_URL: a URL like https://websim.com with the scheme http or https, "):
@@ -57,12 +62,18 @@ def test_names_variable_of_malformed_proxy(monkeypatch):
         ("ann:pass@host:3128", "host:3128"),
         ("htp://ann:pa://ss@host:3128", "htp://***@host:3128"),
         ("http://user:pass#word@host:3128", "http://***@host:3128"),
+        ("http://user:12/pass@host:3128", "http://***@host:3128"),
+        (JWT, "***"),
     ],
 )
 def test_rejected_proxy_is_shown_without_password(proxy, shown):
-    with pytest.raises(ValueError, match="pass|host") as raised:
+    with pytest.raises(ValueError, match="^proxy: a URL like") as raised:
         Target(URL, proxy=proxy)
     assert str(raised.value).endswith(f", not {shown!r}")
+
+
+def test_representation_contains_no_secret():
+    assert repr(Target(URL, "token", "key", "http://ann:pass@host:3128")) == f"Target(url='{URL}', host='websim.com')"
 
 
 def test_host_contains_port_but_no_login():
