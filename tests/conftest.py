@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-# g4f reads these variables when it is imported, so they are set before the imports below.
+# Some variables are read when g4f and the package are imported, so they are set before the imports below.
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
+# Here websim-cli would keep its token.
+os.environ["HOME"] = os.environ["USERPROFILE"] = _FOLDER.name
+SETTINGS = ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY")
+# The HTTP clients in the tests would use these.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+for _name in (*SETTINGS, *PROXIES):
+    os.environ.pop(_name, None)
 
 import g4f.debug  # noqa: E402
 
@@ -27,7 +34,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Start each test in an empty folder, without the user's settings and without the rate limits of other tests."""
     monkeypatch.chdir(tmp_path)
     forget_limits()
-    for name in ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
+    for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
 
 

@@ -244,10 +244,13 @@ def test_works_through_proxy(websim, other, run_check, monkeypatch):
     assert len(other.requests) == 2
 
 
-def test_help_fits_into_the_width(capsys):
+def test_help_fits_into_the_width(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     with pytest.raises(SystemExit, match="0"):
         check.main(["--help"])
-    assert "--also URL" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any("--also URL" in line for line in lines)
+    assert [line for line in lines if len(line) > COLUMNS] == []
 
 
 # The project is refused

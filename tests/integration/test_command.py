@@ -120,7 +120,7 @@ def test_client_prints_response(home, command):
 
 
 def test_client_keeps_offline_conversation_separate(home, websim_server):
-    run("--offline", "client", "A secret", home=home)
+    assert run("--offline", "client", "A secret", home=home).returncode == 0
     run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert websim_server.requests[-1].json["messages"] == HELLO
 
@@ -215,7 +215,7 @@ def test_emulator_runs_until_ctrl_c(home):
     )
 
 
-def test_check_runs(home):
+def test_check_succeeds_offline(home):
     done = run("--offline", "check", home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert "200" in done.stdout
@@ -423,7 +423,7 @@ def test_terminal_shows_retry_once_with_debug(home, websim_server):
     assert "g4f-websim: " not in done.stderr
 
 
-def test_file_shows_no_retry(home, websim_server):
+def test_redirected_stderr_shows_no_retry(home, websim_server):
     websim_server.inject(BUSY)
     done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert (done.stdout.strip(), done.stderr) == (ANSWER, "")

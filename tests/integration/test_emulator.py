@@ -396,7 +396,7 @@ def test_retry_after_can_be_left_out():
 
 
 def test_emulator_answers_429_beyond_requests_at_same_time():
-    with Emulator(limit=RateLimit(max_in_flight=2), delay=0.5) as emulator, ThreadPoolExecutor(4) as pool:
+    with Emulator(limit=RateLimit(max_in_flight=2), delay=2) as emulator, ThreadPoolExecutor(4) as pool:
         responses = list(pool.map(lambda _: chat(emulator), range(4)))
         assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
         assert {response.headers.get("Retry-After") for response in responses} == {None, "1"}
@@ -405,7 +405,7 @@ def test_emulator_answers_429_beyond_requests_at_same_time():
 
 def test_refused_request_uses_no_reply():
     with Emulator(limit=RateLimit(max_in_flight=1)) as emulator, ThreadPoolExecutor(1) as pool:
-        emulator.inject(Fault(status=503, delay=0.5))
+        emulator.inject(Fault(status=503, delay=2))
         emulator.reply("42")
         first = pool.submit(chat, emulator)
         while not emulator.requests:

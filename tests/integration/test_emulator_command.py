@@ -27,7 +27,7 @@ def test_limits_rate(tmp_path, option, has_retry_after):
 
 
 def test_limits_requests_at_same_time(tmp_path):
-    argv = ("emulator", "--max-in-flight", "1", "--delay", "0.5")
+    argv = ("emulator", "--max-in-flight", "1", "--delay", "2")
     with server(*argv, home=make_home(tmp_path)) as emulator, ThreadPoolExecutor(2) as pool:
         responses = list(pool.map(lambda _: chat(emulator), range(2)))
     assert sorted(response.status_code for response in responses) == [200, 429]

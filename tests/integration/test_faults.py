@@ -81,7 +81,7 @@ async def answer_to(server: RawServer, *script) -> str:
 @pytest.mark.parametrize(
     ("status", "model"), [(status, "") for status in STATUSES] + [(status, "flux") for status in STATUSES_OF_IMAGES]
 )
-async def test_error_status(server, status, model):
+async def test_error_status_selects_class(server, status, model):
     body = b"" if status == HTTPStatus.NOT_MODIFIED else b'{"error": "no"}'
     error = await error_of(server, [http(body, status)], model)
     assert type(error) is OTHER_CLASSES.get(status, ResponseStatusError)

@@ -144,7 +144,7 @@ def test_many_consecutive_loops_leave_no_socket_open(run):
     assert run(script) == "0"
 
 
-def test_sync_client_in_threads(run, server):
+def test_sync_client_in_threads_leaves_no_socket_open(run, server):
     script = """
         def work():
             for _ in range(10):
@@ -170,7 +170,7 @@ def test_loop_of_each_thread_has_its_own_connection(run, server):
     assert server.counts() == {"connections": 8, "open": 0, "requests": 80}
 
 
-def test_500_calls_at_once(run, server):
+def test_500_calls_at_once_are_answered(run, server):
     script = """
         async def main():
             print(len(await asyncio.gather(*(ask(None, HELLO) for _ in range(500)))))

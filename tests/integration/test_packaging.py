@@ -113,7 +113,8 @@ def test_distributions_contain_nothing_about_the_machine(sdist, wheel):
         contents += [archive.extractfile(member).read() for member in archive]
         owners = {(member.uid, member.gid, member.uname, member.gname) for member in archive}
     assert owners == {(0, 0, "", "")}
-    paths = [str(path).encode() for path in (ROOT, Path.home())]
+    # The home of a container's user may be "/".
+    paths = [f"{path}/".encode() for path in (ROOT, Path.home()) if len(path.parts) > 2]
     assert not [content for content in contents if any(path in content for path in paths)]
 
 

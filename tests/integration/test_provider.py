@@ -336,7 +336,7 @@ async def test_returns_images_that_succeeded_and_logs_failures(websim_server, ca
     assert any("an image failed (1 of 4)" in line and "this one failed" in line for line in debug_lines)
 
 
-async def test_raises_first_failure_if_no_image_succeeded(websim_server):
+async def test_raises_a_failure_if_no_image_succeeded(websim_server):
     websim_server.inject(Fault(body=b"{}"), times=2)
     with pytest.raises(NoMediaResponseError):
         await ask("flux", HELLO, n=2)

@@ -68,7 +68,7 @@ async def error_of(proxy: str) -> Exception:
 
 @pytest.mark.parametrize("site", [HTTP_SITE, HTTPS_SITE])
 @pytest.mark.parametrize("scheme", ["http", *SOCKS_SCHEMES])
-async def test_dead_proxy(monkeypatch, scheme, site):
+async def test_error_names_dead_proxy(monkeypatch, scheme, site):
     monkeypatch.setattr(Websim, "url", site)
     error = await error_of(f"{scheme}://127.0.0.1:1")
     assert str(error).startswith("No response from websim.example: the proxy 127.0.0.1:1 does not answer")
@@ -87,7 +87,7 @@ async def test_dead_proxy_is_retried(caplog, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_proxy_with_unknown_host_name(scheme):
+async def test_error_names_proxy_with_unknown_host_name(scheme):
     error = await error_of(f"{scheme}://proxy.invalid:3128")
     assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not answer")
 
@@ -150,7 +150,7 @@ async def test_socks_proxy_rejects_anonymous_client(reply):
     [("socks5h", [NO_LOGIN_METHOD, HOST_UNREACHABLE]), ("socks4", [SOCKS4_REFUSED])],
     ids=["socks5h", "socks4"],
 )
-async def test_socks_proxy_that_cannot_connect(monkeypatch, scheme, replies):
+async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, scheme, replies):
     monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
     async with socks_script(*replies) as host:
         error = await error_of(f"{scheme}://{host}")

@@ -105,6 +105,8 @@ async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(se
 @pytest.mark.parametrize("state", ["queue", "request"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_garbage_collector_may_finalize_a_call_while_the_lock_is_held(websim_server, state):
+    shared = throttle_for(websim_server.url.removeprefix("http://"), "")
+
     def leave_pending_call() -> None:
         if state == "queue":
             websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
@@ -112,15 +114,13 @@ def test_garbage_collector_may_finalize_a_call_while_the_lock_is_held(websim_ser
             websim_server.inject(Fault(delay=MAX_SECONDS))
         loop = asyncio.new_event_loop()
         task = loop.create_task(ask(None, HELLO))
-        while not websim_server.requests:
-            loop.run_until_complete(asyncio.sleep(0.05))
-        loop.run_until_complete(asyncio.sleep(0.05))
+        while not (shared._queue if state == "queue" else websim_server.requests):
+            loop.run_until_complete(asyncio.sleep(0.001))
         loop.close()
         assert not task.done()
         task._log_destroy_pending = False
 
     def finalize() -> None:
-        shared = throttle_for(websim_server.url.removeprefix("http://"), "")
         with shared._lock:
             shared._queue.clear()
             gc.collect()

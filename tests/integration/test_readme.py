@@ -5,23 +5,21 @@ import doctest
 import importlib.metadata
 import os
 import re
-import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from typing import NamedTuple
 
 import pytest
 
 from tests.support.calls import PNG_URI
 from tests.support.paths import ROOT
+from tests.support.processes import make_home, server
 
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 
 SERVER = "127.0.0.1:8080"
 CLONE_COMMANDS = ("python3 -m venv", "pip install")
-START_SECONDS = 60
 
 
 class Example(NamedTuple):
@@ -72,14 +70,14 @@ def assert_prints(expected: str, printed: str) -> None:
     )
 
 
-def first_line(example: Example) -> str:
+def last_line(example: Example) -> str:
     return example.code.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     "example",
     [example for example in SNIPPETS if example.output and example != SERVER_SNIPPET],
-    ids=first_line,
+    ids=last_line,
 )
 def test_snippet_prints_what_the_page_shows(example):
     assert_prints(example.output, run(sys.executable, "-c", example.code))
@@ -88,7 +86,7 @@ def test_snippet_prints_what_the_page_shows(example):
 @pytest.mark.parametrize(
     "example",
     [example for example in COMMANDS if "g4f-websim" in example.code and example != SERVER_COMMAND],
-    ids=first_line,
+    ids=last_line,
 )
 def test_command_prints_what_the_page_shows(example):
     lines = [line.removeprefix("pip install . && ") for line in example.code.splitlines()]
@@ -108,27 +106,11 @@ def test_application_test_passes(tmp_path, monkeypatch):
     assert "1 passed" in run(sys.executable, "-m", "pytest", "test_application.py")
 
 
-def test_openai_client_reaches_the_server(unused_tcp_port):
-    server = f"127.0.0.1:{unused_tcp_port}"
-    command = SERVER_COMMAND.code.replace("g4f-websim", "g4f-websim --offline").replace(SERVER, server)
-    process = subprocess.Popen(command.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until_open(unused_tcp_port)
-        assert_prints(SERVER_SNIPPET.output, run(sys.executable, "-c", SERVER_SNIPPET.code.replace(SERVER, server)))
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_open(port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+def test_openai_client_reaches_the_server(tmp_path):
+    words = SERVER_COMMAND.code.replace(SERVER, "127.0.0.1:0").split()[1:]
+    with server("--offline", *words, "--disable-colors", home=make_home(tmp_path)) as api:
+        code = SERVER_SNIPPET.code.replace(f"http://{SERVER}", api.url)
+        assert_prints(SERVER_SNIPPET.output, run(sys.executable, "-c", code))
 
 
 @pytest.mark.parametrize("requirement", re.findall(r'pip install "(.+?)"', README))

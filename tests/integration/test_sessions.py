@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import socket
 import subprocess
 import sys
 import weakref
@@ -197,7 +198,7 @@ def test_each_call_through_socks_proxy_closes_its_tls_connection(tls_server, soc
     assert tls_server.counts() == {"connections": CALLS, "open": 0, "requests": CALLS}
 
 
-async def test_many_calls_through_socks_proxy_at_once(server, socks_proxy_url):
+async def test_many_calls_through_socks_proxy_at_once_close_their_connections(server, socks_proxy_url):
     await ask_at_once(24, socks_proxy_url)
     assert server.counts()["requests"] == 24
     wait_until(lambda: server.counts()["open"] == 0)
@@ -256,21 +257,23 @@ async def test_retries_socks_proxy_that_closes_connection(server, retries, schem
     assert len(retries) == Websim.max_attempts - 1
 
 
-async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, unused_tcp_port, socks_proxy_url):
-    host = socks_proxy_url.rpartition("@")[2]
+async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, socks_proxy_url):
+    host, retried = socks_proxy_url.rpartition("@")[2], asyncio.Event()
     monkeypatch.setattr(Websim, "backoff", 0.5)
+    monkeypatch.setattr(g4f.debug, "logging", True)
+    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: retried.set())
 
-    async def start_proxy() -> asyncio.Server:
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            from_proxy, to_proxy = await asyncio.open_connection(*host.split(":"))
-            await asyncio.gather(copy(reader, to_proxy), copy(from_proxy, writer))
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_proxy, to_proxy = await asyncio.open_connection(*host.split(":"))
+        await asyncio.gather(copy(reader, to_proxy), copy(from_proxy, writer))
 
-        await asyncio.sleep(0.2)
-        return await asyncio.start_server(forward, HOST, unused_tcp_port)
-
-    starting = asyncio.create_task(start_proxy())
-    assert await ask(None, HELLO, proxy=socks_proxy_url.replace(host, f"{HOST}:{unused_tcp_port}"))
-    (await starting).close()
+    with socket.socket() as bound:
+        bound.bind((HOST, 0))  # a port that refuses connections until the proxy listens
+        address = f"{HOST}:{bound.getsockname()[1]}"
+        call = asyncio.create_task(ask(None, HELLO, proxy=socks_proxy_url.replace(host, address)))
+        await asyncio.wait_for(retried.wait(), MAX_SECONDS)
+        async with await asyncio.start_server(forward, sock=bound):
+            assert await call
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -54,7 +54,7 @@ def pytester(pytester, monkeypatch):
     return pytester
 
 
-def test_copied_test_passes(pytester):
+def test_fixture_works_in_tests_of_an_application(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_application=TEST_OF_APPLICATION)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")

@@ -67,7 +67,7 @@ async def cancel_after_first_step(task: asyncio.Task) -> None:
     await asyncio.wait([task])
 
 
-async def test_timeout_in_finally_of_cancelled_task(timed_out_call):
+async def test_timeout_is_a_timeout_error_in_finally_of_cancelled_task(timed_out_call):
     errors = []
 
     async def work() -> None:
@@ -82,7 +82,7 @@ async def test_timeout_in_finally_of_cancelled_task(timed_out_call):
     assert task.cancelled()
 
 
-async def test_timeout_in_task_that_survived_cancellation(timed_out_call):
+async def test_timeout_is_a_timeout_error_in_task_that_survived_cancellation(timed_out_call):
     async def work() -> object:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
@@ -93,7 +93,7 @@ async def test_timeout_in_task_that_survived_cancellation(timed_out_call):
     assert task.result() is WebsimTimeoutError
 
 
-async def test_timeout_in_task_that_was_cancelled_twice(timed_out_call):
+async def test_timeout_is_a_timeout_error_in_task_that_was_cancelled_twice(timed_out_call):
     async def work() -> object:
         for _ in range(2):
             with suppress(asyncio.CancelledError):
@@ -111,7 +111,7 @@ async def fail() -> None:
     raise ZeroDivisionError
 
 
-async def test_timeout_after_task_group_with_failed_child(timed_out_call):
+async def test_timeout_is_a_timeout_error_after_task_group_with_failed_child(timed_out_call):
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
@@ -119,7 +119,7 @@ async def test_timeout_after_task_group_with_failed_child(timed_out_call):
     assert await error_of(timed_out_call) is WebsimTimeoutError
 
 
-async def test_timeout_inside_task_group_with_failed_child(timed_out_call):
+async def test_timeout_is_a_timeout_error_inside_task_group_with_failed_child(timed_out_call):
     errors = []
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
@@ -131,7 +131,7 @@ async def test_timeout_inside_task_group_with_failed_child(timed_out_call):
     assert errors == [WebsimTimeoutError]
 
 
-async def test_timeout_in_shielded_scope_of_anyio(timed_out_call):
+async def test_timeout_is_a_timeout_error_in_shielded_scope_of_anyio(timed_out_call):
     errors = []
     with anyio.CancelScope() as outer:
         outer.cancel()
@@ -143,7 +143,7 @@ async def test_timeout_in_shielded_scope_of_anyio(timed_out_call):
     assert errors == [WebsimTimeoutError]
 
 
-async def test_timeout_inside_expired_asyncio_timeout(timed_out_call):
+async def test_timeout_is_a_timeout_error_inside_expired_asyncio_timeout(timed_out_call):
     errors = []
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -237,11 +237,12 @@ async def test_scope_of_anyio_ends_call():
     assert scope.cancelled_caught
 
 
-async def test_cancellation_wins_over_timeout_of_same_moment(request_arrived):
-    call = asyncio.create_task(ask(None, HELLO, timeout=TIMEOUT))
+async def test_cancellation_wins_over_timeout_of_same_moment(request_arrived, monkeypatch):
+    loop = asyncio.get_running_loop()
+    call = asyncio.create_task(ask(None, HELLO, timeout=MAX_SECONDS))
     await request_arrived.wait()
-    asyncio.get_running_loop().call_later(TIMEOUT, call.cancel)
-    # Block the event loop until both timers are due.
-    time.sleep(2 * TIMEOUT)  # noqa: ASYNC251
+    loop.call_later(MAX_SECONDS, call.cancel)
+    # Now both timers are due.
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 2 * MAX_SECONDS)
     await asyncio.wait([call])
     assert call.cancelled()

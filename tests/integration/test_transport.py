@@ -113,7 +113,7 @@ async def test_retries_connection_that_broke_before_the_response(websim_server):
 
 
 @pytest.mark.parametrize("max_attempts", [1, 0])
-async def test_single_attempt(websim_server, monkeypatch, max_attempts):
+async def test_max_attempts_below_2_sends_one_request(websim_server, monkeypatch, max_attempts):
     monkeypatch.setattr(Websim, "max_attempts", max_attempts)
     websim_server.inject(Fault(status=503))
     with pytest.raises(ResponseStatusError):
@@ -284,7 +284,7 @@ async def test_refused_connection_names_host_and_advice(websim_server, monkeypat
     assert (raised.value.status, raised.value.retry_after, raised.value.reason) == (None, None, "no_connection")
 
 
-async def test_https_to_an_http_port(websim_server, monkeypatch):
+async def test_https_to_an_http_port_advises_http(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "url", websim_server.url.replace("http:", "https:"))
     message = r"^No response from 127.0.0.1:\d+: no connection .*does not speak https: write http:// in WEBSIM_URL"
     with pytest.raises(ResponseError, match=message) as raised:

@@ -65,7 +65,7 @@ CAUSES = {
 
 
 @pytest.mark.parametrize(("status", "body", "reason", "advice"), CAUSES.values(), ids=CAUSES)
-def test_cause_of_response(status, body, reason, advice):
+def test_response_has_reason_and_advice(status, body, reason, advice):
     cause = cause_of(status, body)
     assert cause.reason is reason
     assert advice in cause.advice
@@ -129,7 +129,7 @@ REDIRECTS = {
 
 @pytest.mark.parametrize("status", [301, 308])
 @pytest.mark.parametrize(("location", "reason", "shown", "advice"), REDIRECTS.values(), ids=REDIRECTS)
-def test_cause_of_redirect(location, reason, shown, advice, status):
+def test_redirect_names_target_and_advice(location, reason, shown, advice, status):
     cause = cause_of(status, "", {"Location": location})
     assert cause.reason is reason
     assert cause.summary.startswith(f"a redirect to {shown}")
@@ -144,7 +144,7 @@ def test_redirect_to_host_that_is_a_secret_does_not_advise_it(host):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_refused_token(status):
+def test_refused_token_advises_new_login(status):
     cause = cause_of(status, "", token=JWT)
     assert (cause.reason, cause.summary) == (Reason.LOGIN_NEEDED, "Websim refused the login token")
     assert cause.advice == "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
@@ -209,7 +209,7 @@ EXCEPTIONS = {
 
 
 @pytest.mark.parametrize(("error", "reason", "summary", "advice"), EXCEPTIONS.values(), ids=EXCEPTIONS)
-def test_cause_of_exception(error, reason, summary, advice):
+def test_exception_has_reason_and_advice(error, reason, summary, advice):
     cause = cause_of_exception(error, target(), began=False)
     assert (cause.reason, cause.summary) == (reason, summary)
     assert advice in cause.advice

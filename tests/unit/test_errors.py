@@ -67,7 +67,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "reason"), CLASSES.values(), ids=CLASSES)
-async def test_class_and_attributes(status, body, kind, reason):
+async def test_status_selects_class_and_reason(status, body, kind, reason):
     error = await error_of(status, body, retry_after=1.5)
     assert type(error) is kind
     assert (error.status, error.retry_after, error.reason) == (status, 1.5, reason)
@@ -120,7 +120,7 @@ async def test_message_says_what_happened_and_what_to_do():
     )
 
 
-async def test_message_without_body():
+async def test_message_without_body_has_no_parentheses():
     error = await error_of(500)
     assert str(error) == ("Response 500 from websim.com: the server failed: try again later or use another provider")
 
@@ -159,7 +159,7 @@ async def test_message_is_one_short_printable_line(body, status, host):
     assert message.startswith(f"Response {status} from {host[:100]}")
 
 
-def test_maximum_length_is_that_of_the_specification():
+def test_message_has_at_most_300_characters():
     assert MAX_MESSAGE_CHARS == 300
 
 
@@ -203,7 +203,7 @@ def test_missing_socks_package_is_named():
     assert error.reason is Reason.PROXY_FAILED
 
 
-def test_timeout_error():
+def test_timeout_error_is_that_of_g4f_and_of_python():
     error = timeout_error(0.5, ANONYMOUS)
     assert isinstance(error, WebsimTimeoutError)
     assert isinstance(error, TimeoutError)
@@ -212,7 +212,7 @@ def test_timeout_error():
     assert (error.status, error.retry_after, error.reason) == (None, None, Reason.TIMEOUT)
 
 
-def test_queue_error():
+def test_queue_error_names_wait_and_max_wait():
     error = queue_error(90.4, 60.0, ANONYMOUS)
     assert type(error) is RateLimitError
     assert str(error) == (

@@ -51,7 +51,7 @@ def test_ignores_malformed_expiry(expiry):
 
 
 @pytest.mark.parametrize("token", [JWT, None, "", "sk-1234567890", "e30.W10.c2ln"])
-def test_token_without_expiry(token):
+def test_token_without_expiry_does_not_expire(token):
     assert token_expiry(token) is None
     assert not is_expired(token)
 

@@ -464,7 +464,7 @@ def test_accepts_any_name_of_chat_model(model):
 
 
 @pytest.mark.parametrize("token", [JWT, None])
-def test_headers(token):
+def test_headers_name_site_page_and_token(token):
     headers = request.build_headers("https://websim.example", "/page", token)
     expected = {"origin": "https://websim.example", "referer": "https://websim.example/page"}
     assert headers == (expected | {"authorization": f"Bearer {JWT}"} if token else expected)

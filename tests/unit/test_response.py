@@ -49,7 +49,7 @@ def test_reads_chat_answer(body, answer):
 
 
 @pytest.mark.parametrize("body", ["", " ", '{"content": ""}', '{"content": " \\n "}', '{"content": null}'])
-def test_chat_response_without_content(body):
+def test_empty_chat_response_is_no_content(body):
     cause = chat_cause(body)
     assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without content")
     assert cause.advice == "try other words, try again later or use another provider"
@@ -96,7 +96,7 @@ def test_html_page_is_not_a_response_of_the_api(page):
 
 
 @pytest.mark.parametrize("body", ['{"content": "Hi', "{", '\n{"role": "assistant", '])
-def test_truncated_json(body):
+def test_truncated_json_is_a_broken_response(body):
     cause = chat_cause(body)
     assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
 

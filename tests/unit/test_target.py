@@ -92,5 +92,5 @@ def test_password_in_url_is_a_secret():
 
 
 @pytest.mark.parametrize("api_key", [None, "", 7, {"Other": "key"}])
-def test_no_secrets(api_key):
+def test_target_without_login_has_no_secrets(api_key):
     assert Target(URL, api_key=api_key, proxy="http://host:3128").secrets == []
