@@ -103,7 +103,7 @@ PROJECT_REFUSED = Cause(
 )
 NOT_FOUND = Cause(Reason.API_MOVED, "the API is not at this URL", IF_MOVED)
 CHALLENGE = Cause(
-    Reason.BOT_CHALLENGE, "Cloudflare checks for bots", "try from another network, without a VPN", CloudflareError
+    Reason.BOT_CHALLENGE, "Cloudflare sent a bot challenge", "try from another network, without a VPN", CloudflareError
 )
 NO_CREDITS = Cause(
     Reason.NO_CREDITS,

@@ -46,20 +46,40 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._open(-math.inf)
+        self._reset(-math.inf)
 
-    def _open(self, now: float) -> None:
-        self.limited = self._probing = self._guessed = False
-        self._opened = self._round_start = self._last_sent = self._last_busy = now
-        self._silence_start = self._resume = self._next_probe = now
-        self._in_flight = self._sent = self._accepted = self._concurrency = self._rounds = self._pauses = 0
-        self._interval = self._pause = self._silence = self._backoff = self._latency = 0.0
+    def _reset(self, now: float) -> None:
+        """Start again without a limit."""
+        self.limited = False
+        self._reset_at = now
+        self._last_busy = now  # when a call last had to wait
+        self._latency = 0.0  # of the slowest response
+        self._in_flight = 0
+        self._concurrency = 0  # how many requests the server accepted at once; 0 if unknown
+        # A round begins with an accepted request and ends with a refusal.
+        self._rounds = 0
+        self._round_start = now
+        self._round_interval = 0.0  # at its start
+        self._last_sent = now
+        self._sent = self._accepted = 0
+        # From the refusal until a request is accepted, pauses alternate with single requests.
+        self._probing = False
+        self._silence_start = now
+        self._silence = 0.0  # the longest so far
+        self._pauses = 0
+        self._pause = self._backoff = 0.0
+        self._guessed = False  # whether the server sent no Retry-After
+        self._resume = now  # the end of the pause
+        self._next_probe = now
+
+    def touch(self, now: float) -> None:
+        """Record that a call has to wait; the limit ends if none had to for a while."""
+        if now - max(self._last_busy, self._resume) > QUIET_TIME:
+            self._reset(now)
+        self._last_busy = now
 
     def due(self, now: float, is_last_attempt: bool) -> float:
         """Return the time at which the next request may be sent, for a call that waits."""
-        if now - max(self._last_busy, self._resume) > QUIET_TIME:
-            self._open(now)
-        self._last_busy = now
         if not self.limited:
             return now
         if self._probing:
@@ -69,8 +89,8 @@ class Pace:
             return max(self._next_probe + extra, self._silence_start + self._silence)
         if self._is_busy():
             # Wait as long as the slowest response took: a request whose caller was cancelled gets no response.
-            return max(self._next(is_last_attempt), self._last_sent + self._latency)
-        return self._next(is_last_attempt)
+            return max(self._next_slot(is_last_attempt), self._last_sent + self._latency)
+        return self._next_slot(is_last_attempt)
 
     def interval(self) -> float:
         """Return the seconds between two requests; 0 until a whole round has measured them."""
@@ -81,24 +101,24 @@ class Pace:
         if not self.limited:
             if now - self._round_start > QUIET_TIME:
                 # Count recent requests only, so that the first interval is not that of an idle hour.
-                self._open(now)
+                self._reset(now)
         elif self._probing:
             # If the first request is not answered, another one goes.
             self._next_probe = now + max(self._pause, self._backoff)
         else:
             self._sent += 1
             # A late request does not delay the next one, but requests make up for one interval at most.
-            self._last_sent = max(self._next(is_last_attempt), now - self._current_interval())
+            self._last_sent = max(self._next_slot(is_last_attempt), now - self._current_interval())
         self._in_flight += 1
 
     def failed(self, sent_at: float) -> None:
         """Record that the request sent at `sent_at` ended without a response."""
-        if sent_at >= self._opened:
+        if sent_at >= self._reset_at:
             self._in_flight -= 1
 
     def accepted(self, now: float, sent_at: float) -> None:
         """Record a response, other than a refusal, to the request sent at `sent_at`."""
-        if sent_at < self._opened:
+        if sent_at < self._reset_at:
             return
         self._in_flight -= 1
         self._latency = max(self._latency, now - sent_at)
@@ -143,32 +163,32 @@ class Pace:
         if retry_after is None:
             return backoff * PAUSE_FACTOR**self._pauses * random.uniform(1, 1 + JITTER)
         at_least = MIN_PAUSE_BACKOFFS * backoff * (2.0**self._pauses - 1)
-        return max(retry_after, at_least, MIN_PAUSE_INTERVALS * self._interval)
+        return max(retry_after, at_least, MIN_PAUSE_INTERVALS * self._round_interval)
 
     def _start_round(self, now: float, sent_at: float) -> None:
         """Measure the interval of the round that ended with a pause, now that a request is accepted again."""
         elapsed = self._resume - self._round_start - GUESSED_PAUSE_SHARE * self._guessed * self._pause
-        self._interval = elapsed / max(1, self._accepted)
+        self._round_interval = elapsed / max(1, self._accepted)
         self._silence = max(self._silence, sent_at - self._silence_start)
         self._probing = False
         self._round_start, self._sent, self._accepted = sent_at, 1, 1
-        self._last_sent = max(now - self._interval, sent_at)
+        self._last_sent = max(now - self._round_interval, sent_at)
 
     def _is_busy(self) -> bool:
         """Return whether as many requests are in flight as the server accepted at once, if that is known."""
         growth = _growth(self._accepted, CONCURRENCY_GROWTH * max(1, self._concurrency))
         return self._concurrency > 0 and self._in_flight + 1 > self._concurrency * growth
 
-    def _next(self, is_last_attempt: bool) -> float:
+    def _next_slot(self, is_last_attempt: bool) -> float:
         due = self._last_sent + self._current_interval()
         if not is_last_attempt:
             return due
-        average = self._round_start + LAST_ATTEMPT_MARGIN * self._interval * self._sent
-        return max(due, min(average, self._last_sent + self._silence + self._interval))
+        average = self._round_start + LAST_ATTEMPT_MARGIN * self._round_interval * self._sent
+        return max(due, min(average, self._last_sent + self._silence + self._round_interval))
 
     def _current_interval(self) -> float:
         by_requests = _growth(self._accepted, FIRST_GROWTH if self._rounds == 1 else GROWTH)
-        return self._interval / max(by_requests, _growth(self._last_sent - self._round_start, GROWTH_TIME))
+        return self._round_interval / max(by_requests, _growth(self._last_sent - self._round_start, GROWTH_TIME))
 
 
 def _growth(amount: float, scale: float) -> float:

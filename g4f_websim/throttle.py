@@ -121,6 +121,7 @@ class Throttle:
         """Return 0 if the call may send its request now, else the seconds after which to look again."""
         with self._lock:
             now = monotonic()
+            self._pace.touch(now)
             waiter.woken.clear()
             if waiter not in self._queue:
                 bisect.insort(self._queue, waiter, key=attrgetter("rank"))

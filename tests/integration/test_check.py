@@ -553,7 +553,7 @@ def test_long_url_of_also_is_wrapped_and_can_be_pasted(websim, run_check):
 def test_bot_challenge(websim, run_check, fault):
     websim.inject(fault, times=2)
     result = run_check()
-    assert result.cause.startswith("Cloudflare checks for bots.")
+    assert result.cause.startswith("Cloudflare sent a bot challenge.")
     assert result.advice.startswith("Try from another network, without a VPN.")
     assert result.to_paste == [SET_PROXY]
 

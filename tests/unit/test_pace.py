@@ -29,6 +29,7 @@ def no_growth_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def due(pace: Pace, now: float, is_last_attempt: bool = False) -> float:
+    pace.touch(now)
     return pace.due(now, is_last_attempt)
 
 
