@@ -1,6 +1,6 @@
 """Measure many calls at once against servers with rate limits: `python -m tests.benchmarks.rate_limit`.
 
-The queue of g4f_websim is compared, in the same run, with retries of each call by itself, the policy of the OpenAI SDK,
+The queue of g4f_websim is compared, in the same run, with per-call retries, the policy of the OpenAI SDK,
 and with the shortest possible time. One second stands for ten: all periods, latencies and backoffs are a tenth.
 """
 
@@ -20,13 +20,13 @@ from tests.support.calls import HELLO, ask
 from tests.support.limited_server import Limit, LimitedServer, limited_server
 from tests.support.paths import ROOT
 
-PICTURE = ROOT / ".github" / "rate-limit.svg"
+IMAGE_FILE = ROOT / ".github" / "rate-limit.svg"
 
 SCALE = 0.1
 BACKOFF = 2.0 * SCALE
 MAX_WAIT = 600.0
 
-# The policy of the OpenAI SDK: 2 retries, 0.5 s doubled up to 8 s, Retry-After respected up to 60 s.
+# The policy of the OpenAI SDK: 2 retries, 0.5 s doubled up to 8 s, Retry-After respected.
 SDK_RETRIES = 2
 SDK_BACKOFF = 0.5 * SCALE
 SDK_MAX_BACKOFF = 8.0 * SCALE
@@ -144,7 +144,7 @@ def first_refusals(case: Case) -> int:
 
 
 def draw(case: Case, ours: Result, theirs: Result) -> None:
-    """Write the picture of the README: answers over time."""
+    """Write the image of the README: answers over time."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -154,7 +154,7 @@ def draw(case: Case, ours: Result, theirs: Result) -> None:
     figure, axes = plot.subplots(figsize=(8, 3.6))
     best = [case.limit.best_seconds(calls) for calls in range(1, case.calls + 1)]
     lines = ((best, "shortest possible", "0.6", "--"), (ours.answered, "g4f-websim: one queue", "C0", "-"))
-    lines += ((theirs.answered, "each call retries by itself", "C3", "-"),)
+    lines += ((theirs.answered, "per-call retries", "C3", "-"),)
     end = max(best[-1], ours.seconds) / SCALE
     for seconds, label, color, style in lines:
         x = [0.0, *(value / SCALE for value in seconds), end]
@@ -166,11 +166,11 @@ def draw(case: Case, ours: Result, theirs: Result) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(PICTURE, metadata={"Date": None})
+    figure.savefig(IMAGE_FILE, metadata={"Date": None})
 
 
 def main() -> None:
-    """Measure all cases, print a table, and draw the picture of the README."""
+    """Measure all cases, print a table, and draw the image of the README."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rate_limit", description=__doc__)
     parser.add_argument("--draw", action="store_true", help="measure one case only, and draw .github/rate-limit.svg")
     options = parser.parse_args()
@@ -180,9 +180,9 @@ def main() -> None:
     if options.draw:
         case = Case(Limit("window", 10, 10 * SCALE, retry_after=True), 100)
         draw(case, measure(case, run_with_queue), measure(case, run_with_sdk_policy))
-        print(PICTURE.relative_to(ROOT))
+        print(IMAGE_FILE.relative_to(ROOT))
         return
-    print(f"{'limit':<46}{'calls':>6}{'answered':>10}{'time / best':>13}{'refusals':>10}{'each by itself':>16}")
+    print(f"{'limit':<46}{'calls':>6}{'answered':>10}{'time / best':>13}{'refusals':>10}{'per-call retries':>18}")
     answered = theirs_answered = calls = 0
     for case in cases():
         ours, theirs = measure(case, run_with_queue), measure(case, run_with_sdk_policy)
@@ -190,15 +190,13 @@ def main() -> None:
         refusals = max(0, ours.refused - first_refusals(case)) / case.calls
         print(
             f"{case.name:<46}{case.calls:>6}{len(ours.answered):>10}{ratio:>13.2f}{refusals:>10.0%}"
-            f"{len(theirs.answered):>16}",
+            f"{len(theirs.answered):>18}",
             flush=True,
         )
         answered, calls = answered + len(ours.answered), calls + case.calls
         theirs_answered += len(theirs.answered)
-    print(f"{'all':<46}{calls:>6}{answered:>10}{'':>13}{'':>10}{theirs_answered:>16}")
-    print(
-        "refusals: those beyond the first burst, by calls; each by itself: the calls answered with retries of each call"
-    )
+    print(f"{'all':<46}{calls:>6}{answered:>10}{'':>13}{'':>10}{theirs_answered:>18}")
+    print("refusals: those beyond the first burst, by calls; per-call retries: the calls that they answer")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from tests.support.calls import HELLO, ask
 from tests.support.fast_server import HOST, FastServer, fast_server
 
 AT_ONCE = (1, 16, 100)
-# The turns of each side. Short turns, because the speed of a shared machine changes from second to second.
+# The turns of each side. Short turns, so that both sides see the same load on the machine.
 TURNS = 25
 SLOW_TURNS = 7
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tests.support.paths import ROOT
 
-PICTURE = ROOT / ".github" / "terminal.svg"
+IMAGE_FILE = ROOT / ".github" / "terminal.svg"
 COLUMNS = 100
 COMMANDS = (
     'g4f-websim --offline client "What is the capital of France?"',
@@ -27,15 +27,15 @@ COMMANDS = (
 
 
 def main() -> None:
-    """Run the commands and write the picture."""
+    """Run the commands and write the image."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     for command in COMMANDS:
         console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
         console.print(Text(output_of(command)))
     svg = console.export_svg(title="g4f-websim", unique_id="terminal")
-    # GitHub shows the picture without loading fonts from other sites.
-    PICTURE.write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
-    print(PICTURE.relative_to(ROOT))
+    # GitHub shows the image without loading fonts from other sites.
+    IMAGE_FILE.write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
+    print(IMAGE_FILE.relative_to(ROOT))
 
 
 def output_of(command: str) -> str:
