@@ -109,7 +109,7 @@ def _read_settings() -> Settings:
         _check(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
     if project:
         _check(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
-    key = os.environ.get(login.TOKEN_VARIABLE)
+    key = os.environ.get(login.TOKEN_VARIABLE, "").strip() or None
     unused_proxy = next((name for name in OTHER_PROXY_VARIABLES if os.environ.get(name)), "")
     return Settings(site, request.check_project_id(None), key, proxy, _read_stored_token(), unused_proxy)
 

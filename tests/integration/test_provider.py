@@ -66,7 +66,12 @@ def test_is_a_provider_of_g4f():
 
 
 @pytest.mark.parametrize(
-    ("value", "url"), [("http://127.0.0.1:8080/", "http://127.0.0.1:8080"), ("", "https://websim.com")]
+    ("value", "url"),
+    [
+        ("http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+        ("http://127.0.0.1:8080\r\n", "http://127.0.0.1:8080"),
+        ("", "https://websim.com"),
+    ],
 )
 def test_reads_url_from_environment_at_import(monkeypatch, value, url):
     monkeypatch.setenv("WEBSIM_URL", value)
@@ -266,7 +271,9 @@ async def test_ignores_other_arguments_of_g4f(websim_server):
     assert websim_server.requests[-1].json.keys() == {"project_id", "messages"}
 
 
-@pytest.mark.parametrize("api_key", [JWT, {"Websim": JWT, "Other": "sk-1234"}], ids=["text", "dict"])
+@pytest.mark.parametrize(
+    "api_key", [JWT, f"{JWT}\n", {"Websim": JWT, "Other": "sk-1234"}], ids=["text", "line", "dict"]
+)
 async def test_sends_token(websim_server, api_key):
     await ask(None, HELLO, api_key=api_key)
     assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
