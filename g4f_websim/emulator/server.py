@@ -120,16 +120,14 @@ class Emulator:
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="g4f-websim-emulator", daemon=True)
         self._thread.start()
-        try:
-            self._run(self._start())
-        except BaseException:
-            self._stop_loop()
-            raise
+        self._run(self._start())
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._run(self._stop())
-        self._stop_loop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def reply(self, text: str) -> None:
         """Add a chat message to the queue of responses.
@@ -170,11 +168,6 @@ class Emulator:
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def _stop_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)

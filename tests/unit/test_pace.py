@@ -391,6 +391,14 @@ def test_request_from_before_the_quiet_time_does_not_make_room(pace):
     assert due(pace, last) == last + 60
 
 
+def test_response_from_before_the_quiet_time_does_not_count(pace):
+    send(pace, 0)
+    now = accept_four_at_once(pace, QUIET_TIME + 1)
+    before = due(pace, now)
+    accept(pace, 0, latency=now)
+    assert due(pace, now) == before
+
+
 def test_vanished_caller_does_not_block_for_good(pace):
     now = accept_four_at_once(pace)
     # Nobody will report the responses to these requests.
