@@ -136,7 +136,7 @@ def _read_stored_token() -> str | None:
 
 def _print_settings(settings: Settings) -> None:
     project_id = redact(settings.project_id, settings.target().secrets)
-    has_login = " (with a user and password)" if settings.shown_site != settings.site else ""
+    has_login = " (with a user and password)" if "@" in settings.site else ""
     lines = {
         "site": redact(settings.shown_site, settings.target().secrets) + has_login,
         "project": project_id or f"random ({request.PROJECT_VARIABLE} is not set)",

@@ -244,6 +244,11 @@ def test_works_through_proxy(websim, other, run_check, monkeypatch):
     assert len(other.requests) == 2
 
 
+def test_scheme_in_upper_case_is_no_login(websim, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", websim.url.replace("http", "HTTP"))
+    assert "user and password" not in run_check().text
+
+
 def test_help_fits_into_the_width(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     with pytest.raises(SystemExit, match="0"):
