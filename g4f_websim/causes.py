@@ -16,7 +16,7 @@ from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_ope
 
 from .login import is_expired, token_expiry
 from .redaction import is_html, redact
-from .target import Target
+from .target import Target, host_in
 
 # Some servers report a rate limit with another status than 429 (public clients of Websim).
 RATE_LIMIT_WORDS = "rate limit exceeded"
@@ -189,7 +189,7 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
         destination = urlsplit(urljoin(target.url, location))
     except ValueError:
         destination = urlsplit(target.url)
-    origin = f"{destination.scheme}://{destination.netloc.rpartition('@')[2]}"
+    origin = f"{destination.scheme}://{host_in(destination)}"
     # The query of the location is not shown: it may contain a token.
     is_login_page = _LOGIN_PAGE.search(destination.path)
     kind = ", a login page" if is_login_page else ""

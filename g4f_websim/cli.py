@@ -22,7 +22,7 @@ import g4f.debug
 from g4f.errors import MissingRequirementsError
 
 from . import Websim, __version__, check, image_command
-from .emulator.command import serve
+from .emulator.command import is_port, serve
 from .offline import exit_on_sigterm, offline
 from .provider_list import provider_list
 
@@ -55,8 +55,6 @@ NO_DOWNLOAD_OPTION = "--disable-pa-auto-download"
 
 GUI_HOST = "127.0.0.1"
 ALL_HOSTS = ("0.0.0.0", "::", "")
-
-MAX_PORT = 65535
 
 # An SVG is text, which a chat can return.
 IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -306,14 +304,10 @@ def _check_address(bind: str | None, port: str | None) -> None:
     """Fail if g4f's server cannot listen there: g4f would raise a ValueError that does not name the option."""
     if bind is not None:
         host, _, port_of_bind = bind.partition(":")
-        if not host or not _is_port(port_of_bind):
+        if not host or not is_port(port_of_bind):
             _fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {bind}", status=2)
-    elif port is not None and not _is_port(port):
+    elif port is not None and not is_port(port):
         _fail(f"--port PORT, as in 8080, not {port}", status=2)
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT)) and int(text) <= MAX_PORT
 
 
 def _gui_instruction(host: str, port: int) -> str:

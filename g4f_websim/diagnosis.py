@@ -15,7 +15,7 @@ from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_expired, is_token
 from .redaction import redact
 from .request import PROJECT_VARIABLE
-from .target import PROXY_VARIABLE, Target
+from .target import PROXY_VARIABLE, Target, host_in
 
 MAX_FURTHER_REQUESTS = 6
 
@@ -141,7 +141,7 @@ class Step(NamedTuple):
 def without_login(url: str) -> str:
     """Return a URL without its user and password."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=host_in(parts)).geturl()
 
 
 # What else to try
@@ -302,7 +302,7 @@ def _redirect_origin(probe: Probe) -> str:
 
 def _origin(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{parts.scheme}://{host_in(parts)}"
 
 
 def _use_network_login(origin: str) -> Step:

@@ -20,7 +20,7 @@ from g4f.requests.aiohttp import get_connector
 
 from .endpoints import DEFAULT_URL
 from .provider import Websim
-from .target import PROXY_VARIABLE, Target
+from .target import PROXY_VARIABLE, Target, host_in
 
 DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
 
@@ -138,7 +138,7 @@ def _decode(data_uri: str) -> bytes:
 
 async def _download(url: str, proxy: str | None) -> bytes:
     """Return the image at a URL. The request does not contain the user's token."""
-    target = Target(DEFAULT_URL, proxy=proxy)  # of which only the proxy is used
+    target = Target(DEFAULT_URL, proxy=proxy)  # only its proxy is used
     try:
         async with (
             ClientSession(connector=get_connector(proxy=target.socks_proxy), timeout=DOWNLOAD_TIMEOUT) as session,
@@ -171,7 +171,7 @@ async def _read_image(response: ClientResponse) -> bytes:
 
 def _host(url: str) -> str:
     """Return the host in a URL: the rest may contain the signature of a storage service."""
-    return urlsplit(url).netloc.rpartition("@")[2]
+    return host_in(urlsplit(url))
 
 
 def _images(count: int) -> str:

@@ -127,7 +127,7 @@ def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit`, so that the temporary folder is deleted.
+    """Turn SIGTERM into `SystemExit`, so that servers stop and temporary folders are deleted.
 
     A handler of the program is not replaced. In other threads than the main thread, Python allows no handlers.
     """

@@ -41,7 +41,7 @@ class Target:
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = _host(_parse_url(URL_VARIABLE, self.url, HTTP_SCHEMES, DEFAULT_URL))
+        self.host = host_in(_parse_url(URL_VARIABLE, self.url, HTTP_SCHEMES, DEFAULT_URL))
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
             _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")
@@ -49,7 +49,7 @@ class Target:
     @property
     def proxy_host(self) -> str:
         """The host and port of the proxy."""
-        return _host(urlsplit(self.proxy or ""))
+        return host_in(urlsplit(self.proxy or ""))
 
     @property
     def socks_proxy(self) -> str | None:
@@ -74,7 +74,8 @@ class Target:
         return [secret for secret in secrets if secret and isinstance(secret, str)]
 
 
-def _host(parts: SplitResult) -> str:
+def host_in(parts: SplitResult) -> str:
+    """Return the host and port in a URL, without a user and password."""
     return parts.netloc.rpartition("@")[2]
 
 

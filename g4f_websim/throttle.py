@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -98,8 +97,7 @@ class Throttle:
         """Record a response other than a refusal."""
         with self._lock:
             self._pace.accepted(monotonic(), sent_at)
-            if self._queue:
-                self._wake(self._queue[:1])
+            self._wake_first()
 
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
         """Record a refusal; `retry_after` or else `backoff` are the seconds to wait."""
@@ -107,7 +105,7 @@ class Throttle:
             is_first = not self._pace.limited
             self._pace.refused(monotonic(), sent_at, retry_after, backoff)
             # A call whose wait has become too long leaves, and wakes the next one.
-            self._wake(self._queue[:1])
+            self._wake_first()
         if is_first:
             logger.info("%s limits the rate of requests: calls wait in a queue", self._host)
 
@@ -115,7 +113,7 @@ class Throttle:
         """Record a request that ended without a response."""
         with self._lock:
             self._pace.failed(sent_at)
-            self._wake(self._queue[:1])
+            self._wake_first()
 
     def _send_or_wait(self, waiter: _Waiter, start: float, max_wait: float) -> float:
         """Return 0 if the call may send its request now, else the seconds after which to look again."""
@@ -145,12 +143,13 @@ class Throttle:
         with self._lock:
             with suppress(ValueError):  # it was passed over
                 self._queue.remove(waiter)
-            self._wake(self._queue[:1])
+            self._wake_first()
 
-    def _wake(self, waiters: Iterable[_Waiter]) -> None:
-        for waiter in waiters:
+    def _wake_first(self) -> None:
+        if self._queue:
+            first = self._queue[0]
             with suppress(RuntimeError):  # the event loop is closed
-                waiter.loop.call_soon_threadsafe(waiter.woken.set)
+                first.loop.call_soon_threadsafe(first.woken.set)
 
     def _schedule_report(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         if now >= self._next_report:

@@ -61,8 +61,13 @@ def _limit(text: str) -> RateLimit:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def is_port(text: str) -> bool:
+    """Return whether `text` is the number of a port; 0 lets the operating system choose one."""
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT)) and int(text) <= MAX_PORT
+
+
 def _port(text: str) -> int:
-    if not text.isdecimal() or len(text) > len(str(MAX_PORT)) or int(text) > MAX_PORT:
+    if not is_port(text):
         raise argparse.ArgumentTypeError(f"expected a number from 0 to {MAX_PORT}, not {text!r}")
     return int(text)
 

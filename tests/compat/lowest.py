@@ -18,7 +18,7 @@ TESTS = (
     "integration/test_emulator.py",
     "unit/test_response.py",
 )
-# The packages that these tests need. The extra `test` has more, some of which need a newer g4f or aiohttp.
+# The packages that these tests need; the extra `test` would install many more.
 TEST_REQUIREMENTS = (
     "pytest>=8",
     "pytest-asyncio>=0.24",
