@@ -301,6 +301,21 @@ def test_reports_the_queue(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_reports_nothing_if_the_queue_is_already_empty(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "g4f_websim")
+    throttle = Throttle("example.com")
+
+    async def wait() -> None:
+        await refuse_one(throttle, 0.01)
+        throttle.accepted(await throttle.wait_turn(2, False, MAX_WAIT))
+        await asyncio.sleep(2)
+
+    run(wait())
+    assert [record.message for record in caplog.records] == [
+        "example.com limits the rate of requests: calls wait in a queue"
+    ]
+
+
 def test_hosts_and_logins_do_not_slow_each_other_down() -> None:
     throttles = [throttle_for("a.example", "x"), throttle_for("a.example", "y"), throttle_for("b.example", "x")]
     assert throttle_for("a.example", "x") is throttles[0]
