@@ -240,12 +240,12 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 def _choose_token(api_key: Any) -> str | None:
     """Return the login token: the caller's key or WEBSIM_API_KEY, whichever is a Websim token first."""
     for source, key in (("api_key", api_key), (login.TOKEN_VARIABLE, os.environ.get(login.TOKEN_VARIABLE))):
-        if isinstance(key, str):
-            key = key.strip()  # a key that was read from a file may end with a line end
-        if login.is_token(key):
-            return str(key)
-        if key:
-            _report_other_key(source)
+        if not key:
+            continue
+        token = key.strip() if isinstance(key, str) else ""  # a key that was read from a file may end with a line end
+        if login.is_token(token):
+            return token
+        _report_other_key(source)
     return None
 
 

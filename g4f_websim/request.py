@@ -205,9 +205,10 @@ def image_urls(media: Any) -> list[str]:
     Raises:
         ValueError: an item is not an image or cannot be read.
     """
-    valid = media is None or isinstance(media, (list, tuple))
-    _check(valid, "media", 'a list of images, as in media=[Path("cat.png")]', media)
-    return [_image_url(f"media[{index}]", item) for index, item in enumerate(media or ())]
+    if media is None:
+        return []
+    _check(isinstance(media, (list, tuple)), "media", 'a list of images, as in media=[Path("cat.png")]', media)
+    return [_image_url(f"media[{index}]", item) for index, item in enumerate(media)]
 
 
 def _image_url(field: str, item: Any) -> str:
@@ -299,10 +300,12 @@ def _image_part(url: str) -> Json:
 
 
 def _wants_json(response_format: Any) -> bool:
-    valid = response_format is None or isinstance(response_format, dict)
-    _check(valid, "response_format", 'a dict, as in response_format={"type": "json_object"}', response_format)
+    if response_format is None:
+        return False
+    example = 'a dict, as in response_format={"type": "json_object"}'
+    _check(isinstance(response_format, dict), "response_format", example, response_format)
     # Other types are ignored: g4f adds {"type": "json"} to a request with tools, which it parses itself.
-    return bool(response_format) and response_format.get("type") in JSON_FORMATS
+    return response_format.get("type") in JSON_FORMATS
 
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
