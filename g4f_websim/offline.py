@@ -22,7 +22,7 @@ from .emulator import Emulator
 from .endpoints import URL_VARIABLE
 from .provider import Websim
 from .target import PROXY_VARIABLE
-from .throttle import forget_limits
+from .throttles import forget_limits
 
 # g4f downloads a list of providers from its own site when it starts. These two entries are enough. Their URL has a port
 # on which no server listens.

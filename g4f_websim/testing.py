@@ -14,7 +14,7 @@ from .offline import accept_images_from
 from .provider import Websim
 from .request import PROJECT_VARIABLE
 from .target import PROXY_VARIABLE
-from .throttle import forget_limits
+from .throttles import forget_limits
 
 __all__ = ["Fault", "websim_server"]
 

@@ -26,7 +26,8 @@ from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
 from .pace import JITTER
 from .sessions import ATTEMPT_TIMEOUT, connection_is_new, new_session, shared_session
 from .target import Target
-from .throttle import QueueTooLongError, throttle_for
+from .throttle import QueueTooLongError
+from .throttles import shared_throttle
 
 logger = logging.getLogger("g4f_websim")
 
@@ -146,7 +147,7 @@ async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]
 
 async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> Outcome:
     """Return the outcome of the first attempt that succeeds, or of the last one."""
-    throttle = throttle_for(request.target.host, request.target.token or "")
+    throttle = shared_throttle(request.target.host, request.target.token or "")
     waited = 0.0
     attempt = 0
     while True:
@@ -174,7 +175,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
             return outcome
         next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
         if is_refused:
-            # At INFO the throttle reports the queue, rather than each of the many calls in it.
+            # At INFO queue_report.py reports the queue, rather than each of the many calls in it.
             _log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
             continue
         delay = policy.delay(attempt, outcome.retry_after)

@@ -21,7 +21,7 @@ import g4f.debug  # noqa: E402
 
 from g4f_websim import Websim  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
-from g4f_websim.throttle import forget_limits  # noqa: E402
+from g4f_websim.throttles import forget_limits  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 
 pytest_plugins = ["g4f_websim.testing"]

@@ -36,7 +36,7 @@ from g4f_websim import Websim, register, unregister  # noqa: E402
 from g4f_websim.emulator import Emulator, Fault  # noqa: E402
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from g4f_websim.offline import offline, write_provider_list  # noqa: E402
-from g4f_websim.throttle import forget_limits  # noqa: E402
+from g4f_websim.throttles import forget_limits  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, ask  # noqa: E402
 
 # Retries take milliseconds.

@@ -11,7 +11,7 @@ from g4f.errors import RateLimitError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-from g4f_websim.throttle import throttle_for
+from g4f_websim.throttles import shared_throttle
 from tests.support.calls import HELLO, ask, make_token
 from tests.support.limited_server import ANSWER, Limit, LimitedServer, limited_server
 from tests.support.raw_server import Step, http
@@ -105,7 +105,7 @@ async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(se
 @pytest.mark.parametrize("state", ["queue", "request"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_garbage_collector_may_finalize_a_call_while_the_lock_is_held(websim_server, state):
-    shared = throttle_for(websim_server.url.removeprefix("http://"), "")
+    shared = shared_throttle(websim_server.url.removeprefix("http://"), "")
 
     def leave_pending_call() -> None:
         if state == "queue":

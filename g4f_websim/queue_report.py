@@ -1,0 +1,42 @@
+"""Report how many calls wait in a queue, and for how long; the command prints the reports on stderr."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from time import monotonic
+
+logger = logging.getLogger("g4f_websim")
+
+# Seconds between two reports, and until the first one, so that it counts all calls of a burst.
+REPORT_INTERVAL = 5.0
+REPORT_DELAY = 0.1
+
+
+class QueueReport:
+    """The reports on the queue of one host.
+
+    Args:
+        host: the name of the host.
+        measure: returns the number of calls that wait, the seconds until the next request, and the seconds between
+            two requests, 0 if they are not known.
+    """
+
+    def __init__(self, host: str, measure: Callable[[], tuple[int, float, float]]) -> None:
+        self._host = host
+        self._measure = measure
+        self._next = -math.inf
+
+    def schedule(self) -> None:
+        """Report the queue in a moment, unless a report is scheduled or was made a few seconds ago."""
+        if monotonic() >= self._next:
+            self._next = monotonic() + REPORT_INTERVAL
+            asyncio.get_running_loop().call_later(REPORT_DELAY, self._log)
+
+    def _log(self) -> None:
+        calls, delay, interval = self._measure()
+        if calls:
+            waiting = "1 call waits" if calls == 1 else f"{calls} calls wait"
+            which = "the last one" if interval else "the next one"
+            seconds = max(1.0, delay + calls * interval)
+            logger.info("rate limit of %s: %s, %s is sent in about %.0f s", self._host, waiting, which, seconds)
