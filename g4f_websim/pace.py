@@ -103,7 +103,7 @@ class Pace:
                 # Count recent requests only, so that the first interval is not that of an idle hour.
                 self._reset(now)
         elif self._probing:
-            # If the first request is not answered, another one goes.
+            # If the first request gets no response, another one goes.
             self._next_probe = now + max(self._pause, self._backoff)
         else:
             self._sent += 1

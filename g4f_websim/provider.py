@@ -119,7 +119,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         timeout: float | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[str | ImageResponse, None]:
-        """Request an answer or images from Websim.
+        """Request a chat completion or images from Websim.
 
         Args:
             model: one of `image_models` for an image, any other name for a chat. None, "" or "auto" is an image with
@@ -136,7 +136,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             height: the height of the image in pixels.
             seed: the seed of the image.
             transparent: whether the background of the image is transparent.
-            response_format: `{"type": "json_object"}` requests a JSON answer.
+            response_format: `{"type": "json_object"}` requests JSON.
             api_key: a Websim token (a JSON Web Token), or a dict with one under this class's name. Other keys are not
                 sent.
             timeout: seconds for the whole call, delays and the queue included.
@@ -150,7 +150,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             RateLimitError: the rate limit is exceeded.
             MissingAuthError: login is needed.
             ResponseStatusError: Websim refused the request for another reason.
-            ResponseError: the connection failed, or the response contains no answer.
+            ResponseError: the connection failed, or the response contains no text.
             NoMediaResponseError: the response contains no image.
             TimeoutError: the call took longer than `timeout`.
         """
@@ -188,7 +188,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         api_key: Any = None,
         timeout: Any = None,
     ) -> str:
-        """Return the answer to a chat."""
+        """Return the text of a chat response."""
         body = request.chat_body(project_id, messages, prompt, media, response_format)
         if body["messages"][-1]["role"] == "assistant":
             logger.warning("the assistant's message is the last: g4f removes a question that repeats an earlier one")

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
 
-# The values of OpenAI's response_format.type that request a JSON answer.
+# The values of OpenAI's response_format.type that request JSON.
 JSON_FORMATS = ("json_object", "json_schema")
 
 DEFAULT_ASPECT_RATIO = "1:1"
@@ -72,7 +72,7 @@ def chat_body(
         messages: g4f's list of dicts with `role` and `content`.
         prompt: the last user message, unless the messages end with it.
         media: images that join the last user message, see `image_urls`.
-        response_format: OpenAI's dict; the types `json_object` and `json_schema` request a JSON answer.
+        response_format: OpenAI's dict; the types `json_object` and `json_schema` request JSON.
 
     Raises:
         ValueError: there is nothing to send, or an argument is malformed.

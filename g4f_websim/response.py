@@ -23,12 +23,12 @@ MAX_SHOWN_KEYS = 8
 
 
 def chat_text(body: str) -> str:
-    """Return the answer in the body of a chat response.
+    """Return the text in the body of a chat response.
 
-    A body that is neither JSON nor an HTML page is the answer itself.
+    A body that is neither JSON nor an HTML page is the text itself.
 
     Raises:
-        UnexpectedBodyError: the body does not contain an answer.
+        UnexpectedBodyError: the body does not contain a text.
     """
     content = _read_field(body, "content", ResponseError)
     content = (body if content is None else content).strip()
@@ -94,7 +94,7 @@ def _is_image_url(url: str) -> bool:
 
 
 def _html_page(kind: type[Exception]) -> Cause:
-    advice = f"a captive portal or a proxy may answer instead, or WEBSIM_URL is wrong: set WEBSIM_URL; {RUN_CHECK}"
+    advice = f"a captive portal or a proxy may respond instead, or WEBSIM_URL is wrong: set WEBSIM_URL; {RUN_CHECK}"
     return Cause(Reason.API_MOVED, "something other than the API responded", advice, kind)
 
 
@@ -102,12 +102,12 @@ def _empty(summary: str, kind: type[Exception]) -> Cause:
     return Cause(Reason.NO_CONTENT, summary, f"try other words, {TRY_LATER}", kind)
 
 
-def _other_fields(answer: Any, expected: str, kind: type[Exception]) -> Cause:
-    if isinstance(answer, dict) and expected in answer:
+def _other_fields(data: Any, expected: str, kind: type[Exception]) -> Cause:
+    if isinstance(data, dict) and expected in data:
         summary = f"a response whose field {expected} is not text"
-    elif not isinstance(answer, dict):
+    elif not isinstance(data, dict):
         summary = f"a response that is not a JSON object with the field {expected}"
     else:
-        shown = ", ".join(list(answer)[:MAX_SHOWN_KEYS]) or "none"
+        shown = ", ".join(list(data)[:MAX_SHOWN_KEYS]) or "none"
         summary = f"a response without the field {expected}; its fields: {shown}"
     return Cause(Reason.API_CHANGED, summary, IF_CHANGED, kind)

@@ -95,14 +95,14 @@ class Outcome(NamedTuple):
 
     Attributes:
         response: the response, if it was read to its end.
-        answer: what was read from the response; empty if there is an error.
+        content: what `read` returned; empty if there is an error.
         error: the error, which is not raised yet.
         retryable: whether the request may be sent again.
         retry_after: the seconds that the server asks to wait.
     """
 
     response: Response | None = None
-    answer: str = ""
+    content: str = ""
     error: Exception | None = None
     retryable: bool = False
     retry_after: float | None = None
@@ -115,12 +115,12 @@ class Progress:
 
 
 async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> str:
-    """Send a request, retry it if it may succeed, and return the answer.
+    """Send a request, retry it if it may succeed, and return the content of the response.
 
     Args:
         request: what to send.
         policy: how often to send it and how long the call may take.
-        read: returns the answer in a response body, or raises `UnexpectedBodyError`.
+        read: returns the text or the image URL in a response body, or raises `UnexpectedBodyError`.
 
     Raises:
         WebsimTimeoutError: the call or one attempt took too long.
@@ -136,7 +136,7 @@ async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]
         except TimeoutError:  # an attempt returns its timeout, so this is that of the call
             outcome = Outcome(error=errors.timeout_error(policy.timeout, request.target))
     if outcome.error is None:
-        return outcome.answer
+        return outcome.content
     # The exceptions of aiohttp and of the SOCKS library contain the password of the proxy. Raised inside an `except`
     # block, an error would carry them as its context; nest_asyncio resumes every task inside such a block.
     try:
