@@ -233,6 +233,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         # The handlers are given headers, not the token (specification, section 2).
         token = headers.get("authorization", "").removeprefix("Bearer ")
         target = Target(str(url), token or None, api_key, str(proxy) if proxy else None)
+        request.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
         policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait, request.check_timeout(timeout))
         return partial(transport.send, transport.Request(target, headers, json.dumps(body).encode()), policy)
 

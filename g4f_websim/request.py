@@ -195,6 +195,13 @@ def check_timeout(timeout: Any) -> float | None:
     return float(timeout) if timeout else None
 
 
+def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
+    """Raise a `ValueError` if one of these attributes of `Websim` is not a number or is negative."""
+    values = (max_attempts, backoff, max_wait)
+    valid = isinstance(max_attempts, int) and all(isinstance(value, int | float) and value >= 0 for value in values)
+    _check(valid, "Websim.max_attempts, backoff, max_wait", "three numbers, as in 3, 2.0, 60.0", values)
+
+
 def image_urls(media: Any) -> list[str]:
     """Return g4f's `media` as URLs that Websim accepts: `data:image/` URIs and web URLs.
 

@@ -42,7 +42,7 @@ class Target:
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = host_in(_parse_url(URL_VARIABLE, self.url, HTTP_SCHEMES, DEFAULT_URL))
+        self.host = host_in(_parse_url(f"{URL_VARIABLE} or Websim.url", self.url, HTTP_SCHEMES, DEFAULT_URL))
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
             _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")

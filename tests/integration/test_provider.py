@@ -1,6 +1,7 @@
 """`Websim`: its attributes, which request a call sends, project ids, tokens, and several images."""
 
 import logging
+import math
 import re
 import subprocess
 import sys
@@ -249,9 +250,25 @@ async def test_rejects_argument_before_anything_is_sent(websim_server, model, ar
 @pytest.mark.parametrize("url", ["websim.com", "ftp://websim.com", "https://", "http://[", "http://127.0.0.1:0"])
 async def test_rejects_malformed_url(monkeypatch, url):
     monkeypatch.setattr(Websim, "url", url)
-    with pytest.raises(ValueError, match="^WEBSIM_URL: a URL like https://websim.com ") as raised:
+    with pytest.raises(ValueError, match="^WEBSIM_URL or Websim.url: a URL like https://websim.com ") as raised:
         await ask(None, HELLO)
     assert str(raised.value).endswith(f" not {url.rstrip('/')!r}")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("max_attempts", -1), ("max_attempts", "3"), ("backoff", -1.0), ("backoff", math.nan), ("max_wait", None)],
+)
+async def test_rejects_malformed_attribute(websim_server, monkeypatch, attribute, value):
+    monkeypatch.setattr(Websim, attribute, value)
+    with pytest.raises(ValueError, match=f"^Websim.max_attempts, backoff, max_wait: three numbers.*{value}"):
+        await ask(None, HELLO)
+    assert not websim_server.requests
+
+
+async def test_max_wait_may_be_infinite(websim_server, monkeypatch):
+    monkeypatch.setattr(Websim, "max_wait", math.inf)
+    assert await ask(None, HELLO)
 
 
 async def test_ignores_other_arguments_of_g4f(websim_server):

@@ -24,7 +24,9 @@ def test_accepts_url(url):
     ],
 )
 def test_rejects_malformed_url(url):
-    with pytest.raises(ValueError, match=r"^WEBSIM_URL: a URL like https://websim.com with the scheme http or https, "):
+    with pytest.raises(
+        ValueError, match=r"^WEBSIM_URL or Websim.url: a URL like https://websim.com with the scheme http or https, "
+    ):
         Target(url)
 
 
