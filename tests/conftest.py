@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ import g4f.debug  # noqa: E402
 from g4f_websim import Websim  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
 from g4f_websim.throttle import forget_limits  # noqa: E402
+from tests.support.loopback import refusing_socket  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 
 pytest_plugins = ["g4f_websim.testing"]
@@ -45,6 +47,13 @@ async def server(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(Websim, "url", server.url)
         monkeypatch.setattr(Websim, "backoff", 0.001)
         yield server
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A loopback port that refuses connections during the test."""
+    with refusing_socket() as bound:
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture

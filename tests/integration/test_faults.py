@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import random
-import socket
 import sys
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -326,15 +325,6 @@ UNPRINTABLE_RESPONSES = {
 @pytest.mark.parametrize("response", UNPRINTABLE_RESPONSES.values(), ids=UNPRINTABLE_RESPONSES)
 async def test_error_does_not_contain_control_characters(server, response):
     assert str(await error_of(server, [response])).isprintable()
-
-
-async def test_refused_connection_is_an_error(server, monkeypatch):
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))
-        host = f"{HOST}:{bound.getsockname()[1]}"
-        monkeypatch.setattr(Websim, "url", f"http://{host}")
-        with pytest.raises(ResponseError, match=rf"No response from {host}: no connection \(.*: check the network"):
-            await ask(None, HELLO)
 
 
 async def test_unknown_host_name_is_an_error(server, monkeypatch):

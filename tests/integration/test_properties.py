@@ -136,7 +136,7 @@ MEDIA = mostly(st.none() | st.lists(IMAGES | st.builds(io.BytesIO, st.binary(max
 PIXELS = mostly(st.none() | st.integers(1, 5000), st.integers(-1, 0) | HUGE | JUNK)
 RATIOS = mostly(st.from_regex(r"[1-9][0-9]{0,2}:[1-9][0-9]{0,2}", fullmatch=True))
 PROXIES = st.sampled_from(
-    [None, "", 5, b"http://127.0.0.1:9", "127.0.0.1:9", "ftp://127.0.0.1", "http://", "http://[", []]
+    [None, "", 5, b"http://127.0.0.1:3128", "127.0.0.1:3128", "ftp://127.0.0.1", "http://", "http://[", []]
 )
 # Arguments that g4f or users pass, and names that this package uses itself.
 NAMES_IN_USE = [

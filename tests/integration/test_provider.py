@@ -80,11 +80,11 @@ def test_reads_url_from_environment_at_import(monkeypatch, value, url):
     assert printed.split() == [url, url + IMAGE_PATH]
 
 
-async def test_subclass_has_its_own_url(websim_server, monkeypatch):
+async def test_subclass_has_its_own_url(websim_server, monkeypatch, closed_port):
     class LocalWebsim(Websim):
         url = websim_server.url
 
-    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:9")
+    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{closed_port}")
     assert [chunk async for chunk in LocalWebsim.create_async_generator(None, HELLO)]
     assert LocalWebsim.login_url == websim_server.url
 
@@ -254,13 +254,13 @@ async def test_rejects_malformed_url(monkeypatch, url):
     assert str(raised.value).endswith(f" not {url.rstrip('/')!r}")
 
 
-async def test_ignores_other_arguments_of_g4f(websim_server):
+async def test_ignores_other_arguments_of_g4f(websim_server, closed_port):
     others = {
         "stream": True,
         "stream_timeout": 1,
         "max_tokens": 5,
         "stop": ["x"],
-        "base_url": "http://127.0.0.1:9",
+        "base_url": f"http://127.0.0.1:{closed_port}",
         "conversation": None,
         "ignored": [],
         "download_media": True,

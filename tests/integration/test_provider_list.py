@@ -95,10 +95,8 @@ def test_ignores_list_with_error_status(site, empty_cache, capsys, status):
         assert len(site.requests) == 1
 
 
-def test_survives_unreachable_site(monkeypatch, empty_cache, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    point_g4f_at(monkeypatch, port)
+def test_survives_unreachable_site(monkeypatch, empty_cache, capsys, closed_port):
+    point_g4f_at(monkeypatch, closed_port)
     with expect_minimal_list(empty_cache, capsys):
         pass
 

@@ -68,18 +68,18 @@ async def error_of(proxy: str) -> Exception:
 
 @pytest.mark.parametrize("site", [HTTP_SITE, HTTPS_SITE])
 @pytest.mark.parametrize("scheme", ["http", *SOCKS_SCHEMES])
-async def test_error_names_dead_proxy(monkeypatch, scheme, site):
+async def test_error_names_dead_proxy(monkeypatch, closed_port, scheme, site):
     monkeypatch.setattr(Websim, "url", site)
-    error = await error_of(f"{scheme}://127.0.0.1:1")
-    assert str(error).startswith("No response from websim.example: the proxy 127.0.0.1:1 does not answer")
+    error = await error_of(f"{scheme}://{HOST}:{closed_port}")
+    assert str(error).startswith(f"No response from websim.example: the proxy {HOST}:{closed_port} does not answer")
     assert str(error).endswith(f": {CHECK_PROXY}")
     assert (error.status, error.retry_after) == (None, None)
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_dead_proxy_is_retried(caplog, scheme):
+async def test_dead_proxy_is_retried(caplog, closed_port, scheme):
     caplog.set_level("INFO", "g4f_websim")
-    await error_of(f"{scheme}://127.0.0.1:1")
+    await error_of(f"{scheme}://{HOST}:{closed_port}")
     assert [record.getMessage().rpartition("before ")[2] for record in caplog.records] == [
         "attempt 2 of 3",
         "attempt 3 of 3",
@@ -127,12 +127,11 @@ async def test_temporary_failure_behind_http_proxy_is_retried(http_proxy):
 
 
 @pytest.mark.parametrize("login", ["", "user:wrong@"], ids=["no password", "wrong password"])
-async def test_socks_proxy_needs_login(monkeypatch, caplog, login):
-    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
+async def test_socks_proxy_needs_login(caplog, login):
     caplog.set_level("INFO", "g4f_websim")
     with socks_proxy("right") as host:
         error = await error_of(f"socks5://{login}{host}")
-    assert str(error).startswith(f"No response from 127.0.0.1:1: the proxy {host} needs a login")
+    assert str(error).startswith(f"No response from websim.example: the proxy {host} needs a login")
     assert str(error).endswith(f": {PROXY_LOGIN}")
     assert "wrong" not in str(error)
     assert not caplog.records
@@ -150,17 +149,19 @@ async def test_socks_proxy_rejects_anonymous_client(reply):
     [("socks5h", [NO_LOGIN_METHOD, HOST_UNREACHABLE]), ("socks4", [SOCKS4_REFUSED])],
     ids=["socks5h", "socks4"],
 )
-async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, scheme, replies):
-    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
+async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, closed_port, scheme, replies):
+    # A SOCKS4 proxy needs an IP address.
+    site = f"{HOST}:{closed_port}"
+    monkeypatch.setattr(Websim, "url", f"http://{site}")
     async with socks_script(*replies) as host:
         error = await error_of(f"{scheme}://{host}")
-    assert str(error).startswith(f"No response from 127.0.0.1:1: the proxy {host} does not connect to 127.0.0.1:1")
+    assert str(error).startswith(f"No response from {site}: the proxy {host} does not connect to {site}")
     assert str(error).endswith(f": {OTHER_PROXY}")
 
 
 @pytest.mark.parametrize(
     "proxy",
-    ["127.0.0.1:3128", "ftp://user:pass@127.0.0.1", "http://user:pass@127.0.0.1:99999", "user:pass@127.0.0.1:1"],
+    ["127.0.0.1:3128", "ftp://user:pass@127.0.0.1", "http://user:pass@127.0.0.1:99999", "user:pass@127.0.0.1:3128"],
 )
 @pytest.mark.parametrize("variable", ["proxy", "G4F_PROXY"])
 async def test_malformed_proxy_is_shown_without_password(monkeypatch, variable, proxy):
@@ -171,8 +172,8 @@ async def test_malformed_proxy_is_shown_without_password(monkeypatch, variable, 
     assert "pass@" not in str(raised.value)
 
 
-async def test_dead_site_behind_a_working_socks_proxy(monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
+async def test_error_names_dead_site_behind_socks_proxy(monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
     with socks_proxy("right") as host:
         error = await error_of(f"socks5://user:right@{host}")
-    assert f"the proxy {host} does not connect to 127.0.0.1:{unused_tcp_port}" in str(error)
+    assert f"the proxy {host} does not connect to {HOST}:{closed_port}" in str(error)

@@ -157,12 +157,10 @@ async def test_error_of_http_proxy_does_not_show_secrets(server, output, monkeyp
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks4", "socks5", "socks5h", "ftp"])
 @pytest.mark.parametrize("password", UNUSUAL_PASSWORDS)
-async def test_error_of_dead_proxy_does_not_show_password(server, output, password, scheme):
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))
-        proxy = f"{scheme}://{USER}:{password}@{HOST}:{bound.getsockname()[1]}"
-        with pytest.raises((ValueError, g4f.errors.ResponseError)) as raised:
-            await ask(None, HELLO, proxy=proxy)
+async def test_error_of_dead_proxy_does_not_show_password(server, output, closed_port, password, scheme):
+    proxy = f"{scheme}://{USER}:{password}@{HOST}:{closed_port}"
+    with pytest.raises((ValueError, g4f.errors.ResponseError)) as raised:
+        await ask(None, HELLO, proxy=proxy)
     assert "marker" not in texts_of(raised.value) + output()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import socket
 import subprocess
 import sys
 import weakref
@@ -21,6 +20,7 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, ask
 from tests.support.fast_server import HOST, FastServer, fast_server, socks_proxy
+from tests.support.loopback import refusing_socket
 from tests.support.paths import ROOT
 
 USER, QUOTED_PASSWORD = "user", "p%40ss"
@@ -231,18 +231,18 @@ async def test_call_without_proxy_does_not_use_socks_proxy(server, socks_proxy_u
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks4", "socks5", "socks5h"])
-async def test_call_never_bypasses_its_proxy(server, monkeypatch, unused_tcp_port, scheme):
+async def test_call_never_bypasses_its_proxy(server, monkeypatch, closed_port, scheme):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await ask(None, HELLO)
-    with pytest.raises(ResponseError, match=f"{HOST}:{unused_tcp_port} does not answer"):
-        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{unused_tcp_port}")
+    with pytest.raises(ResponseError, match=f"{HOST}:{closed_port} does not answer"):
+        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{closed_port}")
     assert server.counts()["requests"] == 1
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks4", "socks5", "socks5h"])
-async def test_retries_dead_proxy(server, unused_tcp_port, retries, scheme):
+async def test_retries_dead_proxy(server, closed_port, retries, scheme):
     with pytest.raises(ResponseError):
-        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{unused_tcp_port}")
+        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{closed_port}")
     assert len(retries) == Websim.max_attempts - 1
 
 
@@ -267,8 +267,7 @@ async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, so
         from_proxy, to_proxy = await asyncio.open_connection(*host.split(":"))
         await asyncio.gather(copy(reader, to_proxy), copy(from_proxy, writer))
 
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))  # a port that refuses connections until the proxy listens
+    with refusing_socket() as bound:
         address = f"{HOST}:{bound.getsockname()[1]}"
         call = asyncio.create_task(ask(None, HELLO, proxy=socks_proxy_url.replace(host, address)))
         await asyncio.wait_for(retried.wait(), MAX_SECONDS)

@@ -274,11 +274,9 @@ async def test_status_from_300_to_399_is_a_redirect(websim_server, status, summa
         await ask(None, HELLO)
 
 
-async def test_refused_connection_names_host_and_advice(websim_server, monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
-    message = (
-        rf"^No response from 127.0.0.1:{unused_tcp_port}: no connection \(.*\): check the network, or set WEBSIM_URL"
-    )
+async def test_refused_connection_names_host_and_advice(websim_server, monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{closed_port}")
+    message = rf"^No response from 127.0.0.1:{closed_port}: no connection \(.*\): check the network, or set WEBSIM_URL"
     with pytest.raises(ResponseError, match=message) as raised:
         await ask(None, HELLO)
     assert (raised.value.status, raised.value.retry_after, raised.value.reason) == (None, None, "no_connection")
@@ -292,11 +290,11 @@ async def test_https_to_an_http_port_advises_http(websim_server, monkeypatch):
     assert raised.value.reason == "no_connection"
 
 
-async def test_socks_proxy_without_its_package_names_the_package(websim_server, monkeypatch):
+async def test_socks_proxy_without_its_package_names_the_package(websim_server, monkeypatch, closed_port):
     monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
     message = "^a SOCKS proxy needs one more package: pip install aiohttp_socks$"
     with pytest.raises(MissingRequirementsError, match=message):
-        await ask(None, HELLO, proxy="socks5://127.0.0.1:9")
+        await ask(None, HELLO, proxy=f"socks5://127.0.0.1:{closed_port}")
     assert not websim_server.requests
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import httpx
 
 from g4f_websim.offline import write_provider_list
 from tests.support.calls import HELLO
+from tests.support.loopback import HOST, refusing_socket
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
 MODULE = (sys.executable, "-m", "g4f_websim")
@@ -41,9 +43,13 @@ POLL_SECONDS = 0.02
 TERMINAL_BYTES = 10_000
 
 SETTINGS = ("WEBSIM_", "G4F_")
-# Nothing listens on this port, so g4f's requests to the internet fail at once.
-NO_INTERNET = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
-LOOPBACK = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+# This proxy refuses connections, so g4f's requests to the internet fail at once.
+_REFUSING = refusing_socket()
+atexit.register(_REFUSING.close)
+NO_INTERNET = dict.fromkeys(
+    ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{HOST}:{_REFUSING.getsockname()[1]}"
+)
+LOOPBACK = dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
 
 
 def make_home(folder: Path) -> Path:

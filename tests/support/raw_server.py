@@ -14,7 +14,8 @@ from enum import Enum, auto
 from functools import partial
 from itertools import repeat
 
-HOST = "127.0.0.1"
+from tests.support.loopback import HOST
+
 MAX_KEPT_REQUESTS = 20
 
 # The steps of an event loop in which asyncio makes a transport for an accepted connection, tells the protocol, and
