@@ -22,6 +22,7 @@ TESTS = (
 TEST_REQUIREMENTS = (
     "pytest>=8",
     "pytest-asyncio>=0.24",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "trustme>=1.1",
     "brotli>=1.2",

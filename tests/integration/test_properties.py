@@ -30,6 +30,9 @@ from tests.support.raw_server import http, raw_server
 EXAMPLES = os.environ.get("WEBSIM_TEST_EXAMPLES")
 QUICK_EXAMPLES = 150
 
+# Many examples may take hours.
+pytestmark = [pytest.mark.timeout(0)] if EXAMPLES else []
+
 G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 ARGUMENTS = (
     *("model", "messages", "prompt", "proxy", "aspect_ratio", "project_id", "media"),

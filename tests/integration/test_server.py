@@ -16,7 +16,7 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, make_token
-from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, make_home, server
+from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, SECONDS_TO_STOP, make_home, server
 
 SECRET = "the-secret-of-the-g4f-server"
 WITH_SECRET = {"g4f-api-key": SECRET}
@@ -260,5 +260,5 @@ def test_terminated_server_deletes_its_folder(tmp_path):
     with server("--offline", *API, home=home) as started:
         assert any(home.joinpath("tmp").glob("g4f-websim-*"))
         started.process.terminate()
-        started.process.wait()
+        started.process.wait(SECONDS_TO_STOP)
     assert not list(home.joinpath("tmp").iterdir())
