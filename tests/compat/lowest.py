@@ -40,7 +40,7 @@ from g4f_websim import Websim
 from g4f_websim.offline import offline
 
 HELLO = [{"role": "user", "content": "Hello"}]
-ANSWER = "You said: Hello"
+REPLY = "You said: Hello"
 
 async def chat_and_image():
     client = AsyncClient(provider=Websim)
@@ -49,11 +49,11 @@ async def chat_and_image():
 
 with offline() as emulator:
     completion = Client(provider="Websim").chat.completions.create(HELLO)
-    assert completion.choices[0].message.content.endswith(ANSWER), completion
+    assert completion.choices[0].message.content.endswith(REPLY), completion
     chunks = list(g4f.ChatCompletion.create("", HELLO, provider=Websim, stream=True))
-    assert "".join(map(str, chunks)).endswith(ANSWER), chunks
+    assert "".join(map(str, chunks)).endswith(REPLY), chunks
     completion, images = asyncio.run(chat_and_image())
-    assert completion.choices[0].message.content.endswith(ANSWER), completion
+    assert completion.choices[0].message.content.endswith(REPLY), completion
     assert images.data[0].url.endswith(".png"), images
     assert len(emulator.requests) == 4, emulator.requests
 print("four calls through g4f's clients: passed")

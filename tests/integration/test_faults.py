@@ -1,4 +1,4 @@
-"""Faults of a server: each ends in time with an answer or a helpful error, and the next call succeeds."""
+"""Faults of a server: each call ends in time with a text or a helpful error, and the next call succeeds."""
 
 import asyncio
 import gzip
@@ -12,17 +12,15 @@ from http import HTTPStatus
 from pathlib import Path
 
 import brotli
-import g4f.errors
 import pytest
 import trustme
 from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, ask
+from tests.support.calls import G4F_ERRORS, HELLO, call_websim
 from tests.support.raw_server import HOST, OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
 from tests.support.tls import server_context
 
-G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 ADVICE = (
     "check the",
     "log in",
@@ -62,19 +60,20 @@ async def error_of(server: RawServer, script, model=None, **arguments) -> Except
     """Return the error of a call whose attempts all get the response `script`; check that the next call succeeds."""
     server.respond = lambda request: script
     with pytest.raises(G4F_ERRORS) as raised:
-        await asyncio.wait_for(ask(model, HELLO, **arguments), CALL_TIMEOUT)
+        await asyncio.wait_for(call_websim(model, HELLO, **arguments), CALL_TIMEOUT)
     assert server.host in str(raised.value)
     assert any(advice in str(raised.value) for advice in ADVICE)
     assert raised.value.reason
     server.respond = lambda request: [OK_RESPONSE]
-    assert await ask(None, HELLO) == ["fine"]
+    assert await call_websim(None, HELLO) == ["fine"]
     return raised.value
 
 
-async def answer_to(server: RawServer, *script) -> str:
+async def text_of(server: RawServer, *script) -> str:
+    """Return the text of a call that gets the response `script`."""
     server.respond = lambda request: script
-    (answer,) = await asyncio.wait_for(ask(None, HELLO), CALL_TIMEOUT)
-    return answer
+    (text,) = await asyncio.wait_for(call_websim(None, HELLO), CALL_TIMEOUT)
+    return text
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ def chat_body(content: object) -> bytes:
     return json.dumps({"content": content}).encode()
 
 
-# Each row: body, answer.
+# Each row: body, text.
 UNUSUAL_JSON = {
     "duplicate keys": (b'{"content": "first", "content": "last"}', "last"),
     "integer of 5000 digits": (b'{"n": ' + b"9" * 5000 + b', "content": "fine"}', "fine"),
@@ -234,12 +233,12 @@ UNUSUAL_JSON = {
 }
 
 
-@pytest.mark.parametrize(("body", "answer"), UNUSUAL_JSON.values(), ids=UNUSUAL_JSON)
-async def test_reads_unusual_json(server, body, answer):
-    assert await answer_to(server, http(body)) == answer
+@pytest.mark.parametrize(("body", "text"), UNUSUAL_JSON.values(), ids=UNUSUAL_JSON)
+async def test_reads_unusual_json(server, body, text):
+    assert await text_of(server, http(body)) == text
 
 
-JSON_WITHOUT_ANSWER = {
+JSON_WITHOUT_CONTENT = {
     "empty": b"",
     "blanks": b" \r\n\t ",
     "null": b"null",
@@ -262,8 +261,8 @@ JSON_WITHOUT_ANSWER = {
 
 
 @pytest.mark.parametrize("model", ["", "flux"])
-@pytest.mark.parametrize("body", JSON_WITHOUT_ANSWER.values(), ids=JSON_WITHOUT_ANSWER)
-async def test_json_without_an_answer_is_an_error(server, body, model):
+@pytest.mark.parametrize("body", JSON_WITHOUT_CONTENT.values(), ids=JSON_WITHOUT_CONTENT)
+async def test_json_without_content_is_an_error(server, body, model):
     error = await error_of(server, [http(body)], model)
     assert type(error) is (NoMediaResponseError if model else ResponseError)
     assert error.status == 200
@@ -285,16 +284,16 @@ async def test_invalid_image_url_is_an_error(server, url):
 @pytest.mark.parametrize("charset", ["latin-1", "utf-16", "utf-7", "no-such-charset", "", '"', "rot13", "idna"])
 async def test_ignores_charset_in_content_type(server, charset):
     headers = [("Content-Type", f"application/json; charset={charset}")]
-    assert await answer_to(server, http('{"content": "é"}'.encode(), headers=headers)) == "é"
+    assert await text_of(server, http('{"content": "é"}'.encode(), headers=headers)) == "é"
 
 
 async def test_replaces_invalid_utf_8(server):
-    assert await answer_to(server, http(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
+    assert await text_of(server, http(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
 
 
 @pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 50])
 async def test_ignores_content_type(server, kind):
-    assert await answer_to(server, http(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
+    assert await text_of(server, http(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
 
 
 COMPRESSED_BODIES = {
@@ -306,7 +305,7 @@ COMPRESSED_BODIES = {
 
 @pytest.mark.parametrize(("encoding", "body"), COMPRESSED_BODIES.items(), ids=COMPRESSED_BODIES)
 async def test_decompresses_response(server, encoding, body):
-    assert await answer_to(server, encoded(encoding, body)) == "fine"
+    assert await text_of(server, encoded(encoding, body)) == "fine"
 
 
 async def test_redirect_without_location_is_an_error(server):
@@ -330,13 +329,13 @@ async def test_error_does_not_contain_control_characters(server, response):
 async def test_unknown_host_name_is_an_error(server, monkeypatch):
     monkeypatch.setattr(Websim, "url", "https://websim.invalid")
     with pytest.raises(ResponseError, match=r"No response from websim.invalid: no connection \(.*: check the network"):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
 
 
 async def test_stalled_tls_handshake_is_a_timeout(server, monkeypatch):
     monkeypatch.setattr(Websim, "url", f"https://{server.host}")
     with pytest.raises(TimeoutError, match=f"No response from {server.host} within {STALL_TIMEOUT} s: "):
-        await ask(None, HELLO, timeout=STALL_TIMEOUT)
+        await call_websim(None, HELLO, timeout=STALL_TIMEOUT)
 
 
 class StaleServer:
@@ -365,12 +364,12 @@ async def test_repeats_request_over_new_connection_if_kept_alive_connection_is_c
     stale = StaleServer(last_bytes)
     async with await asyncio.start_server(stale.serve, HOST, 0) as listener:
         monkeypatch.setattr(Websim, "url", f"http://{HOST}:{listener.sockets[0].getsockname()[1]}")
-        assert await ask(None, HELLO) == ["fine"]
+        assert await call_websim(None, HELLO) == ["fine"]
         if is_repeated:
-            assert await ask(None, HELLO) == ["fine"]
+            assert await call_websim(None, HELLO) == ["fine"]
         else:
             with pytest.raises(ResponseError, match="the connection was closed"):
-                await ask(None, HELLO)
+                await call_websim(None, HELLO)
     assert stale.requests == (3 if is_repeated else 2)
 
 

@@ -11,7 +11,6 @@ import string
 import urllib.error
 import urllib.request
 
-import g4f.errors
 import pytest
 from g4f.providers.response import ImageResponse
 from hypothesis import HealthCheck, example, given, settings
@@ -24,8 +23,9 @@ from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from g4f_websim.errors import MAX_MESSAGE_CHARS
 from g4f_websim.redaction import excerpt
 from g4f_websim.transport import parse_retry_after
-from tests.support.calls import HELLO, JWT, PNG_URI, ask
+from tests.support.calls import G4F_ERRORS, HELLO, JWT, PNG_URI, call_websim
 from tests.support.raw_server import http, raw_server
+from tests.support.responses import PNG_MAGIC
 
 EXAMPLES = os.environ.get("WEBSIM_TEST_EXAMPLES")
 QUICK_EXAMPLES = 150
@@ -33,7 +33,6 @@ QUICK_EXAMPLES = 150
 # Many examples may take hours.
 pytestmark = [pytest.mark.timeout(0)] if EXAMPLES else []
 
-G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 ARGUMENTS = (
     *("model", "messages", "prompt", "proxy", "aspect_ratio", "project_id", "media"),
     *("n", "width", "height", "size", "seed", "transparent", "response_format", "timeout"),
@@ -118,7 +117,7 @@ def mostly(valid: st.SearchStrategy, other: st.SearchStrategy = JUNK) -> st.Sear
 
 
 IMAGES = mostly(
-    st.sampled_from([PNG_URI, "https://websim.example/cat.png", b"\x89PNG\r\n\x1a\n"]),
+    st.sampled_from([PNG_URI, "https://websim.example/cat.png", PNG_MAGIC]),
     st.sampled_from(["cat.png", "data:,", b"", None]),
 )
 TEXT_PARTS = st.fixed_dictionaries({"type": st.just("text"), "text": mostly(TEXTS)})
@@ -187,7 +186,7 @@ async def server(monkeypatch):
 async def test_sends_valid_request_or_raises_error_that_names_the_argument(server, arguments, others):
     server.requests.clear()
     try:
-        chunks = await ask(arguments.pop("model"), arguments.pop("messages", None), **{**others, **arguments})
+        chunks = await call_websim(arguments.pop("model"), arguments.pop("messages", None), **{**others, **arguments})
     except (ValueError, *G4F_ERRORS) as error:
         assert str(error).startswith(ARGUMENTS)
         assert not server.requests
@@ -246,10 +245,10 @@ RESPONSES = st.builds(http, BODIES, st.just(200) | st.integers(0, 999), st.lists
 
 @properties
 @given(response=RESPONSES, model=st.sampled_from(["", "flux"]))
-async def test_any_response_is_an_answer_or_an_error_of_g4f(server, response, model):
+async def test_any_response_is_a_chunk_or_an_error_of_g4f(server, response, model):
     server.respond = lambda request: [response]
     try:
-        (chunk,) = await ask(model, HELLO, timeout=20)
+        (chunk,) = await call_websim(model, HELLO, timeout=20)
     except G4F_ERRORS as error:
         assert server.host in str(error)
         assert str(error).isprintable()

@@ -8,7 +8,7 @@ import pytest
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import socks_proxy
 from tests.support.raw_server import HOST, OK_RESPONSE, RawServer, http, raw_server
 
@@ -61,7 +61,7 @@ async def socks_script(*replies: bytes) -> AsyncIterator[str]:
 
 async def error_of(proxy: str) -> Exception:
     with pytest.raises((ResponseError, ResponseStatusError)) as raised:
-        await asyncio.wait_for(ask(None, HELLO, proxy=proxy), 20)
+        await asyncio.wait_for(call_websim(None, HELLO, proxy=proxy), 20)
     assert raised.value.reason == "proxy_failed"
     return raised.value
 
@@ -122,7 +122,7 @@ async def test_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_si
 
 async def test_temporary_failure_behind_http_proxy_is_retried(http_proxy):
     http_proxy.play([http(status=503)], [OK_RESPONSE])
-    assert await ask(None, HELLO, proxy=http_proxy.url) == ["fine"]
+    assert await call_websim(None, HELLO, proxy=http_proxy.url) == ["fine"]
     assert len(http_proxy.requests) == 2
 
 
@@ -168,7 +168,7 @@ async def test_malformed_proxy_is_shown_without_password(monkeypatch, variable, 
     if variable == "G4F_PROXY":
         monkeypatch.setenv("G4F_PROXY", proxy)
     with pytest.raises(ValueError, match=f"^{variable}: a URL like http://.*, not '.*127.0.0.1") as raised:
-        await ask(None, HELLO, proxy=proxy)
+        await call_websim(None, HELLO, proxy=proxy)
     assert "pass@" not in str(raised.value)
 
 

@@ -1,6 +1,5 @@
 """Run every snippet and command of the README against the emulator, and compare what they print with the page."""
 
-import base64
 import doctest
 import importlib.metadata
 import os
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.calls import PNG_URI
+from tests.support.calls import PNG
 from tests.support.paths import ROOT
 from tests.support.processes import make_home, server
 
@@ -53,7 +52,7 @@ def surroundings(websim_server, monkeypatch, tmp_path):
     # The commands are those of this environment, whether or not it is active.
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
     for name in ("cat.png", "cat-1.png"):
-        tmp_path.joinpath(name).write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
+        tmp_path.joinpath(name).write_bytes(PNG)
 
 
 def run(*command: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 
 HOST = "127.0.0.1"
 BODY = b'{"content": "Hi"}'
@@ -120,12 +120,12 @@ async def open_idle_connections(server: Server, count: int) -> None:
         await connection.send()
 
     server.respond = respond
-    await asyncio.gather(*(ask(None, HELLO) for _ in range(count)))
+    await asyncio.gather(*(call_websim(None, HELLO) for _ in range(count)))
     assert server.requests == dict.fromkeys(range(1, count + 1), 1)
 
 
-async def ask_in_time(messages: Sequence = HELLO) -> list[str]:
-    return await asyncio.wait_for(ask(None, messages), MAX_SECONDS)
+async def call_in_time(messages: Sequence = HELLO) -> list[str]:
+    return await asyncio.wait_for(call_websim(None, messages), MAX_SECONDS)
 
 
 CLOSINGS = pytest.mark.parametrize("closing", [Connection.close, Connection.reset], ids=["closed", "reset"])
@@ -137,7 +137,7 @@ async def test_resends_over_new_connection(server, monkeypatch, closing, max_att
     monkeypatch.setattr(Websim, "max_attempts", max_attempts)
     await open_idle_connections(server, 1)
     server.respond = fail_later_requests(closing)
-    assert await ask_in_time() == ["Hi"]
+    assert await call_in_time() == ["Hi"]
     assert server.requests == {1: 2, 2: 1}
 
 
@@ -147,7 +147,7 @@ async def test_resends_once_although_many_idle_connections_are_stale(server, mon
     await open_idle_connections(server, 4)
     server.respond = fail_later_requests(closing)
     for _ in range(4):
-        assert await ask_in_time() == ["Hi"]
+        assert await call_in_time() == ["Hi"]
     assert server.requests == {1: 2, 2: 2, 3: 2, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1}
 
 
@@ -156,7 +156,7 @@ async def test_concurrent_calls_resend_over_new_connections(server, monkeypatch,
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 4)
     server.respond = fail_later_requests(closing)
-    assert await asyncio.gather(*(ask_in_time() for _ in range(4))) == [["Hi"]] * 4
+    assert await asyncio.gather(*(call_in_time() for _ in range(4))) == [["Hi"]] * 4
     assert server.requests.total() == 12
 
 
@@ -164,7 +164,7 @@ async def test_resends_large_request_whole(server, monkeypatch):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 1)
     server.respond = fail_later_requests(Connection.reset)
-    assert await ask_in_time([{"role": "user", "content": LARGE_TEXT}]) == ["Hi"]
+    assert await call_in_time([{"role": "user", "content": LARGE_TEXT}]) == ["Hi"]
     assert server.requests == {1: 2, 2: 1}
 
 
@@ -174,7 +174,7 @@ async def test_resends_only_once(server, monkeypatch, closing):
     await open_idle_connections(server, 1)
     server.respond = lambda connection, request: closing(connection)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 2, 2: 1}
 
 
@@ -189,7 +189,7 @@ async def test_resending_is_not_an_attempt(server, monkeypatch, closing):
 
     server.respond = respond
     with pytest.raises(ResponseStatusError, match="Response 503"):
-        await ask_in_time()
+        await call_in_time()
     # Two requests over the first connection, then one for each attempt.
     assert server.requests == {1: 2, 2: 1, 3: 1}
 
@@ -199,7 +199,7 @@ async def test_failure_of_new_connection_is_an_attempt(server, monkeypatch, clos
     monkeypatch.setattr(Websim, "max_attempts", 1)
     server.respond = lambda connection, request: closing(connection)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 1}
 
 
@@ -212,7 +212,7 @@ async def test_failure_of_new_connection_waits_for_backoff(server, monkeypatch, 
 
     server.respond = respond
     start = monotonic()
-    assert await ask_in_time() == ["Hi"]
+    assert await call_in_time() == ["Hi"]
     assert monotonic() - start >= 0.2
     assert server.requests == {1: 1, 2: 1}
 
@@ -229,7 +229,7 @@ async def test_does_not_resend_after_part_of_response(server, monkeypatch, end):
 
     server.respond = fail_later_requests(fail)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 2}
 
 
@@ -244,5 +244,5 @@ async def test_does_not_resend_after_reset_in_body(server, monkeypatch):
 
     server.respond = fail_later_requests(fail)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 2}

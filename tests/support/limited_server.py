@@ -17,7 +17,7 @@ from aiohttp import web
 from tests.support.paths import ROOT
 
 HOST = "127.0.0.1"
-ANSWER = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
+RESPONSE = ANSWER = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Limiter:
         self._in_flight += 1
         await asyncio.sleep(self._limit.latency)
         self._in_flight -= 1
-        return web.json_response(ANSWER)
+        return web.json_response(RESPONSE)
 
     async def report(self, request: web.Request) -> web.Response:
         return web.json_response({"accepted": self.accepted, "refused": self.refused})

@@ -28,11 +28,11 @@ from g4f_websim.response import chat_text, image_url
 from g4f_websim.target import Target
 from g4f_websim.transport import Response
 from tests.support.calls import JWT
+from tests.support.responses import CHALLENGE_PAGE
 
 SITE = "https://websim.com"
 TARGET = Target(f"{SITE}/api", JWT, "sk-another-key", "http://ann:p%40ssword@127.0.0.1:3128")
 ANONYMOUS = Target(f"{SITE}/api")
-CHALLENGE_PAGE = "<html><head><title>Just a moment...</title></head></html>"
 
 
 async def error_of(status, body="", headers=(), target=ANONYMOUS, read=None, retry_after=None):

@@ -4,9 +4,9 @@ import pytest
 
 from g4f_websim.redaction import MAX_SEARCHED_CHARS, excerpt, html_title, is_html, redact
 from tests.support.calls import JWT
+from tests.support.responses import CHALLENGE_PAGE
 
 EMAIL = "ann.b+c@example.co.uk"
-PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_excerpt_redacts_before_it_shortens():
 
 
 def test_excerpt_of_html_page_is_its_title():
-    assert excerpt(PAGE, [], 120) == "an HTML page: <title>Just a moment...</title>"
+    assert excerpt(CHALLENGE_PAGE, [], 120) == "an HTML page: <title>Just a moment...</title>"
 
 
 def test_excerpt_redacts_title():
@@ -86,7 +86,7 @@ def test_excerpt_of_html_page_without_title():
     assert excerpt("<html><body>Hi</body></html>", [], 120) == "an HTML page"
 
 
-@pytest.mark.parametrize("body", [PAGE, "\n <HTML><body>Hi</body></HTML>", "<head>", "<!doctype HTML>"])
+@pytest.mark.parametrize("body", [CHALLENGE_PAGE, "\n <HTML><body>Hi</body></HTML>", "<head>", "<!doctype HTML>"])
 def test_recognizes_html_page(body):
     assert is_html(body)
 

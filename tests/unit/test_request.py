@@ -1,6 +1,5 @@
 """Request bodies and headers: each field, and each argument that is rejected."""
 
-import base64
 import io
 import json
 import re
@@ -12,9 +11,8 @@ import pytest
 
 from g4f_websim import request
 from g4f_websim.endpoints import API_URL
-from tests.support.calls import HELLO, JWT, PNG_URI
+from tests.support.calls import HELLO, JWT, PNG, PNG_URI
 
-PNG = base64.b64decode(PNG_URI.partition(",")[2])
 IMAGE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}
 PROJECT_ID = "ke3_xh5gai3gjkmruomu"
 

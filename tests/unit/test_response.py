@@ -1,4 +1,4 @@
-"""Response bodies: the answer of a chat, the URL of an image, and bodies that contain neither."""
+"""Response bodies: the text of a chat, the URL of an image, and bodies that contain neither."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ def chat_cause(body):
     return cause
 
 
-CHAT_ANSWERS = {
+CHAT_BODIES = {
     "plain": ('{"role": "assistant", "content": "Hi"}', "Hi"),
     "surrounded by blanks": ('{"content": " \\n Hi there \\t"}', "Hi there"),
     "JSON in the content": ('{"content": "{\\"a\\": 1}"}', '{"a": 1}'),
@@ -43,9 +43,9 @@ CHAT_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("body", "answer"), CHAT_ANSWERS.values(), ids=CHAT_ANSWERS)
-def test_reads_chat_answer(body, answer):
-    assert chat_text(body) == answer
+@pytest.mark.parametrize(("body", "text"), CHAT_BODIES.values(), ids=CHAT_BODIES)
+def test_reads_chat_text(body, text):
+    assert chat_text(body) == text
 
 
 @pytest.mark.parametrize("body", ["", " ", '{"content": ""}', '{"content": " \\n "}', '{"content": null}'])
