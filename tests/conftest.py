@@ -1,5 +1,6 @@
 """Fixtures for all tests. Tests write nothing into the folders of the user."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
@@ -63,3 +64,11 @@ def debug_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(g4f.debug, "logging", True)
     monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
     return lines
+
+
+@pytest.fixture
+def delay_began(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """An event that is set when Websim logs that it waits before the next attempt."""
+    event = asyncio.Event()
+    monkeypatch.setattr(g4f.debug, "log", lambda *text, **options: event.set())
+    return event

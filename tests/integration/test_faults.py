@@ -3,9 +3,7 @@
 import asyncio
 import gzip
 import json
-import os
 import random
-import sys
 import zlib
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -18,7 +16,9 @@ from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, R
 
 from g4f_websim import Websim
 from tests.support.calls import G4F_ERRORS, HELLO, call_websim
-from tests.support.raw_server import HOST, OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
+from tests.support.interpreter import run_python
+from tests.support.loopback import HOST
+from tests.support.raw_server import OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
 from tests.support.tls import server_context
 
 ADVICE = (
@@ -338,52 +338,6 @@ async def test_stalled_tls_handshake_is_a_timeout(server, monkeypatch):
         await call_websim(None, HELLO, timeout=STALL_TIMEOUT)
 
 
-class StaleServer:
-    """A server that keeps a connection alive, then sends `last_bytes` for its second request and closes it."""
-
-    def __init__(self, last_bytes: bytes) -> None:
-        self._last_bytes = last_bytes
-        self.requests = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for response in (OK_RESPONSE.replace(b"Connection: close", b"Connection: keep-alive"), self._last_bytes):
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
-            self.requests += 1
-            writer.write(response)
-        writer.close()
-
-
-@pytest.mark.parametrize(
-    ("last_bytes", "is_repeated"), [(b"", True), (OK_RESPONSE[:30], False)], ids=["no response", "part of a response"]
-)
-async def test_repeats_request_over_new_connection_if_kept_alive_connection_is_closed(
-    monkeypatch, last_bytes, is_repeated
-):
-    monkeypatch.setattr(Websim, "max_attempts", 1)
-    stale = StaleServer(last_bytes)
-    async with await asyncio.start_server(stale.serve, HOST, 0) as listener:
-        monkeypatch.setattr(Websim, "url", f"http://{HOST}:{listener.sockets[0].getsockname()[1]}")
-        assert await call_websim(None, HELLO) == ["fine"]
-        if is_repeated:
-            assert await call_websim(None, HELLO) == ["fine"]
-        else:
-            with pytest.raises(ResponseError, match="the connection was closed"):
-                await call_websim(None, HELLO)
-    assert stale.requests == (3 if is_repeated else 2)
-
-
-async def run_python(program: str, *arguments: str, **environment: str) -> str:
-    """Return the output of a program that runs in a process of its own."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, *arguments),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    printed, _ = await child.communicate()
-    return printed.decode()
-
-
 # A process of its own, because aiohttp reads the trusted authorities when it is imported.
 CALL_EACH_URL = """
 import asyncio, json, sys
@@ -417,8 +371,8 @@ async def test_accepts_only_trusted_valid_and_matching_certificates(tmp_path):
         raw_server(tls=server_context(trusted, "other.example")) as other_name,
     ):
         servers = [valid, unknown_issuer, expired, other_name]
-        printed = await run_python(
-            CALL_EACH_URL, *(server.url for server in servers), SSL_CERT_FILE=str(tmp_path / "trusted.pem")
+        printed, _ = await run_python(
+            "-c", CALL_EACH_URL, *(server.url for server in servers), SSL_CERT_FILE=str(tmp_path / "trusted.pem")
         )
     outcomes = json.loads(printed)
     assert outcomes[0] == "fine"
@@ -484,7 +438,8 @@ MEMORY_TRAPS = {
 async def test_hostile_response_does_not_fill_the_memory(server, script):
     calls = 3
     server.play([OK_RESPONSE], *[script] * calls)
-    errors, grown_mib = json.loads(await run_python(MEASURE_PEAK_MEMORY, server.url, str(calls)))
+    printed, _ = await run_python("-c", MEASURE_PEAK_MEMORY, server.url, str(calls))
+    errors, grown_mib = json.loads(printed)
     assert [error.split(":")[0] for error in errors] == ["ResponseError"] * calls
     assert all(server.host in error for error in errors)
     assert grown_mib < MAX_MEMORY_MIB

@@ -11,10 +11,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-import trustme
 
-from tests.support.fast_server import HOST, FastServer, fast_server
+from tests.support.fast_server import FastServer, fast_server
 from tests.support.paths import ROOT
+from tests.support.tls import write_certificates
 
 SCRIPT_TIMEOUT = 60
 
@@ -84,24 +84,21 @@ async def serve(protocol):
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory) -> Path:
-    """A folder with the certificate of an authority and that of a server."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    return folder
+def certificates(tmp_path_factory) -> tuple[Path, Path]:
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
 def servers(certificates) -> Iterator[dict[str, FastServer]]:
-    with fast_server() as plain, fast_server(certificates / "server.pem") as tls:
+    _, server_file = certificates
+    with fast_server() as plain, fast_server(server_file) as tls:
         yield {"http": plain, "https": tls}
 
 
 @pytest.fixture(params=["http"])
 def server(request, servers, certificates, monkeypatch) -> FastServer:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "authority.pem"))
+    authority_file, _ = certificates
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
     server = servers[request.param]
     server.reset()
     return server

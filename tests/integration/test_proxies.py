@@ -10,7 +10,8 @@ from g4f.errors import ResponseError, ResponseStatusError
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import socks_proxy
-from tests.support.raw_server import HOST, OK_RESPONSE, RawServer, http, raw_server
+from tests.support.loopback import HOST
+from tests.support.raw_server import OK_RESPONSE, RawServer, http, raw_server
 
 HTTP_SITE = "http://websim.example"
 HTTPS_SITE = "https://websim.example"

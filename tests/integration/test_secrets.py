@@ -5,14 +5,11 @@ import base64
 import gzip
 import json
 import logging
-import os
 import socket
-import sys
 import traceback
 from http.client import HTTPConnection
 from urllib.parse import quote, urlsplit
 
-import g4f.debug
 import g4f.errors
 import pytest
 import trustme
@@ -24,7 +21,9 @@ from g4f_websim.emulator.server import MAX_REQUEST_BYTES
 from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import G4F_ERRORS, HELLO, base64url, call_websim
 from tests.support.fast_server import socks_proxy
-from tests.support.raw_server import HOST, Request, Step, raw_server
+from tests.support.interpreter import run_python
+from tests.support.loopback import HOST
+from tests.support.raw_server import Request, Step, raw_server
 from tests.support.raw_server import http as http_response
 from tests.support.tls import server_context
 
@@ -49,15 +48,12 @@ STALL_TIMEOUT = 0.2
 
 
 @pytest.fixture
-async def output(monkeypatch, caplog, capfd):
+async def output(debug_lines, caplog, capfd):
     """A function that returns what was logged or printed so far, with all logs at their most detailed level."""
-    lines = []
     asyncio.get_running_loop().set_debug(True)
     caplog.set_level(0)
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
     logging.captureWarnings(True)
-    yield lambda: "\n".join([*lines, caplog.text, *capfd.readouterr()])
+    yield lambda: "\n".join([*debug_lines, caplog.text, *capfd.readouterr()])
     logging.captureWarnings(False)
 
 
@@ -276,33 +272,21 @@ async def test_tls_verification_cannot_be_switched_off(monkeypatch):
     assert not untrusted.requests
 
 
-async def run_command(*argv: str, **environment: str) -> str:
-    """Return everything that the command prints in a process of its own."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-m", "g4f_websim", *argv),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    printed, _ = await child.communicate()
-    return printed.decode()
-
-
 @pytest.mark.parametrize(
     "argv", [["check", "--report"], ["client", "Hello"], ["client", "--debug", "Hello"]], ids=" ".join
 )
 @pytest.mark.parametrize("key", [JWT, ENVIRONMENT_KEY], ids=["token", "other key"])
 async def test_command_does_not_print_secrets(server, key, argv):
     server.respond = lambda request: [http_response(login_headers(request) + f" {EMAIL}".encode(), 400)]
-    printed = await run_command(
-        *argv,
+    stdout, stderr = await run_python(
+        *("-X", "dev", "-m", "g4f_websim", *argv),
         WEBSIM_URL="http://websim.example",
         WEBSIM_API_KEY=key,
         G4F_PROXY=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}",
         G4F_DISABLE_VERSION_CHECK="1",
     )
-    assert "400" in printed
-    assert markers_in(printed) == []
+    assert "400" in stdout + stderr
+    assert markers_in(stdout + stderr) == []
 
 
 def request_emulator(emulator: Emulator, method: str, path: str, body: bytes = b"", **headers: str):

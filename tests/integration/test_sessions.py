@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-import g4f.debug
 import pytest
-import trustme
 from g4f.errors import ResponseError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, call_websim
-from tests.support.fast_server import HOST, FastServer, fast_server, socks_proxy
-from tests.support.loopback import refusing_socket
+from tests.support.fast_server import FastServer, fast_server, socks_proxy
+from tests.support.loopback import HOST, refusing_socket
 from tests.support.paths import ROOT
+from tests.support.tls import write_certificates
 
 USER, QUOTED_PASSWORD = "user", "p%40ss"
 PASSWORD = "p@ss"
@@ -57,11 +56,9 @@ def server(plain_server, monkeypatch) -> FastServer:
 @pytest.fixture
 def tls_server(monkeypatch, tmp_path) -> Iterator[FastServer]:
     """A server with a certificate that this process's children trust."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    with fast_server(tmp_path / "server.pem") as server:
+    authority_file, server_file = write_certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
+    with fast_server(server_file) as server:
         monkeypatch.setenv("WEBSIM_URL", server.url)
         yield server
 
@@ -99,13 +96,10 @@ def proxy_url(request) -> str:
 
 
 @pytest.fixture
-def retries(monkeypatch) -> list[str]:
-    """The log messages about retries, which take milliseconds."""
-    messages: list[str] = []
+def retries(monkeypatch, debug_lines) -> list[str]:
+    """The lines of the debug log, of which Websim writes one for each retry; a retry takes milliseconds."""
     monkeypatch.setattr(Websim, "backoff", 0.001)
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: messages.append(" ".join(map(str, text))))
-    return messages
+    return debug_lines
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -257,11 +251,9 @@ async def test_retries_socks_proxy_that_closes_connection(server, retries, schem
     assert len(retries) == Websim.max_attempts - 1
 
 
-async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, socks_proxy_url):
-    host, retried = socks_proxy_url.rpartition("@")[2], asyncio.Event()
+async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, socks_proxy_url, delay_began):
+    host = socks_proxy_url.rpartition("@")[2]
     monkeypatch.setattr(Websim, "backoff", 0.5)
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: retried.set())
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_proxy, to_proxy = await asyncio.open_connection(*host.split(":"))
@@ -270,7 +262,7 @@ async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, so
     with refusing_socket() as bound:
         address = f"{HOST}:{bound.getsockname()[1]}"
         call = asyncio.create_task(call_websim(None, HELLO, proxy=socks_proxy_url.replace(host, address)))
-        await asyncio.wait_for(retried.wait(), MAX_SECONDS)
+        await delay_began.wait()
         async with await asyncio.start_server(forward, sock=bound):
             assert await call
 

@@ -1,8 +1,6 @@
 """A server closes an idle connection while a request is on its way: the request is sent again over a new connection."""
 
 import asyncio
-import socket
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
@@ -12,14 +10,12 @@ from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
+from tests.support.loopback import HOST
+from tests.support.raw_server import reset
 
-HOST = "127.0.0.1"
 BODY = b'{"content": "Hi"}'
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
-
-# SO_LINGER for 0 seconds: closing the socket sends RST instead of FIN.
-NO_LINGER = struct.pack("ii", 1, 0)
 
 # A call that waits for the backoff takes longer than a call may take here.
 BACKOFF = 60.0
@@ -50,8 +46,7 @@ class Connection:
         self._writer.close()
 
     async def reset(self) -> None:
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-        self._writer.transport.abort()
+        reset(self._writer)
 
 
 class Server:

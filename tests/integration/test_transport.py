@@ -6,7 +6,7 @@ import re
 import sys
 from time import monotonic
 
-import g4f.debug
+import g4f.errors
 import pytest
 from g4f.errors import MissingAuthError, MissingRequirementsError, RateLimitError, ResponseError, ResponseStatusError
 
@@ -298,13 +298,11 @@ async def test_socks_proxy_without_its_package_names_the_package(websim_server, 
     assert not websim_server.requests
 
 
-async def test_cancelled_call_ends_its_delay(websim_server, monkeypatch):
+async def test_cancelled_call_ends_its_delay(websim_server, monkeypatch, delay_began):
     monkeypatch.setattr(Websim, "backoff", 1000.0)
-    waiting = asyncio.Event()
-    monkeypatch.setattr(g4f.debug, "log", lambda *text, **options: waiting.set())
     websim_server.inject(Fault(status=503))
     call = asyncio.create_task(call_websim(None, HELLO))
-    await waiting.wait()
+    await delay_began.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
