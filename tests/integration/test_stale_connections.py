@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
@@ -20,8 +21,6 @@ BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 # A call that waits for the backoff takes longer than a call may take here.
 BACKOFF = 60.0
 MAX_SECONDS = 10.0
-# The client receives the start of a response before the connection is closed.
-PAUSE = 0.1
 
 LARGE_TEXT = "x" * 4_000_000
 
@@ -104,6 +103,20 @@ async def server(monkeypatch) -> AsyncIterator[Server]:
     listener.close()
     server.close_connections()
     await listener.wait_closed()
+
+
+@pytest.fixture
+def client_received(monkeypatch) -> asyncio.Event:
+    """An event that is set when the client receives data."""
+    received = asyncio.Event()
+    data_received = ResponseHandler.data_received
+
+    def set_event(handler: ResponseHandler, data: bytes) -> None:
+        data_received(handler, data)
+        received.set()
+
+    monkeypatch.setattr(ResponseHandler, "data_received", set_event)
+    return received
 
 
 async def open_idle_connections(server: Server, count: int) -> None:
@@ -213,13 +226,14 @@ async def test_failure_of_new_connection_waits_for_backoff(server, monkeypatch, 
 
 
 @pytest.mark.parametrize("end", [1, 7, RESPONSE.index(b"\r\n\r\n"), len(RESPONSE) - 1])
-async def test_does_not_resend_after_part_of_response(server, monkeypatch, end):
+async def test_does_not_resend_after_part_of_response(server, monkeypatch, client_received, end):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 1)
 
     async def fail(connection: Connection) -> None:
+        client_received.clear()
         await connection.send(RESPONSE[:end])
-        await asyncio.sleep(PAUSE)
+        await client_received.wait()
         await connection.close()
 
     server.respond = fail_later_requests(fail)
@@ -228,13 +242,14 @@ async def test_does_not_resend_after_part_of_response(server, monkeypatch, end):
     assert server.requests == {1: 2}
 
 
-async def test_does_not_resend_after_reset_in_body(server, monkeypatch):
+async def test_does_not_resend_after_reset_in_body(server, monkeypatch, client_received):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 1)
 
     async def fail(connection: Connection) -> None:
+        client_received.clear()
         await connection.send(RESPONSE[:-1])
-        await asyncio.sleep(PAUSE)
+        await client_received.wait()
         await connection.reset()
 
     server.respond = fail_later_requests(fail)
