@@ -62,7 +62,7 @@ async def error_of(server: RawServer, script, model=None, **arguments) -> Except
     with pytest.raises(G4F_ERRORS) as raised:
         await asyncio.wait_for(call_websim(model, HELLO, **arguments), CALL_TIMEOUT)
     assert server.host in str(raised.value)
-    assert any(advice in str(raised.value) for advice in ADVICE)
+    assert [advice for advice in ADVICE if advice in str(raised.value)] != [], str(raised.value)
     assert raised.value.reason
     server.respond = lambda request: [OK_RESPONSE]
     assert await call_websim(None, HELLO) == ["fine"]
@@ -88,7 +88,7 @@ async def test_error_status_selects_class(server, status, model):
 
 
 @pytest.mark.parametrize("status", STATUSES)
-async def test_error_status_without_headers_and_body(server, status):
+async def test_reads_error_status_without_headers_and_body(server, status):
     error = await error_of(server, [f"HTTP/1.1 {status}\r\n\r\n".encode()])
     assert f"Response {status}" in str(error)
 
@@ -275,7 +275,7 @@ NOT_IMAGE_URLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("url", NOT_IMAGE_URLS)
+@pytest.mark.parametrize("url", NOT_IMAGE_URLS, ids=ascii)
 async def test_invalid_image_url_is_an_error(server, url):
     error = await error_of(server, [http(json.dumps({"url": url}).encode())], "flux")
     assert isinstance(error, NoMediaResponseError)
@@ -291,7 +291,7 @@ async def test_replaces_invalid_utf_8(server):
     assert await text_of(server, http(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
 
 
-@pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 50])
+@pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 9])
 async def test_ignores_content_type(server, kind):
     assert await text_of(server, http(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
 
@@ -441,5 +441,5 @@ async def test_hostile_response_does_not_fill_the_memory(server, script):
     printed, _ = await run_python("-c", MEASURE_PEAK_MEMORY, server.url, str(calls))
     errors, grown_mib = json.loads(printed)
     assert [error.split(":")[0] for error in errors] == ["ResponseError"] * calls
-    assert all(server.host in error for error in errors)
+    assert [error for error in errors if server.host not in error] == []
     assert grown_mib < MAX_MEMORY_MIB

@@ -117,8 +117,7 @@ def run(server: FastServer, tmp_path: Path) -> Callable[[str], str]:
             text=True,
             timeout=SCRIPT_TIMEOUT,
         )
-        assert done.stderr == ""
-        assert done.returncode == 0
+        assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
 
     return run_quietly
@@ -389,7 +388,7 @@ def test_coroutine_may_exit_interpreter(run, server):
         asyncio.run(main())
     """
     run(script)
-    assert server.counts()["open"] == 0
+    assert server.counts() == {"connections": 1, "open": 0, "requests": 1}
 
 
 @TLS

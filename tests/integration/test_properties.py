@@ -286,7 +286,7 @@ def test_excerpt_is_short_and_printable_without_secrets(parts, max_chars):
     shown = excerpt(text, ["my-key-1", "p@ss word"], max_chars)
     assert len(shown) <= max_chars
     assert shown.isprintable()
-    assert not any(secret in shown for secret in (JWT, "ann.b+c", "my-key-1", "p@ss word"))
+    assert [secret for secret in (JWT, "ann.b+c", "my-key-1", "p@ss word") if secret in shown] == []
 
 
 def post_json(url: str, body: bytes) -> tuple[int, dict]:

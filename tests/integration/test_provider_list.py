@@ -81,7 +81,7 @@ def test_downloads_list_once_a_day(site, empty_cache, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'["providers"]', b"0", b"\xff", b""])
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'["providers"]', b"0", b"\xff", b""], ids=ascii)
 def test_ignores_response_without_list(site, empty_cache, capsys, body):
     site.body = body
     with expect_minimal_list(empty_cache, capsys):

@@ -77,8 +77,8 @@ async def test_error_names_dead_proxy(monkeypatch, closed_port, scheme, site):
     assert (error.status, error.retry_after) == (None, None)
 
 
-@pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_dead_proxy_is_retried(caplog, closed_port, scheme):
+@pytest.mark.parametrize("scheme", ["http", *SOCKS_SCHEMES])
+async def test_retries_dead_proxy(caplog, closed_port, scheme):
     caplog.set_level("INFO", "g4f_websim")
     await error_of(f"{scheme}://{HOST}:{closed_port}")
     assert [record.getMessage().rpartition("before ")[2] for record in caplog.records] == [
@@ -93,7 +93,7 @@ async def test_error_names_proxy_with_unknown_host_name(scheme):
     assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not answer")
 
 
-async def test_http_proxy_needs_login_for_http_site(http_proxy):
+async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
     http_proxy.respond = lambda request: [http(b"login first", 407)]
     error = await error_of(http_proxy.url)
     assert str(error) == (
@@ -104,7 +104,7 @@ async def test_http_proxy_needs_login_for_http_site(http_proxy):
     assert len(http_proxy.requests) == 1
 
 
-async def test_http_proxy_needs_login_for_https_site(http_proxy, https_site):
+async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy, https_site):
     http_proxy.respond = lambda request: [http(status=407)]
     error = await error_of(http_proxy.url)
     assert str(error).startswith(f"No response from websim.example: the proxy {http_proxy.host} needs a login")
@@ -113,7 +113,7 @@ async def test_http_proxy_needs_login_for_https_site(http_proxy, https_site):
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, 3), (503, 3)])
-async def test_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
+async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
     http_proxy.respond = lambda request: [http(status=status)]
     error = await error_of(http_proxy.url)
     start = f"No response from websim.example: the proxy {http_proxy.host} does not connect to websim.example"
@@ -121,14 +121,14 @@ async def test_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_si
     assert len(http_proxy.requests) == attempts
 
 
-async def test_temporary_failure_behind_http_proxy_is_retried(http_proxy):
+async def test_retries_temporary_failure_behind_http_proxy(http_proxy):
     http_proxy.play([http(status=503)], [OK_RESPONSE])
     assert await call_websim(None, HELLO, proxy=http_proxy.url) == ["fine"]
     assert len(http_proxy.requests) == 2
 
 
 @pytest.mark.parametrize("login", ["", "user:wrong@"], ids=["no password", "wrong password"])
-async def test_socks_proxy_needs_login(caplog, login):
+async def test_error_says_that_socks_proxy_needs_login(caplog, login):
     caplog.set_level("INFO", "g4f_websim")
     with socks_proxy("right") as host:
         error = await error_of(f"socks5://{login}{host}")
@@ -139,7 +139,7 @@ async def test_socks_proxy_needs_login(caplog, login):
 
 
 @pytest.mark.parametrize("reply", [NO_METHOD_ACCEPTED, PASSWORD_METHOD], ids=["none accepted", "password required"])
-async def test_socks_proxy_rejects_anonymous_client(reply):
+async def test_error_says_that_socks_proxy_rejects_anonymous_client(reply):
     async with socks_script(reply) as host:
         error = await error_of(f"socks5://{host}")
     assert f"the proxy {host} needs a login" in str(error)

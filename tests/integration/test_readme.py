@@ -57,8 +57,7 @@ def surroundings(websim_server, monkeypatch, tmp_path):
 
 def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not done.stderr
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     return done.stdout
 
 
@@ -94,7 +93,8 @@ def test_command_prints_what_the_page_shows(example):
 
 
 def test_every_snippet_is_run():
-    assert all(example.output or example.code in TEST_FILES.values() for example in SNIPPETS)
+    not_run = [example for example in SNIPPETS if not example.output and example.code not in TEST_FILES.values()]
+    assert not_run == []
 
 
 def test_application_test_passes(tmp_path, monkeypatch):
@@ -124,4 +124,5 @@ def test_links_lead_somewhere():
     anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     links = re.findall(r"\]\(([^)]+)\)", README)
     missing = [link for link in links if link not in anchors and not link.startswith("https:")]
+    assert links
     assert [link for link in missing if not ROOT.joinpath(link).exists()] == []

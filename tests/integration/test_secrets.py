@@ -111,7 +111,7 @@ async def test_error_does_not_show_secrets_that_a_server_echoes(server, output, 
     assert markers_in(texts_of(error) + output()) == []
 
 
-@pytest.mark.parametrize("with_proxy", [False, True])
+@pytest.mark.parametrize("with_proxy", [False, True], ids=["direct", "through a proxy"])
 async def test_error_does_not_show_token_of_unusual_form(server, monkeypatch, with_proxy):
     token = f"{base64url('{' + chr(10) + json.dumps('alg') + ': 1}')}.{CLAIMS}.{SIGNATURE}"
     assert Websim.is_provider_api_key(token)

@@ -105,7 +105,7 @@ def retries(monkeypatch, debug_lines) -> list[str]:
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = monotonic() + MAX_SECONDS
     while not condition():
-        assert monotonic() < deadline
+        assert monotonic() < deadline, f"not within {MAX_SECONDS} s"
         sleep(POLL_SECONDS)
 
 
@@ -231,13 +231,6 @@ async def test_call_never_bypasses_its_proxy(server, monkeypatch, closed_port, s
     with pytest.raises(ResponseError, match=f"{HOST}:{closed_port} does not answer"):
         await call_websim(None, HELLO, proxy=f"{scheme}://{HOST}:{closed_port}")
     assert server.counts()["requests"] == 1
-
-
-@pytest.mark.parametrize("scheme", ["http", "socks4", "socks5", "socks5h"])
-async def test_retries_dead_proxy(server, closed_port, retries, scheme):
-    with pytest.raises(ResponseError):
-        await call_websim(None, HELLO, proxy=f"{scheme}://{HOST}:{closed_port}")
-    assert len(retries) == Websim.max_attempts - 1
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks5"])

@@ -37,7 +37,11 @@ def test_ignores_empty_secret():
     assert redact("text", [""]) == "text"
 
 
-@pytest.mark.parametrize("secret", [JWT, EMAIL, EMAIL.replace("@", "\\u0040"), f"{'a' * 64}@{'b' * 80}"])
+@pytest.mark.parametrize(
+    "secret",
+    [JWT, EMAIL, EMAIL.replace("@", "\\u0040"), f"{'a' * 64}@{'b' * 80}"],
+    ids=["token", "e-mail", "escaped e-mail", "long e-mail"],
+)
 @pytest.mark.parametrize("visible_chars", [1, 7, 8, 10, 13, 14, 30, 64, 65, 66, 144])
 def test_redacts_secret_truncated_by_search_limit(secret, visible_chars):
     text = " " * (MAX_SEARCHED_CHARS - visible_chars) + secret + " " * 9_000
@@ -82,7 +86,7 @@ def test_excerpt_redacts_title():
     assert excerpt(f"<html><title>{EMAIL}</title>", [], 120) == "an HTML page: <title>***</title>"
 
 
-def test_excerpt_of_html_page_without_title():
+def test_excerpt_of_html_page_without_title_says_html_page():
     assert excerpt("<html><body>Hi</body></html>", [], 120) == "an HTML page"
 
 
