@@ -1,4 +1,4 @@
-"""Use Websim through the installed g4f in every way that users do; lines.py runs this module on each release line.
+"""Use Websim through the installed g4f as users do; lines.py runs this module on each release line.
 
 Each scenario prints one line of JSON: its group, its name, and its error or an empty string.
 """

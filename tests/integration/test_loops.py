@@ -265,7 +265,7 @@ def test_many_cancelled_calls_leave_no_socket_open(run):
 # Closing
 
 
-WAYS_TO_RUN = """
+RUNNERS = """
 def run_in_runner(main):
     with asyncio.Runner() as runner:
         runner.run(main)
@@ -275,7 +275,7 @@ def run_and_close_by_hand(main, new_loop):
     loop.run_until_complete(main)
     loop.close()
 
-WAYS_TO_RUN = {
+RUNNERS = {
     "asyncio.run": asyncio.run,
     "uvloop.run": uvloop.run,
     "Runner": run_in_runner,
@@ -283,7 +283,7 @@ WAYS_TO_RUN = {
     "uvloop, closed by hand": lambda main: run_and_close_by_hand(main, uvloop.new_event_loop),
 }
 """
-NAMES_OF_WAYS = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
+NAMES_OF_RUNNERS = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
 
 
 @HTTP_AND_TLS
@@ -292,11 +292,11 @@ def test_closes_connections_with_loop(run, server):
         async def main():
             await asyncio.gather(*(call_websim(None, HELLO) for _ in range(5)))
 
-        for name, run_main in WAYS_TO_RUN.items():
+        for name, run_main in RUNNERS.items():
             run_main(main())
             print(name, open_sockets())
     """
-    assert run(WAYS_TO_RUN + dedent(script)).splitlines() == [f"{name} 0" for name in NAMES_OF_WAYS]
+    assert run(RUNNERS + dedent(script)).splitlines() == [f"{name} 0" for name in NAMES_OF_RUNNERS]
     assert server.counts() == {"connections": 25, "open": 0, "requests": 25}
 
 
@@ -371,12 +371,12 @@ def test_generators_may_be_abandoned(run):
             async for chunk in Websim.create_async_generator("flux", HELLO):
                 break
 
-        for name, run_main in WAYS_TO_RUN.items():
+        for name, run_main in RUNNERS.items():
             kept = [Websim.create_async_generator(None, HELLO) for _ in range(4)]
             run_main(main(kept))
             print(name, len(kept), open_sockets())
     """
-    assert run(WAYS_TO_RUN + dedent(script)).splitlines() == [f"{name} 2 0" for name in NAMES_OF_WAYS]
+    assert run(RUNNERS + dedent(script)).splitlines() == [f"{name} 2 0" for name in NAMES_OF_RUNNERS]
 
 
 def test_coroutine_may_exit_interpreter(run, server):
@@ -565,11 +565,11 @@ logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in r
 def test_closes_stopped_loop(run, server):
     script = """
         for name, new_loop in NEW_LOOPS.items():
-            for way in ("stop", "queued stop"):
+            for stop in ("stop", "queued stop"):
                 loop = used_loop(new_loop)
-                loop.stop() if way == "stop" else loop.call_soon(loop.stop)
+                loop.stop() if stop == "stop" else loop.call_soon(loop.stop)
                 loop.close()
-                print(name, way, loop.is_closed(), open_sockets())
+                print(name, stop, loop.is_closed(), open_sockets())
     """
     assert run(script).splitlines() == [
         "asyncio stop True 0",

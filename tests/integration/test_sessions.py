@@ -253,8 +253,8 @@ async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, so
         await asyncio.gather(copy(reader, to_proxy), copy(from_proxy, writer))
 
     with refusing_socket() as bound:
-        address = f"{HOST}:{bound.getsockname()[1]}"
-        call = asyncio.create_task(call_websim(None, HELLO, proxy=socks_proxy_url.replace(host, address)))
+        forwarder = f"{HOST}:{bound.getsockname()[1]}"
+        call = asyncio.create_task(call_websim(None, HELLO, proxy=socks_proxy_url.replace(host, forwarder)))
         await delay_began.wait()
         async with await asyncio.start_server(forward, sock=bound):
             assert await call

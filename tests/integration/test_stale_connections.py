@@ -1,4 +1,4 @@
-"""A server closes an idle connection while a request is on its way: the request is sent again over a new connection."""
+"""A server closes an idle connection while a request is sent: the request is sent again over a new connection."""
 
 import asyncio
 from collections import Counter
