@@ -15,6 +15,8 @@ from g4f.client.factory import AbstractClientFactory
 from g4f_websim import provider_list
 
 LIST = b'{"providers": {}}'
+# How long a thread of a test that fails may live.
+MAX_SECONDS = 30
 MESSAGE = "g4f's list of providers could not be downloaded from its site"
 
 
@@ -112,7 +114,7 @@ def test_gives_up_on_silent_site(monkeypatch, empty_cache, capsys):
 def test_gives_up_on_slow_name_resolution(monkeypatch, empty_cache, capsys):
     released = threading.Event()
     monkeypatch.setattr(provider_list, "DOWNLOAD_SECONDS", 0.1)
-    monkeypatch.setattr(provider_list, "urlopen", lambda request, timeout: released.wait())
+    monkeypatch.setattr(provider_list, "urlopen", lambda request, timeout: released.wait(MAX_SECONDS))
     with expect_minimal_list(empty_cache, capsys):
         released.set()
 

@@ -176,8 +176,8 @@ async def test_calls_through_http_proxy_share_connection(server, http_proxy_url)
 
 def test_calls_through_http_proxy_share_tls_handshake(tls_server, http_proxy_url):
     run(CONSECUTIVE_CALLS, http_proxy_url)
-    assert tls_server.counts()["connections"] == 1
-    assert tls_server.counts()["requests"] == CALLS
+    counts = tls_server.counts()
+    assert (counts["connections"], counts["requests"]) == (1, CALLS)
 
 
 async def test_each_call_through_socks_proxy_closes_its_connection(server, socks_proxy_url):
