@@ -1,7 +1,9 @@
 """Fixtures for all tests. Tests write nothing into the folders of the user."""
 
+import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ import g4f.debug  # noqa: E402
 from g4f_websim import Websim  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
 from g4f_websim.throttles import forget_limits  # noqa: E402
+from tests.support.loopback import refusing_socket  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 
 pytest_plugins = ["g4f_websim.testing"]
@@ -48,9 +51,24 @@ async def server(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A loopback port that refuses connections during the test."""
+    with refusing_socket() as bound:
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture
 def debug_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that were written to g4f's debug log."""
     lines: list[str] = []
     monkeypatch.setattr(g4f.debug, "logging", True)
     monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
     return lines
+
+
+@pytest.fixture
+def delay_began(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """An event that is set when Websim logs that it waits before the next attempt."""
+    event = asyncio.Event()
+    monkeypatch.setattr(g4f.debug, "log", lambda *text, **options: event.set())
+    return event

@@ -68,7 +68,7 @@ LINES = {
     "8.5.9": "a model name may contain its provider",
     "8.6.9": "",
     "8.7.7": "the list of providers in the GUI is a file",
-    "8.8.6": "a provider is asked whether a key is its own",
+    "8.8.6": "g4f checks with a provider whether a key is its own",
 }
 
 # The lines at which something changed that matters to this package.

@@ -22,6 +22,7 @@ TESTS = (
 TEST_REQUIREMENTS = (
     "pytest>=8",
     "pytest-asyncio>=0.24",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "trustme>=1.1",
     "brotli>=1.2",
@@ -39,7 +40,7 @@ from g4f_websim import Websim
 from g4f_websim.offline import offline
 
 HELLO = [{"role": "user", "content": "Hello"}]
-ANSWER = "You said: Hello"
+REPLY = "You said: Hello"
 
 async def chat_and_image():
     client = AsyncClient(provider=Websim)
@@ -48,11 +49,11 @@ async def chat_and_image():
 
 with offline() as emulator:
     completion = Client(provider="Websim").chat.completions.create(HELLO)
-    assert completion.choices[0].message.content.endswith(ANSWER), completion
+    assert completion.choices[0].message.content.endswith(REPLY), completion
     chunks = list(g4f.ChatCompletion.create("", HELLO, provider=Websim, stream=True))
-    assert "".join(map(str, chunks)).endswith(ANSWER), chunks
+    assert "".join(map(str, chunks)).endswith(REPLY), chunks
     completion, images = asyncio.run(chat_and_image())
-    assert completion.choices[0].message.content.endswith(ANSWER), completion
+    assert completion.choices[0].message.content.endswith(REPLY), completion
     assert images.data[0].url.endswith(".png"), images
     assert len(emulator.requests) == 4, emulator.requests
 print("four calls through g4f's clients: passed")

@@ -1,4 +1,4 @@
-"""Use Websim through the installed g4f in every way that users do; lines.py runs this module on each release line.
+"""Use Websim through the installed g4f as users do; lines.py runs this module on each release line.
 
 Each scenario prints one line of JSON: its group, its name, and its error or an empty string.
 """
@@ -37,16 +37,15 @@ from g4f_websim.emulator import Emulator, Fault  # noqa: E402
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from g4f_websim.offline import offline, write_provider_list  # noqa: E402
 from g4f_websim.throttles import forget_limits  # noqa: E402
-from tests.support.calls import HELLO, PNG_URI, ask  # noqa: E402
+from tests.support.calls import HELLO, PNG_URI, call_websim  # noqa: E402
+from tests.support.responses import PNG_MAGIC, REPLY, text_of, text_of_stream  # noqa: E402
 
 # Retries take milliseconds.
 BACKOFF = 0.001
 
-ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
 PROMPT = "a cat"
-OTHER_ANSWER = "the answer of another provider"
+OTHER_REPLY = "the reply of another provider"
 OTHER_IMAGE = "https://other.example/cat.png"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Where g4f saves images: the first up to 0.5.0, the second since 0.5.1.
 IMAGE_FOLDERS = ("generated_images", "generated_media")
 
@@ -129,7 +128,7 @@ def scenario(group: str, **choices: dict[str, Any]) -> Callable[[Callable[..., N
 
 
 class Other(AsyncGeneratorProvider, ProviderModelMixin):
-    """Another provider, with answers of its own."""
+    """Another provider, with replies of its own."""
 
     url = "https://other.example"
     default_model = "other"
@@ -138,7 +137,7 @@ class Other(AsyncGeneratorProvider, ProviderModelMixin):
 
     @classmethod
     async def create_async_generator(cls, model: Any, messages: Any, prompt: Any = None, **kwargs: Any) -> Any:
-        yield ImageResponse([OTHER_IMAGE], prompt) if prompt else OTHER_ANSWER
+        yield ImageResponse([OTHER_IMAGE], prompt) if prompt else OTHER_REPLY
 
 
 class Failing(Other):
@@ -191,14 +190,6 @@ def create_variation(client: type, **arguments: Any) -> Any:
     return complete(client, lambda: images.create_variation(PNG_URI, **arguments))
 
 
-def text_of(completion: Any) -> str:
-    return completion.choices[0].message.content
-
-
-def text_of_stream(chunks: list[Any]) -> str:
-    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-
-
 def urls_of(response: Any) -> list[str]:
     return [image.url for image in response.data]
 
@@ -213,8 +204,8 @@ def expect(found: Any, expected: Any, what: str) -> None:
 
 
 def expect_chat(emulator: Emulator, text: str) -> None:
-    """Expect the emulator's answer to one chat request."""
-    expect(text, ANSWER, "answer")
+    """Expect the emulator's reply to one chat request."""
+    expect(text, REPLY, "reply")
     expect([request.path for request in emulator.requests], [CHAT_PATH], "requests")
     body = emulator.requests[-1].json
     expect(sorted(body), ["messages", "project_id"], "fields of the request")
@@ -283,13 +274,13 @@ def expect_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @scenario("direct", model=CHAT_MODELS)
 def direct_chat(emulator, model):
-    (answer,) = asyncio.run(ask(model.get("model"), HELLO))
-    expect_chat(emulator, answer)
+    (text,) = asyncio.run(call_websim(model.get("model"), HELLO))
+    expect_chat(emulator, text)
 
 
 @scenario("direct", model={"flux": "flux", "Websim:flux": "Websim:flux", "no model": None})
 def direct_image(emulator, model):
-    (response,) = asyncio.run(ask(model, None, prompt=PROMPT))
+    (response,) = asyncio.run(call_websim(model, None, prompt=PROMPT))
     expect(isinstance(response, ImageResponse), True, "the response is an ImageResponse")
     expect_images(emulator, response.get_list())
 
@@ -419,21 +410,21 @@ def create_async_stream(emulator, provider):
 
 
 @scenario("lists", client=CLIENTS, kind=LISTS)
-def next_provider_answers_after_websim_fails(emulator, client, kind):
+def next_provider_replies_after_websim_fails(emulator, client, kind):
     emulator.inject(RATE_LIMIT, Websim.max_attempts)
-    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_ANSWER, "answer")
+    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_REPLY, "reply")
     expect(len(emulator.requests), Websim.max_attempts, "requests")
 
 
 @scenario("lists", client=CLIENTS, kind=LISTS)
-def next_provider_answers_at_once_if_delay_is_too_long(emulator, client, kind):
+def next_provider_replies_at_once_if_delay_is_too_long(emulator, client, kind):
     emulator.inject(LONG_RATE_LIMIT)
-    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_ANSWER, "answer")
+    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_REPLY, "reply")
     expect(len(emulator.requests), 1, "requests")
 
 
 @scenario("lists", client=CLIENTS, kind=LISTS)
-def websim_answers_after_other_provider_fails(emulator, client, kind):
+def websim_replies_after_other_provider_fails(emulator, client, kind):
     expect_chat(emulator, text_of(chat(client, kind([Failing, Websim], False))))
 
 
@@ -466,7 +457,7 @@ def websim_draws_after_other_provider_fails(emulator, client):
 
 @scenario("errors", expected=CHAT_ERRORS)
 def error_of_direct_chat(emulator, expected):
-    expect_error(emulator, expected, lambda: asyncio.run(ask(None, HELLO)))
+    expect_error(emulator, expected, lambda: asyncio.run(call_websim(None, HELLO)))
 
 
 @scenario("errors", client=CLIENTS, expected=CHAT_ERRORS)
@@ -481,7 +472,7 @@ def error_of_stream(emulator, client, expected):
 
 @scenario("errors", expected=IMAGE_ERRORS)
 def error_of_direct_image(emulator, expected):
-    expect_error(emulator, expected, lambda: asyncio.run(ask("flux", None, prompt=PROMPT)))
+    expect_error(emulator, expected, lambda: asyncio.run(call_websim("flux", None, prompt=PROMPT)))
 
 
 @scenario("errors", client=CLIENTS, expected=IMAGE_ERRORS)
@@ -492,7 +483,7 @@ def error_of_image(emulator, client, expected):
 @scenario("errors")
 def timeout_of_direct_chat(emulator):
     emulator.inject(SLOW_RESPONSE)
-    error = error_of(lambda: asyncio.run(ask(None, HELLO, timeout=TIMEOUT)))
+    error = error_of(lambda: asyncio.run(call_websim(None, HELLO, timeout=TIMEOUT)))
     expect([isinstance(error, kind) for kind in (G4FTimeoutError, TimeoutError)], [True, True], "TimeoutErrors")
     expect((error.status, error.reason, error.retry_after), (None, "timeout", None), "status, reason and retry_after")
 
@@ -514,9 +505,9 @@ def rate_limit_error_after_all_attempts(emulator, client):
 
 
 @scenario("errors", client=CLIENTS)
-def answer_after_rate_limit(emulator, client):
+def reply_after_rate_limit(emulator, client):
     emulator.inject(RATE_LIMIT)
-    expect(text_of(chat(client, Websim)), ANSWER, "answer")
+    expect(text_of(chat(client, Websim)), REPLY, "reply")
     expect(len(emulator.requests), 2, "requests")
 
 

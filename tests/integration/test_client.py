@@ -13,66 +13,58 @@ from g4f.Provider import IterListProvider, RetryProvider
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI
-from tests.support.processes import ANSWER, PNG_MAGIC
+from tests.support.responses import PNG_MAGIC, REPLY, text_of, text_of_stream
 
-OTHER_ANSWER = "answer of the other provider"
+OTHER_REPLY = "reply of the other provider"
 BY_CLASS_AND_NAME = pytest.mark.parametrize("provider", [Websim, "Websim"], ids=["class", "name"])
 
 
-def text_of(completion) -> str:
-    return completion.choices[0].message.content
-
-
-def text_of_stream(chunks) -> str:
-    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+@BY_CLASS_AND_NAME
+def test_client_uses_its_provider(websim_server, provider):
+    assert text_of(Client(provider=provider).chat.completions.create(HELLO)) == REPLY
 
 
 @BY_CLASS_AND_NAME
-def test_client_with_provider_answers(websim_server, provider):
-    assert text_of(Client(provider=provider).chat.completions.create(HELLO)) == ANSWER
+def test_client_uses_provider_of_call(websim_server, provider):
+    assert text_of(Client().chat.completions.create(HELLO, model="gemini-2.5-pro", provider=provider)) == REPLY
 
 
 @BY_CLASS_AND_NAME
-def test_provider_argument_of_call_answers(websim_server, provider):
-    assert text_of(Client().chat.completions.create(HELLO, model="gemini-2.5-pro", provider=provider)) == ANSWER
-
-
-@BY_CLASS_AND_NAME
-async def test_async_client_answers(websim_server, provider):
-    assert text_of(await AsyncClient(provider=provider).chat.completions.create(HELLO)) == ANSWER
-    assert text_of(await AsyncClient().chat.completions.create(HELLO, provider=provider)) == ANSWER
+async def test_async_client_uses_provider_of_client_or_call(websim_server, provider):
+    assert text_of(await AsyncClient(provider=provider).chat.completions.create(HELLO)) == REPLY
+    assert text_of(await AsyncClient().chat.completions.create(HELLO, provider=provider)) == REPLY
 
 
 def test_client_streams(websim_server):
-    assert text_of_stream(Client(provider=Websim).chat.completions.create(HELLO, stream=True)) == ANSWER
+    assert text_of_stream(Client(provider=Websim).chat.completions.create(HELLO, stream=True)) == REPLY
 
 
 async def test_async_client_streams(websim_server):
     chunks = AsyncClient(provider="Websim").chat.completions.create(HELLO, stream=True)
-    assert text_of_stream([chunk async for chunk in chunks]) == ANSWER
+    assert text_of_stream([chunk async for chunk in chunks]) == REPLY
 
 
 def test_model_prefix_selects_provider(websim_server):
-    assert g4f.ChatCompletion.create("Websim:gemini-2.5-pro", HELLO) == ANSWER
+    assert g4f.ChatCompletion.create("Websim:gemini-2.5-pro", HELLO) == REPLY
 
 
 @BY_CLASS_AND_NAME
-def test_chat_completion_answers(websim_server, provider):
-    assert g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider) == ANSWER
-    assert "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)) == ANSWER
+def test_chat_completion_returns_text_and_stream(websim_server, provider):
+    assert g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider) == REPLY
+    assert "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)) == REPLY
 
 
-async def test_async_chat_completion_answers(websim_server):
-    assert await g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim) == ANSWER
+async def test_async_chat_completion_returns_text_and_stream(websim_server):
+    assert await g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim) == REPLY
     chunks = g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim, stream=True)
-    assert [chunk async for chunk in chunks] == [ANSWER]
+    assert [chunk async for chunk in chunks] == [REPLY]
 
 
-def test_sync_client_answers_inside_running_loop(websim_server):
+def test_sync_client_works_inside_running_loop(websim_server):
     async def notebook_cell():
         return text_of(Client(provider=Websim).chat.completions.create(HELLO))
 
-    assert asyncio.run(notebook_cell()) == ANSWER
+    assert asyncio.run(notebook_cell()) == REPLY
 
 
 def test_sends_input_image(websim_server):
@@ -127,7 +119,7 @@ def test_variation_sends_image(websim_server):
 
 
 class Other(Websim):
-    """Another provider, with an answer of its own."""
+    """Another provider, with a reply of its own."""
 
     label = "Other"
     fails = False
@@ -136,26 +128,26 @@ class Other(Websim):
     async def create_async_generator(cls, model, messages, **kwargs):
         if cls.fails:
             raise ResponseError("the other provider failed")
-        yield OTHER_ANSWER
+        yield OTHER_REPLY
 
 
 @pytest.mark.parametrize("kind", [IterListProvider, RetryProvider])
-def test_fallback_provider_answers_when_websim_fails(websim_server, kind):
+def test_fallback_provider_replies_when_websim_fails(websim_server, kind):
     websim_server.inject(Fault(status=429), times=3)
-    assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)) == OTHER_ANSWER
+    assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)) == OTHER_REPLY
     assert len(websim_server.requests) == 3
 
 
-def test_fallback_provider_answers_at_once_when_delay_is_too_long(websim_server):
+def test_fallback_provider_replies_at_once_when_delay_is_too_long(websim_server):
     websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
     providers = IterListProvider([Websim, Other], False)
-    assert text_of(Client(provider=providers).chat.completions.create(HELLO)) == OTHER_ANSWER
+    assert text_of(Client(provider=providers).chat.completions.create(HELLO)) == OTHER_REPLY
     assert len(websim_server.requests) == 1
 
 
-def test_websim_answers_as_fallback_provider(websim_server, monkeypatch):
+def test_websim_replies_as_fallback_provider(websim_server, monkeypatch):
     monkeypatch.setattr(Other, "fails", True)
-    assert text_of(Client(provider=IterListProvider([Other, Websim], False)).chat.completions.create(HELLO)) == ANSWER
+    assert text_of(Client(provider=IterListProvider([Other, Websim], False)).chat.completions.create(HELLO)) == REPLY
 
 
 def test_client_raises_error(websim_server):

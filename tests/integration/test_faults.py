@@ -1,29 +1,26 @@
-"""Faults of a server: each ends in time with an answer or a helpful error, and the next call succeeds."""
+"""Faults of a server: each call ends in time with a text or a helpful error, and the next call succeeds."""
 
 import asyncio
 import gzip
 import json
-import os
 import random
-import socket
-import sys
 import zlib
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
 import brotli
-import g4f.errors
 import pytest
 import trustme
 from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, ask
-from tests.support.raw_server import HOST, OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
+from tests.support.calls import G4F_ERRORS, HELLO, call_websim
+from tests.support.interpreter import run_python
+from tests.support.loopback import HOST
+from tests.support.raw_server import OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
 from tests.support.tls import server_context
 
-G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 ADVICE = (
     "check the",
     "log in",
@@ -63,19 +60,20 @@ async def error_of(server: RawServer, script, model=None, **arguments) -> Except
     """Return the error of a call whose attempts all get the response `script`; check that the next call succeeds."""
     server.respond = lambda request: script
     with pytest.raises(G4F_ERRORS) as raised:
-        await asyncio.wait_for(ask(model, HELLO, **arguments), CALL_TIMEOUT)
+        await asyncio.wait_for(call_websim(model, HELLO, **arguments), CALL_TIMEOUT)
     assert server.host in str(raised.value)
-    assert any(advice in str(raised.value) for advice in ADVICE)
+    assert [advice for advice in ADVICE if advice in str(raised.value)] != [], str(raised.value)
     assert raised.value.reason
     server.respond = lambda request: [OK_RESPONSE]
-    assert await ask(None, HELLO) == ["fine"]
+    assert await call_websim(None, HELLO) == ["fine"]
     return raised.value
 
 
-async def answer_to(server: RawServer, *script) -> str:
+async def text_of(server: RawServer, *script) -> str:
+    """Return the text of a call that gets the response `script`."""
     server.respond = lambda request: script
-    (answer,) = await asyncio.wait_for(ask(None, HELLO), CALL_TIMEOUT)
-    return answer
+    (text,) = await asyncio.wait_for(call_websim(None, HELLO), CALL_TIMEOUT)
+    return text
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,7 @@ async def test_error_status_selects_class(server, status, model):
 
 
 @pytest.mark.parametrize("status", STATUSES)
-async def test_error_status_without_headers_and_body(server, status):
+async def test_reads_error_status_without_headers_and_body(server, status):
     error = await error_of(server, [f"HTTP/1.1 {status}\r\n\r\n".encode()])
     assert f"Response {status}" in str(error)
 
@@ -215,7 +213,7 @@ def chat_body(content: object) -> bytes:
     return json.dumps({"content": content}).encode()
 
 
-# Each row: body, answer.
+# Each row: body, text.
 UNUSUAL_JSON = {
     "duplicate keys": (b'{"content": "first", "content": "last"}', "last"),
     "integer of 5000 digits": (b'{"n": ' + b"9" * 5000 + b', "content": "fine"}', "fine"),
@@ -235,12 +233,12 @@ UNUSUAL_JSON = {
 }
 
 
-@pytest.mark.parametrize(("body", "answer"), UNUSUAL_JSON.values(), ids=UNUSUAL_JSON)
-async def test_reads_unusual_json(server, body, answer):
-    assert await answer_to(server, http(body)) == answer
+@pytest.mark.parametrize(("body", "text"), UNUSUAL_JSON.values(), ids=UNUSUAL_JSON)
+async def test_reads_unusual_json(server, body, text):
+    assert await text_of(server, http(body)) == text
 
 
-JSON_WITHOUT_ANSWER = {
+JSON_WITHOUT_CONTENT = {
     "empty": b"",
     "blanks": b" \r\n\t ",
     "null": b"null",
@@ -263,8 +261,8 @@ JSON_WITHOUT_ANSWER = {
 
 
 @pytest.mark.parametrize("model", ["", "flux"])
-@pytest.mark.parametrize("body", JSON_WITHOUT_ANSWER.values(), ids=JSON_WITHOUT_ANSWER)
-async def test_json_without_an_answer_is_an_error(server, body, model):
+@pytest.mark.parametrize("body", JSON_WITHOUT_CONTENT.values(), ids=JSON_WITHOUT_CONTENT)
+async def test_json_without_content_is_an_error(server, body, model):
     error = await error_of(server, [http(body)], model)
     assert type(error) is (NoMediaResponseError if model else ResponseError)
     assert error.status == 200
@@ -277,7 +275,7 @@ NOT_IMAGE_URLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("url", NOT_IMAGE_URLS)
+@pytest.mark.parametrize("url", NOT_IMAGE_URLS, ids=ascii)
 async def test_invalid_image_url_is_an_error(server, url):
     error = await error_of(server, [http(json.dumps({"url": url}).encode())], "flux")
     assert isinstance(error, NoMediaResponseError)
@@ -286,16 +284,16 @@ async def test_invalid_image_url_is_an_error(server, url):
 @pytest.mark.parametrize("charset", ["latin-1", "utf-16", "utf-7", "no-such-charset", "", '"', "rot13", "idna"])
 async def test_ignores_charset_in_content_type(server, charset):
     headers = [("Content-Type", f"application/json; charset={charset}")]
-    assert await answer_to(server, http('{"content": "é"}'.encode(), headers=headers)) == "é"
+    assert await text_of(server, http('{"content": "é"}'.encode(), headers=headers)) == "é"
 
 
 async def test_replaces_invalid_utf_8(server):
-    assert await answer_to(server, http(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
+    assert await text_of(server, http(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
 
 
-@pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 50])
+@pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 9])
 async def test_ignores_content_type(server, kind):
-    assert await answer_to(server, http(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
+    assert await text_of(server, http(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
 
 
 COMPRESSED_BODIES = {
@@ -307,7 +305,7 @@ COMPRESSED_BODIES = {
 
 @pytest.mark.parametrize(("encoding", "body"), COMPRESSED_BODIES.items(), ids=COMPRESSED_BODIES)
 async def test_decompresses_response(server, encoding, body):
-    assert await answer_to(server, encoded(encoding, body)) == "fine"
+    assert await text_of(server, encoded(encoding, body)) == "fine"
 
 
 async def test_redirect_without_location_is_an_error(server):
@@ -328,71 +326,16 @@ async def test_error_does_not_contain_control_characters(server, response):
     assert str(await error_of(server, [response])).isprintable()
 
 
-async def test_refused_connection_is_an_error(server, monkeypatch):
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))
-        host = f"{HOST}:{bound.getsockname()[1]}"
-        monkeypatch.setattr(Websim, "url", f"http://{host}")
-        with pytest.raises(ResponseError, match=rf"No response from {host}: no connection \(.*: check the network"):
-            await ask(None, HELLO)
-
-
 async def test_unknown_host_name_is_an_error(server, monkeypatch):
     monkeypatch.setattr(Websim, "url", "https://websim.invalid")
     with pytest.raises(ResponseError, match=r"No response from websim.invalid: no connection \(.*: check the network"):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
 
 
 async def test_stalled_tls_handshake_is_a_timeout(server, monkeypatch):
     monkeypatch.setattr(Websim, "url", f"https://{server.host}")
     with pytest.raises(TimeoutError, match=f"No response from {server.host} within {STALL_TIMEOUT} s: "):
-        await ask(None, HELLO, timeout=STALL_TIMEOUT)
-
-
-class StaleServer:
-    """A server that keeps a connection alive, then sends `last_bytes` for its second request and closes it."""
-
-    def __init__(self, last_bytes: bytes) -> None:
-        self._last_bytes = last_bytes
-        self.requests = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for response in (OK_RESPONSE.replace(b"Connection: close", b"Connection: keep-alive"), self._last_bytes):
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
-            self.requests += 1
-            writer.write(response)
-        writer.close()
-
-
-@pytest.mark.parametrize(
-    ("last_bytes", "is_repeated"), [(b"", True), (OK_RESPONSE[:30], False)], ids=["no response", "part of a response"]
-)
-async def test_repeats_request_over_new_connection_if_kept_alive_connection_is_closed(
-    monkeypatch, last_bytes, is_repeated
-):
-    monkeypatch.setattr(Websim, "max_attempts", 1)
-    stale = StaleServer(last_bytes)
-    async with await asyncio.start_server(stale.serve, HOST, 0) as listener:
-        monkeypatch.setattr(Websim, "url", f"http://{HOST}:{listener.sockets[0].getsockname()[1]}")
-        assert await ask(None, HELLO) == ["fine"]
-        if is_repeated:
-            assert await ask(None, HELLO) == ["fine"]
-        else:
-            with pytest.raises(ResponseError, match="the connection was closed"):
-                await ask(None, HELLO)
-    assert stale.requests == (3 if is_repeated else 2)
-
-
-async def run_python(program: str, *arguments: str, **environment: str) -> str:
-    """Return the output of a program that runs in a process of its own."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, *arguments),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    printed, _ = await child.communicate()
-    return printed.decode()
+        await call_websim(None, HELLO, timeout=STALL_TIMEOUT)
 
 
 # A process of its own, because aiohttp reads the trusted authorities when it is imported.
@@ -428,8 +371,8 @@ async def test_accepts_only_trusted_valid_and_matching_certificates(tmp_path):
         raw_server(tls=server_context(trusted, "other.example")) as other_name,
     ):
         servers = [valid, unknown_issuer, expired, other_name]
-        printed = await run_python(
-            CALL_EACH_URL, *(server.url for server in servers), SSL_CERT_FILE=str(tmp_path / "trusted.pem")
+        printed, _ = await run_python(
+            "-c", CALL_EACH_URL, *(server.url for server in servers), SSL_CERT_FILE=str(tmp_path / "trusted.pem")
         )
     outcomes = json.loads(printed)
     assert outcomes[0] == "fine"
@@ -495,7 +438,8 @@ MEMORY_TRAPS = {
 async def test_hostile_response_does_not_fill_the_memory(server, script):
     calls = 3
     server.play([OK_RESPONSE], *[script] * calls)
-    errors, grown_mib = json.loads(await run_python(MEASURE_PEAK_MEMORY, server.url, str(calls)))
+    printed, _ = await run_python("-c", MEASURE_PEAK_MEMORY, server.url, str(calls))
+    errors, grown_mib = json.loads(printed)
     assert [error.split(":")[0] for error in errors] == ["ResponseError"] * calls
-    assert all(server.host in error for error in errors)
+    assert [error for error in errors if server.host not in error] == []
     assert grown_mib < MAX_MEMORY_MIB

@@ -10,7 +10,7 @@ import pytest
 from g4f.errors import MissingAuthError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import ask
+from tests.support.calls import call_websim
 from tests.support.raw_server import Request, Script, Step, http, raw_server
 
 CALLS = 2_000
@@ -23,7 +23,7 @@ MEMORY_GROWTH_BYTES = 256 * CALLS_PER_ROUND * (ROUNDS - 1)
 
 
 def response_to(call: int) -> bytes:
-    return http(json.dumps({"content": f"answer {call}"}).encode())
+    return http(json.dumps({"content": f"reply {call}"}).encode())
 
 
 PARTIAL = response_to(0)[:-5]
@@ -71,7 +71,7 @@ class FailingServer:
 async def result_of(call: int, slots: asyncio.Semaphore) -> object:
     async with slots:
         try:
-            return await ask("", [{"role": "user", "content": str(call)}])
+            return await call_websim("", [{"role": "user", "content": str(call)}])
         except Exception as error:
             return type(error)
 
@@ -92,8 +92,10 @@ async def failing(monkeypatch):
 
 async def test_each_call_has_expected_result_and_attempts(failing):
     results = await results_of(CALLS)
-    expected = [(fault_of(call)[1] or [f"answer {call}"], attempts_of(call)) for call in range(CALLS)]
-    assert [(result, failing.attempts[call]) for call, result in enumerate(results)] == expected
+    found = {call: (result, failing.attempts[call]) for call, result in enumerate(results)}
+    expected = {call: (fault_of(call)[1] or [f"reply {call}"], attempts_of(call)) for call in range(CALLS)}
+    assert found.keys() == expected.keys()
+    assert {call: (found[call], expected[call]) for call in found if found[call] != expected[call]} == {}
 
 
 async def test_memory_does_not_grow(failing):

@@ -11,10 +11,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-import trustme
 
-from tests.support.fast_server import HOST, FastServer, fast_server
+from tests.support.fast_server import FastServer, fast_server
 from tests.support.paths import ROOT
+from tests.support.tls import write_certificates
 
 SCRIPT_TIMEOUT = 60
 
@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     import nest_asyncio2, uvicorn, uvloop
     from g4f.client import Client
     from g4f_websim import Websim
-    from tests.support.calls import HELLO, ask
+    from tests.support.calls import HELLO, call_websim
 
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
 
@@ -39,7 +39,7 @@ NEW_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 def used_loop(new_loop=asyncio.new_event_loop):
     # Return an event loop that has an idle connection.
     loop = new_loop()
-    loop.run_until_complete(ask(None, HELLO))
+    loop.run_until_complete(call_websim(None, HELLO))
     return loop
 
 
@@ -84,24 +84,21 @@ async def serve(protocol):
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory) -> Path:
-    """A folder with the certificate of an authority and that of a server."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    return folder
+def certificates(tmp_path_factory) -> tuple[Path, Path]:
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
 def servers(certificates) -> Iterator[dict[str, FastServer]]:
-    with fast_server() as plain, fast_server(certificates / "server.pem") as tls:
+    _, server_file = certificates
+    with fast_server() as plain, fast_server(server_file) as tls:
         yield {"http": plain, "https": tls}
 
 
 @pytest.fixture(params=["http"])
 def server(request, servers, certificates, monkeypatch) -> FastServer:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "authority.pem"))
+    authority_file, _ = certificates
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
     server = servers[request.param]
     server.reset()
     return server
@@ -120,8 +117,7 @@ def run(server: FastServer, tmp_path: Path) -> Callable[[str], str]:
             text=True,
             timeout=SCRIPT_TIMEOUT,
         )
-        assert done.stderr == ""
-        assert done.returncode == 0
+        assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
 
     return run_quietly
@@ -138,7 +134,7 @@ TLS = pytest.mark.parametrize("server", ["https"], indirect=True)
 def test_many_consecutive_loops_leave_no_socket_open(run):
     script = """
         for _ in range(100):
-            asyncio.run(ask(None, HELLO))
+            asyncio.run(call_websim(None, HELLO))
         print(open_sockets())
     """
     assert run(script) == "0"
@@ -161,7 +157,7 @@ def test_loop_of_each_thread_has_its_own_connection(run, server):
     script = """
         async def work():
             for _ in range(10):
-                await ask(None, HELLO)
+                await call_websim(None, HELLO)
 
         run_in_threads(8, lambda: asyncio.run(work()))
         print(open_sockets())
@@ -170,10 +166,10 @@ def test_loop_of_each_thread_has_its_own_connection(run, server):
     assert server.counts() == {"connections": 8, "open": 0, "requests": 80}
 
 
-def test_500_calls_at_once_are_answered(run, server):
+def test_500_calls_at_once_succeed(run, server):
     script = """
         async def main():
-            print(len(await asyncio.gather(*(ask(None, HELLO) for _ in range(500)))))
+            print(len(await asyncio.gather(*(call_websim(None, HELLO) for _ in range(500)))))
 
         asyncio.run(main())
     """
@@ -186,15 +182,15 @@ def test_loop_closes_while_loop_of_another_thread_continues(run, server):
         called, closed = threading.Event(), threading.Event()
 
         async def call_before_and_after():
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             called.set()
             await asyncio.to_thread(closed.wait)
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
 
         thread = threading.Thread(target=lambda: asyncio.run(call_before_and_after()))
         thread.start()
         called.wait()
-        asyncio.run(ask(None, HELLO))
+        asyncio.run(call_websim(None, HELLO))
         closed.set()
         thread.join()
         print(open_sockets())
@@ -211,7 +207,7 @@ def test_cancelled_request_closes_its_connection(run):
         async def cancel_request(model):
             silent = SilentServer()
             async with await serve(silent):
-                call = asyncio.create_task(ask(model, HELLO))
+                call = asyncio.create_task(call_websim(model, HELLO))
                 await silent.request_arrived.wait()
                 call.cancel()
                 await silent.connection_closed.wait()
@@ -237,7 +233,7 @@ def test_cancellation_ends_delay_between_attempts(run):
             waiting = asyncio.Event()
             g4f.debug.log = lambda *text, **options: waiting.set()
             async with await serve(BusyServer()):
-                call = asyncio.create_task(ask(model, HELLO))
+                call = asyncio.create_task(call_websim(model, HELLO))
                 await waiting.wait()
                 call.cancel()
                 await asyncio.wait([call])
@@ -254,7 +250,7 @@ def test_many_cancelled_calls_leave_no_socket_open(run):
         async def main():
             silent = SilentServer()
             async with await serve(silent):
-                calls = [asyncio.create_task(ask(None, HELLO)) for _ in range(150)]
+                calls = [asyncio.create_task(call_websim(None, HELLO)) for _ in range(150)]
                 await silent.request_arrived.wait()
                 for call in calls:
                     call.cancel()
@@ -269,7 +265,7 @@ def test_many_cancelled_calls_leave_no_socket_open(run):
 # Closing
 
 
-WAYS_TO_RUN = """
+RUNNERS = """
 def run_in_runner(main):
     with asyncio.Runner() as runner:
         runner.run(main)
@@ -279,7 +275,7 @@ def run_and_close_by_hand(main, new_loop):
     loop.run_until_complete(main)
     loop.close()
 
-WAYS_TO_RUN = {
+RUNNERS = {
     "asyncio.run": asyncio.run,
     "uvloop.run": uvloop.run,
     "Runner": run_in_runner,
@@ -287,28 +283,28 @@ WAYS_TO_RUN = {
     "uvloop, closed by hand": lambda main: run_and_close_by_hand(main, uvloop.new_event_loop),
 }
 """
-NAMES_OF_WAYS = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
+NAMES_OF_RUNNERS = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
 
 
 @HTTP_AND_TLS
 def test_closes_connections_with_loop(run, server):
     script = """
         async def main():
-            await asyncio.gather(*(ask(None, HELLO) for _ in range(5)))
+            await asyncio.gather(*(call_websim(None, HELLO) for _ in range(5)))
 
-        for name, run_main in WAYS_TO_RUN.items():
+        for name, run_main in RUNNERS.items():
             run_main(main())
             print(name, open_sockets())
     """
-    assert run(WAYS_TO_RUN + dedent(script)).splitlines() == [f"{name} 0" for name in NAMES_OF_WAYS]
+    assert run(RUNNERS + dedent(script)).splitlines() == [f"{name} 0" for name in NAMES_OF_RUNNERS]
     assert server.counts() == {"connections": 25, "open": 0, "requests": 25}
 
 
 def test_two_runs_of_one_loop_share_a_connection(run, server):
     script = """
         with asyncio.Runner() as runner:
-            runner.run(ask(None, HELLO))
-            runner.run(ask(None, HELLO))
+            runner.run(call_websim(None, HELLO))
+            runner.run(call_websim(None, HELLO))
         print(open_sockets())
     """
     assert run(script) == "0"
@@ -320,11 +316,11 @@ def test_closes_connections_with_loop_of_uvicorn(run, server):
     script = """
         async def application(scope, receive, send):
             await receive()
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             await send({"type": "lifespan.startup.complete"})
             server.should_exit = True
             await receive()
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             await send({"type": "lifespan.shutdown.complete"})
 
         server = uvicorn.Server(uvicorn.Config(application, port=0, lifespan="on", log_level="warning"))
@@ -349,13 +345,13 @@ def test_closes_connections_of_sync_client(run, server):
 @TLS
 def test_closes_connections_with_loop_of_nest_asyncio(run, server):
     script = """
-        def answer():
+        def reply():
             return Client(provider=Websim).chat.completions.create(HELLO).choices[0].message.content
 
         async def notebook_cell():
-            await ask(None, HELLO)
-            print(answer(), answer() == answer())
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
+            print(reply(), reply() == reply())
+            await call_websim(None, HELLO)
 
         nest_asyncio2.apply()
         asyncio.run(notebook_cell())
@@ -370,38 +366,38 @@ def test_generators_may_be_abandoned(run):
             await kept[0].__anext__()
             await kept.pop().__anext__()
             kept.pop()
-            async for answer in Websim.create_async_generator(None, HELLO):
+            async for chunk in Websim.create_async_generator(None, HELLO):
                 break
-            async for answer in Websim.create_async_generator("flux", HELLO):
+            async for chunk in Websim.create_async_generator("flux", HELLO):
                 break
 
-        for name, run_main in WAYS_TO_RUN.items():
+        for name, run_main in RUNNERS.items():
             kept = [Websim.create_async_generator(None, HELLO) for _ in range(4)]
             run_main(main(kept))
             print(name, len(kept), open_sockets())
     """
-    assert run(WAYS_TO_RUN + dedent(script)).splitlines() == [f"{name} 2 0" for name in NAMES_OF_WAYS]
+    assert run(RUNNERS + dedent(script)).splitlines() == [f"{name} 2 0" for name in NAMES_OF_RUNNERS]
 
 
 def test_coroutine_may_exit_interpreter(run, server):
     script = """
         async def main():
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             sys.exit()
 
         asyncio.run(main())
     """
     run(script)
-    assert server.counts()["open"] == 0
+    assert server.counts() == {"connections": 1, "open": 0, "requests": 1}
 
 
 @TLS
 def test_loop_may_be_closed_while_another_runs(run, server):
     script = """
         async def main(loop):
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             loop.close()
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
 
         for name, new_loop in NEW_LOOPS.items():
             loop = used_loop(new_loop)
@@ -415,12 +411,12 @@ def test_loop_may_be_closed_while_another_runs(run, server):
 def test_closing_running_loop_is_refused_and_harmless(run, server):
     script = """
         async def main():
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             try:
                 asyncio.get_running_loop().close()
             except RuntimeError as error:
                 print(error)
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
 
         asyncio.run(main())
     """
@@ -477,12 +473,12 @@ def test_garbage_collector_closes_connections_of_unclosed_loop(run, server):
 def test_garbage_collector_closes_connections_while_another_loop_runs(run, server):
     script = """
         async def main():
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             sockets = open_sockets()
             await asyncio.to_thread(abandon_loop)
             gc.collect()
             print(open_sockets() - sockets)
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
 
         asyncio.run(main())
         print(open_sockets())
@@ -516,7 +512,7 @@ def test_interpreter_may_exit_while_thread_makes_calls(run):
 
         async def work():
             while True:
-                await ask(None, HELLO)
+                await call_websim(None, HELLO)
                 called.set()
 
         threading.Thread(target=lambda: asyncio.run(work()), daemon=True).start()
@@ -569,11 +565,11 @@ logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in r
 def test_closes_stopped_loop(run, server):
     script = """
         for name, new_loop in NEW_LOOPS.items():
-            for way in ("stop", "queued stop"):
+            for stop in ("stop", "queued stop"):
                 loop = used_loop(new_loop)
-                loop.stop() if way == "stop" else loop.call_soon(loop.stop)
+                loop.stop() if stop == "stop" else loop.call_soon(loop.stop)
                 loop.close()
-                print(name, way, loop.is_closed(), open_sockets())
+                print(name, stop, loop.is_closed(), open_sockets())
     """
     assert run(script).splitlines() == [
         "asyncio stop True 0",
@@ -602,7 +598,7 @@ def test_closes_loop_after_double_ctrl_c(run, server):
 def test_closes_loop_after_keyboard_interrupt(run, server):
     script = """
         async def main():
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(60)
 
@@ -686,7 +682,7 @@ def test_pending_call_leaves_nothing_open(run):
     script = """
         for steps in range(4):
             loop = used_loop()
-            call = loop.create_task(ask(None, HELLO))
+            call = loop.create_task(call_websim(None, HELLO))
             for _ in range(steps):
                 loop.call_soon(loop.stop)
                 loop.run_forever()
@@ -704,7 +700,7 @@ def test_closes_connection_of_pending_request(run):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             Websim.url = "http://127.0.0.1:%d" % listener.getsockname()[1]
             loop = asyncio.new_event_loop()
-            call = loop.create_task(ask(None, HELLO))
+            call = loop.create_task(call_websim(None, HELLO))
             connection, _ = loop.run_until_complete(asyncio.to_thread(listener.accept))
             with connection:
                 loop.run_until_complete(asyncio.to_thread(connection.recv, 1))
@@ -750,13 +746,13 @@ FORKS = {
 def test_fork_leaves_connections_to_parent(run, server):
     script = """
         def work():
-            asyncio.run(ask(None, HELLO))
+            asyncio.run(call_websim(None, HELLO))
             loop.close()
 
         for name, fork in FORKS.items():
             loop = used_loop()
             print(name, fork(work), flush=True)
-            loop.run_until_complete(ask(None, HELLO))
+            loop.run_until_complete(call_websim(None, HELLO))
             loop.close()
     """
     assert run(FORKS + dedent(script)) == "os.fork and os._exit 0\nos.fork and sys.exit 0\nmultiprocessing 0"
@@ -766,12 +762,12 @@ def test_fork_leaves_connections_to_parent(run, server):
 def test_fork_inside_running_loop_leaves_connections_to_parent(run, server):
     script = """
         def work():
-            asyncio.run(ask(None, HELLO))
+            asyncio.run(call_websim(None, HELLO))
 
         async def main(fork):
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
             print(fork(work), flush=True)
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
 
         # From Python 3.14 on, a child of a running event loop that leaves by sys.exit() hangs, with plain asyncio too.
         if sys.version_info >= (3, 14):

@@ -14,13 +14,13 @@ from g4f.requests.defaults import DEFAULT_HEADERS
 
 from g4f_websim import Websim, provider
 from g4f_websim.emulator import Fault
-from tests.support.calls import HELLO, JWT, PNG_URI, ask, make_token
+from tests.support.calls import HELLO, JWT, PNG_URI, call_websim, make_token
+from tests.support.responses import CHALLENGE_PAGE, REPLY
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
 CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
-CHALLENGE_PAGE = b"<html><title>Just a moment...</title></html>"
 CHAT_MODELS = ["gemini-1.5-pro", "gemini-1.5-flash", "gemini-2.5-pro", "gemini-2.5-flash"]
 
 ATTRIBUTES = {
@@ -47,7 +47,14 @@ ATTRIBUTES = {
     "max_wait": 60.0,
 }
 
-OTHER_KEYS = ["sk-1234567890", f"{JWT}.x", {"Other": JWT}, {"Websim": "sk-1234567890"}, "", None]
+OTHER_KEYS = {
+    "OpenAI key": "sk-1234567890",
+    "four parts": f"{JWT}.x",
+    "token of another provider": {"Other": JWT},
+    "dict with another key": {"Websim": "sk-1234567890"},
+    "empty": "",
+    "None": None,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +63,7 @@ def forget_reported_keys():
 
 
 @pytest.mark.parametrize(("name", "value"), ATTRIBUTES.items(), ids=ATTRIBUTES)
-def test_attribute(name, value):
+def test_attribute_has_documented_value(name, value):
     assert getattr(Websim, name) == value
 
 
@@ -81,11 +88,11 @@ def test_reads_url_from_environment_at_import(monkeypatch, value, url):
     assert printed.split() == [url, url + IMAGE_PATH]
 
 
-async def test_subclass_has_its_own_url(websim_server, monkeypatch):
+async def test_subclass_has_its_own_url(websim_server, monkeypatch, closed_port):
     class LocalWebsim(Websim):
         url = websim_server.url
 
-    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:9")
+    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{closed_port}")
     assert [chunk async for chunk in LocalWebsim.create_async_generator(None, HELLO)]
     assert LocalWebsim.login_url == websim_server.url
 
@@ -102,7 +109,7 @@ async def test_subclass_is_named_in_api_keys(websim_server):
 async def test_trailing_slash_of_url_is_ignored(websim_server, monkeypatch):
     url = websim_server.url
     monkeypatch.setattr(Websim, "url", f"{url}/")
-    await ask(None, HELLO)
+    await call_websim(None, HELLO)
     (request,) = websim_server.requests
     assert (request.path, request.header("origin"), Websim.login_url) == (CHAT_PATH, url, url)
 
@@ -110,12 +117,12 @@ async def test_trailing_slash_of_url_is_ignored(websim_server, monkeypatch):
 async def test_attributes_are_read_at_call_time(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "chat_api_endpoint", Websim.image_api_endpoint)
     monkeypatch.setattr(Websim, "image_models", ["sketch"])
-    await ask("sketch", HELLO)
+    await call_websim("sketch", HELLO)
     with pytest.raises(Exception, match="Response 400 .*project_id, prompt"):
-        await ask("gemini-1.5-pro", HELLO)
+        await call_websim("gemini-1.5-pro", HELLO)
     assert [request.path for request in websim_server.requests] == [IMAGE_PATH, IMAGE_PATH]
     with pytest.raises(ValueError, match="^model: Websim's image model is sketch, not 'flux'$"):
-        await ask("flux", HELLO)
+        await call_websim("flux", HELLO)
 
 
 @pytest.mark.parametrize(
@@ -136,13 +143,13 @@ async def test_attributes_are_read_at_call_time(websim_server, monkeypatch):
     ],
 )
 async def test_model_and_prompt_select_request(websim_server, model, prompt, path):
-    await ask(model, HELLO, prompt=prompt)
+    await call_websim(model, HELLO, prompt=prompt)
     assert [request.path for request in websim_server.requests] == [path]
 
 
 async def test_chat_sends_messages(websim_server):
     conversation = [{"role": "system", "content": "Grüße, 世界 🌍"}, *HELLO]
-    await ask("gemini-1.5-pro", conversation, response_format={"type": "json_object"}, media=[PNG_URI])
+    await call_websim("gemini-1.5-pro", conversation, response_format={"type": "json_object"}, media=[PNG_URI])
     body = websim_server.requests[-1].json
     assert body.keys() == {"project_id", "messages", "json"}
     assert body["messages"][0] == conversation[0]
@@ -154,7 +161,7 @@ async def test_chat_sends_messages(websim_server):
 
 async def test_image_sends_prompt_and_options(websim_server):
     options = {"aspect_ratio": "16:9", "seed": 7, "transparent": True}
-    await ask("flux", None, prompt="a cat", size="640x480", width=320, media=[PNG_URI], **options)
+    await call_websim("flux", None, prompt="a cat", size="640x480", width=320, media=[PNG_URI], **options)
     body = websim_server.requests[-1].json
     assert body.pop("project_id")
     assert body == {"prompt": "a cat", "width": 320, "height": 480, "image_inputs": [{"url": PNG_URI}], **options}
@@ -162,7 +169,7 @@ async def test_image_sends_prompt_and_options(websim_server):
 
 @pytest.mark.parametrize(("model", "page"), [(None, CHAT_PAGE), ("flux", IMAGE_PAGE)])
 async def test_sends_headers_of_web_application(websim_server, model, page):
-    await ask(model, HELLO)
+    await call_websim(model, HELLO)
     request = websim_server.requests[-1]
     own_headers = {
         "accept": "*/*",
@@ -174,7 +181,7 @@ async def test_sends_headers_of_web_application(websim_server, model, page):
     expected = {**DEFAULT_HEADERS, **own_headers}
     assert {name: request.header(name) for name in expected} == expected
     assert request.header("authorization") is None
-    assert all(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) for name, _ in request.headers)
+    assert [name for name, _ in request.headers if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name)] == []
 
 
 @pytest.mark.parametrize(
@@ -183,36 +190,36 @@ async def test_sends_headers_of_web_application(websim_server, model, page):
 def test_generates_project_id(for_image, shape):
     ids = {Websim.generate_project_id(for_image=for_image) for _ in range(100)}
     assert len(ids) == 100
-    assert all(re.fullmatch(shape, project_id) for project_id in ids)
+    assert [project_id for project_id in ids if not re.fullmatch(shape, project_id)] == []
 
 
-async def test_warns_of_conversation_that_ends_with_answer(websim_server, caplog):
-    await ask(None, [*HELLO, {"role": "assistant", "content": "Hi"}])
+async def test_warns_of_conversation_that_ends_with_assistant(websim_server, caplog):
+    await call_websim(None, [*HELLO, {"role": "assistant", "content": "Hi"}])
     assert "the assistant's message is the last" in caplog.text
 
 
 @pytest.mark.parametrize(("model", "shape"), [(None, ".{3}_.{16}"), ("flux", ".{7}_.{12}")])
 async def test_sends_generated_project_id(websim_server, model, shape):
-    await ask(model, HELLO)
+    await call_websim(model, HELLO)
     assert re.fullmatch(shape, websim_server.requests[-1].json["project_id"])
 
 
 async def test_sends_project_id_of_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/p/vno75_2x4ii3ayx8wmmw")
-    await ask(None, HELLO)
+    await call_websim(None, HELLO)
     assert websim_server.requests[-1].json["project_id"] == "vno75_2x4ii3ayx8wmmw"
 
 
 async def test_project_id_argument_overrides_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "no/id")
-    await ask(None, HELLO, project_id="mine")
+    await call_websim(None, HELLO, project_id="mine")
     assert websim_server.requests[-1].json["project_id"] == "mine"
 
 
 async def test_rejects_project_id_of_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "no/id")
     with pytest.raises(ValueError, match="^WEBSIM_PROJECT_ID: .* not 'no/id'"):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert not websim_server.requests
 
 
@@ -243,7 +250,7 @@ REJECTED = {
 @pytest.mark.parametrize(("model", "arguments", "message"), REJECTED.values(), ids=REJECTED)
 async def test_rejects_argument_before_anything_is_sent(websim_server, model, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        await ask(model, **{"messages": HELLO, **arguments})
+        await call_websim(model, **{"messages": HELLO, **arguments})
     assert not websim_server.requests
 
 
@@ -251,7 +258,7 @@ async def test_rejects_argument_before_anything_is_sent(websim_server, model, ar
 async def test_rejects_malformed_url(monkeypatch, url):
     monkeypatch.setattr(Websim, "url", url)
     with pytest.raises(ValueError, match="^WEBSIM_URL or Websim.url: a URL like https://websim.com ") as raised:
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert str(raised.value).endswith(f" not {url.rstrip('/')!r}")
 
 
@@ -262,29 +269,29 @@ async def test_rejects_malformed_url(monkeypatch, url):
 async def test_rejects_malformed_attribute(websim_server, monkeypatch, attribute, value):
     monkeypatch.setattr(Websim, attribute, value)
     with pytest.raises(ValueError, match=f"^Websim.max_attempts, backoff, max_wait: three numbers.*{value}"):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert not websim_server.requests
 
 
 async def test_max_wait_may_be_infinite(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "max_wait", math.inf)
-    assert await ask(None, HELLO)
+    assert await call_websim(None, HELLO)
 
 
-async def test_ignores_other_arguments_of_g4f(websim_server):
+async def test_ignores_other_arguments_of_g4f(websim_server, closed_port):
     others = {
         "stream": True,
         "stream_timeout": 1,
         "max_tokens": 5,
         "stop": ["x"],
-        "base_url": "http://127.0.0.1:9",
+        "base_url": f"http://127.0.0.1:{closed_port}",
         "conversation": None,
         "ignored": [],
         "download_media": True,
         "tools": [],
         "temperature": 1,
     }
-    await ask(None, HELLO, **others)
+    await call_websim(None, HELLO, **others)
     assert websim_server.requests[-1].json.keys() == {"project_id", "messages"}
 
 
@@ -292,27 +299,27 @@ async def test_ignores_other_arguments_of_g4f(websim_server):
     "api_key", [JWT, f"{JWT}\n", {"Websim": JWT, "Other": "sk-1234"}], ids=["text", "line", "dict"]
 )
 async def test_sends_token(websim_server, api_key):
-    await ask(None, HELLO, api_key=api_key)
+    await call_websim(None, HELLO, api_key=api_key)
     assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
 
 
-@pytest.mark.parametrize("api_key", OTHER_KEYS)
+@pytest.mark.parametrize("api_key", OTHER_KEYS.values(), ids=OTHER_KEYS)
 async def test_does_not_send_other_keys(websim_server, api_key):
-    await ask(None, HELLO, api_key=api_key)
+    await call_websim(None, HELLO, api_key=api_key)
     assert websim_server.requests[-1].header("authorization") is None
 
 
 @pytest.mark.parametrize("model", [None, "flux"])
-@pytest.mark.parametrize("api_key", OTHER_KEYS)
+@pytest.mark.parametrize("api_key", OTHER_KEYS.values(), ids=OTHER_KEYS)
 async def test_sends_token_of_environment_without_own_token(websim_server, monkeypatch, model, api_key):
     monkeypatch.setenv("WEBSIM_API_KEY", JWT)
-    await ask(model, HELLO, api_key=api_key)
+    await call_websim(model, HELLO, api_key=api_key)
     assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
 
 
 async def test_token_argument_overrides_environment(websim_server, monkeypatch):
     monkeypatch.setenv("WEBSIM_API_KEY", make_token(sub="2"))
-    await ask(None, HELLO, api_key=JWT)
+    await call_websim(None, HELLO, api_key=JWT)
     assert websim_server.requests[-1].header("authorization") == f"Bearer {JWT}"
 
 
@@ -320,7 +327,7 @@ async def test_other_key_is_logged_once(websim_server, monkeypatch, caplog, debu
     monkeypatch.setenv("WEBSIM_API_KEY", "sk-of-the-environment")
     caplog.set_level(logging.INFO, "g4f_websim")
     for _ in range(3):
-        await ask(None, HELLO, api_key="sk-of-the-caller")
+        await call_websim(None, HELLO, api_key="sk-of-the-caller")
     lines = [
         "api_key is not a Websim token (a JSON Web Token): not sent",
         "WEBSIM_API_KEY is not a Websim token (a JSON Web Token): not sent",
@@ -330,21 +337,20 @@ async def test_other_key_is_logged_once(websim_server, monkeypatch, caplog, debu
     assert "sk-of" not in caplog.text
 
 
-async def test_answer_is_one_chunk(websim_server):
-    (answer,) = await ask(None, HELLO, stream=True)
-    assert answer == "This is the offline Websim; no model was asked. You said: Hello"
+async def test_text_is_one_chunk(websim_server):
+    assert await call_websim(None, HELLO, stream=True) == [REPLY]
 
 
 async def test_image_is_an_image_response(websim_server):
     websim_server.inject(Fault(body=b'{"url": "/images/a.png"}'))
-    (image,) = await ask("flux", HELLO, prompt="a cat")
+    (image,) = await call_websim("flux", HELLO, prompt="a cat")
     assert type(image) is ImageResponse
     assert (image.get_list(), image.alt) == ([f"{websim_server.url}/images/a.png"], "a cat")
 
 
 @pytest.mark.parametrize("n", [None, 1, 3, 10])
 async def test_several_images_are_one_response(websim_server, n):
-    (image,) = await ask("flux", HELLO, n=n)
+    (image,) = await call_websim("flux", HELLO, n=n)
     assert len(image.get_list()) == len(websim_server.requests) == (n or 1)
 
 
@@ -352,23 +358,23 @@ async def test_returns_images_that_succeeded_and_logs_failures(websim_server, ca
     for number in (1, 2, 3):
         websim_server.inject(Fault(body=b'{"url": "https://example.com/%d.png"}' % number, delay=0.2 - number * 0.05))
     websim_server.inject(Fault(status=400, body=b"this one failed"))
-    (image,) = await ask("flux", HELLO, n=4)
+    (image,) = await call_websim("flux", HELLO, n=4)
     assert sorted(image.get_list()) == [f"https://example.com/{number}.png" for number in (1, 2, 3)]
     ((name, level, message),) = caplog.record_tuples
     assert (name, level) == ("g4f_websim", logging.WARNING)
     assert re.match(r"an image failed \(1 of 4\): Response 400 from .*this one failed", message)
-    assert any("an image failed (1 of 4)" in line and "this one failed" in line for line in debug_lines)
+    assert re.match(r"Websim: an image failed \(1 of 4\): .*this one failed", "\n".join(debug_lines))
 
 
 async def test_raises_a_failure_if_no_image_succeeded(websim_server):
     websim_server.inject(Fault(body=b"{}"), times=2)
     with pytest.raises(NoMediaResponseError):
-        await ask("flux", HELLO, n=2)
+        await call_websim("flux", HELLO, n=2)
 
 
 async def test_each_image_has_its_own_attempts(websim_server):
     websim_server.inject(Fault(status=503), times=3)
-    (image,) = await ask("flux", HELLO, n=2)
+    (image,) = await call_websim("flux", HELLO, n=2)
     assert len(image.get_list()) == 2
     assert len(websim_server.requests) == 5
 
@@ -385,7 +391,7 @@ async def test_health_check_does_not_send_key(server):
     ("model", "fault", "kind", "reason"),
     [
         (None, Fault(status=429), RateLimitError, "rate_limited"),
-        (None, Fault(status=403, body=CHALLENGE_PAGE), CloudflareError, "bot_challenge"),
+        (None, Fault(status=403, body=CHALLENGE_PAGE.encode()), CloudflareError, "bot_challenge"),
         (None, Fault(status=403, headers={"cf-mitigated": "challenge"}), CloudflareError, "bot_challenge"),
         (None, Fault(body=b"<html><title>Welcome</title></html>"), ResponseError, "api_moved"),
         ("flux", Fault(body=b'{"image": "cat"}'), NoMediaResponseError, "api_changed"),
@@ -396,5 +402,5 @@ async def test_error_has_class_and_attributes(websim_server, monkeypatch, model,
     monkeypatch.setattr(Websim, "max_attempts", 1)
     websim_server.inject(fault)
     with pytest.raises(kind) as raised:
-        await ask(model, HELLO)
+        await call_websim(model, HELLO)
     assert (raised.value.status, raised.value.retry_after, raised.value.reason) == (fault.status, None, reason)

@@ -15,6 +15,8 @@ from g4f.client.factory import AbstractClientFactory
 from g4f_websim import provider_list
 
 LIST = b'{"providers": {}}'
+# How long a thread of a test that fails may live.
+MAX_SECONDS = 30
 MESSAGE = "g4f's list of providers could not be downloaded from its site"
 
 
@@ -81,7 +83,7 @@ def test_downloads_list_once_a_day(site, empty_cache, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'["providers"]', b"0", b"\xff", b""])
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'["providers"]', b"0", b"\xff", b""], ids=ascii)
 def test_ignores_response_without_list(site, empty_cache, capsys, body):
     site.body = body
     with expect_minimal_list(empty_cache, capsys):
@@ -95,10 +97,8 @@ def test_ignores_list_with_error_status(site, empty_cache, capsys, status):
         assert len(site.requests) == 1
 
 
-def test_survives_unreachable_site(monkeypatch, empty_cache, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    point_g4f_at(monkeypatch, port)
+def test_survives_unreachable_site(monkeypatch, empty_cache, capsys, closed_port):
+    point_g4f_at(monkeypatch, closed_port)
     with expect_minimal_list(empty_cache, capsys):
         pass
 
@@ -114,7 +114,7 @@ def test_gives_up_on_silent_site(monkeypatch, empty_cache, capsys):
 def test_gives_up_on_slow_name_resolution(monkeypatch, empty_cache, capsys):
     released = threading.Event()
     monkeypatch.setattr(provider_list, "DOWNLOAD_SECONDS", 0.1)
-    monkeypatch.setattr(provider_list, "urlopen", lambda request, timeout: released.wait())
+    monkeypatch.setattr(provider_list, "urlopen", lambda request, timeout: released.wait(MAX_SECONDS))
     with expect_minimal_list(empty_cache, capsys):
         released.set()
 

@@ -8,9 +8,10 @@ import pytest
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import socks_proxy
-from tests.support.raw_server import HOST, OK_RESPONSE, RawServer, http, raw_server
+from tests.support.loopback import HOST
+from tests.support.raw_server import OK_RESPONSE, RawServer, http, raw_server
 
 HTTP_SITE = "http://websim.example"
 HTTPS_SITE = "https://websim.example"
@@ -61,25 +62,25 @@ async def socks_script(*replies: bytes) -> AsyncIterator[str]:
 
 async def error_of(proxy: str) -> Exception:
     with pytest.raises((ResponseError, ResponseStatusError)) as raised:
-        await asyncio.wait_for(ask(None, HELLO, proxy=proxy), 20)
+        await asyncio.wait_for(call_websim(None, HELLO, proxy=proxy), 20)
     assert raised.value.reason == "proxy_failed"
     return raised.value
 
 
 @pytest.mark.parametrize("site", [HTTP_SITE, HTTPS_SITE])
 @pytest.mark.parametrize("scheme", ["http", *SOCKS_SCHEMES])
-async def test_error_names_dead_proxy(monkeypatch, scheme, site):
+async def test_error_names_dead_proxy(monkeypatch, closed_port, scheme, site):
     monkeypatch.setattr(Websim, "url", site)
-    error = await error_of(f"{scheme}://127.0.0.1:1")
-    assert str(error).startswith("No response from websim.example: the proxy 127.0.0.1:1 does not answer")
+    error = await error_of(f"{scheme}://{HOST}:{closed_port}")
+    assert str(error).startswith(f"No response from websim.example: the proxy {HOST}:{closed_port} does not answer")
     assert str(error).endswith(f": {CHECK_PROXY}")
     assert (error.status, error.retry_after) == (None, None)
 
 
-@pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_dead_proxy_is_retried(caplog, scheme):
+@pytest.mark.parametrize("scheme", ["http", *SOCKS_SCHEMES])
+async def test_retries_dead_proxy(caplog, closed_port, scheme):
     caplog.set_level("INFO", "g4f_websim")
-    await error_of(f"{scheme}://127.0.0.1:1")
+    await error_of(f"{scheme}://{HOST}:{closed_port}")
     assert [record.getMessage().rpartition("before ")[2] for record in caplog.records] == [
         "attempt 2 of 3",
         "attempt 3 of 3",
@@ -92,7 +93,7 @@ async def test_error_names_proxy_with_unknown_host_name(scheme):
     assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not answer")
 
 
-async def test_http_proxy_needs_login_for_http_site(http_proxy):
+async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
     http_proxy.respond = lambda request: [http(b"login first", 407)]
     error = await error_of(http_proxy.url)
     assert str(error) == (
@@ -103,7 +104,7 @@ async def test_http_proxy_needs_login_for_http_site(http_proxy):
     assert len(http_proxy.requests) == 1
 
 
-async def test_http_proxy_needs_login_for_https_site(http_proxy, https_site):
+async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy, https_site):
     http_proxy.respond = lambda request: [http(status=407)]
     error = await error_of(http_proxy.url)
     assert str(error).startswith(f"No response from websim.example: the proxy {http_proxy.host} needs a login")
@@ -112,7 +113,7 @@ async def test_http_proxy_needs_login_for_https_site(http_proxy, https_site):
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, 3), (503, 3)])
-async def test_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
+async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
     http_proxy.respond = lambda request: [http(status=status)]
     error = await error_of(http_proxy.url)
     start = f"No response from websim.example: the proxy {http_proxy.host} does not connect to websim.example"
@@ -120,26 +121,25 @@ async def test_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_si
     assert len(http_proxy.requests) == attempts
 
 
-async def test_temporary_failure_behind_http_proxy_is_retried(http_proxy):
+async def test_retries_temporary_failure_behind_http_proxy(http_proxy):
     http_proxy.play([http(status=503)], [OK_RESPONSE])
-    assert await ask(None, HELLO, proxy=http_proxy.url) == ["fine"]
+    assert await call_websim(None, HELLO, proxy=http_proxy.url) == ["fine"]
     assert len(http_proxy.requests) == 2
 
 
 @pytest.mark.parametrize("login", ["", "user:wrong@"], ids=["no password", "wrong password"])
-async def test_socks_proxy_needs_login(monkeypatch, caplog, login):
-    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
+async def test_error_says_that_socks_proxy_needs_login(caplog, login):
     caplog.set_level("INFO", "g4f_websim")
     with socks_proxy("right") as host:
         error = await error_of(f"socks5://{login}{host}")
-    assert str(error).startswith(f"No response from 127.0.0.1:1: the proxy {host} needs a login")
+    assert str(error).startswith(f"No response from websim.example: the proxy {host} needs a login")
     assert str(error).endswith(f": {PROXY_LOGIN}")
     assert "wrong" not in str(error)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("reply", [NO_METHOD_ACCEPTED, PASSWORD_METHOD], ids=["none accepted", "password required"])
-async def test_socks_proxy_rejects_anonymous_client(reply):
+async def test_error_says_that_socks_proxy_rejects_anonymous_client(reply):
     async with socks_script(reply) as host:
         error = await error_of(f"socks5://{host}")
     assert f"the proxy {host} needs a login" in str(error)
@@ -150,29 +150,31 @@ async def test_socks_proxy_rejects_anonymous_client(reply):
     [("socks5h", [NO_LOGIN_METHOD, HOST_UNREACHABLE]), ("socks4", [SOCKS4_REFUSED])],
     ids=["socks5h", "socks4"],
 )
-async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, scheme, replies):
-    monkeypatch.setattr(Websim, "url", "http://127.0.0.1:1")
+async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, closed_port, scheme, replies):
+    # A SOCKS4 proxy needs an IP address.
+    site = f"{HOST}:{closed_port}"
+    monkeypatch.setattr(Websim, "url", f"http://{site}")
     async with socks_script(*replies) as host:
         error = await error_of(f"{scheme}://{host}")
-    assert str(error).startswith(f"No response from 127.0.0.1:1: the proxy {host} does not connect to 127.0.0.1:1")
+    assert str(error).startswith(f"No response from {site}: the proxy {host} does not connect to {site}")
     assert str(error).endswith(f": {OTHER_PROXY}")
 
 
 @pytest.mark.parametrize(
     "proxy",
-    ["127.0.0.1:3128", "ftp://user:pass@127.0.0.1", "http://user:pass@127.0.0.1:99999", "user:pass@127.0.0.1:1"],
+    ["127.0.0.1:3128", "ftp://user:pass@127.0.0.1", "http://user:pass@127.0.0.1:99999", "user:pass@127.0.0.1:3128"],
 )
 @pytest.mark.parametrize("variable", ["proxy", "G4F_PROXY"])
 async def test_malformed_proxy_is_shown_without_password(monkeypatch, variable, proxy):
     if variable == "G4F_PROXY":
         monkeypatch.setenv("G4F_PROXY", proxy)
     with pytest.raises(ValueError, match=f"^{variable}: a URL like http://.*, not '.*127.0.0.1") as raised:
-        await ask(None, HELLO, proxy=proxy)
+        await call_websim(None, HELLO, proxy=proxy)
     assert "pass@" not in str(raised.value)
 
 
-async def test_dead_site_behind_a_working_socks_proxy(monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
+async def test_error_names_dead_site_behind_socks_proxy(monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
     with socks_proxy("right") as host:
         error = await error_of(f"socks5://user:right@{host}")
-    assert f"the proxy {host} does not connect to 127.0.0.1:{unused_tcp_port}" in str(error)
+    assert f"the proxy {host} does not connect to {HOST}:{closed_port}" in str(error)

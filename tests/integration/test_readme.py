@@ -1,6 +1,5 @@
 """Run every snippet and command of the README against the emulator, and compare what they print with the page."""
 
-import base64
 import doctest
 import importlib.metadata
 import os
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.calls import PNG_URI
+from tests.support.calls import PNG
 from tests.support.paths import ROOT
 from tests.support.processes import make_home, server
 
@@ -53,13 +52,12 @@ def surroundings(websim_server, monkeypatch, tmp_path):
     # The commands are those of this environment, whether or not it is active.
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
     for name in ("cat.png", "cat-1.png"):
-        tmp_path.joinpath(name).write_bytes(base64.b64decode(PNG_URI.partition(",")[2]))
+        tmp_path.joinpath(name).write_bytes(PNG)
 
 
 def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not done.stderr
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     return done.stdout
 
 
@@ -95,7 +93,8 @@ def test_command_prints_what_the_page_shows(example):
 
 
 def test_every_snippet_is_run():
-    assert all(example.output or example.code in TEST_FILES.values() for example in SNIPPETS)
+    not_run = [example for example in SNIPPETS if not example.output and example.code not in TEST_FILES.values()]
+    assert not_run == []
 
 
 def test_application_test_passes(tmp_path, monkeypatch):
@@ -125,4 +124,5 @@ def test_links_lead_somewhere():
     anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     links = re.findall(r"\]\(([^)]+)\)", README)
     missing = [link for link in links if link not in anchors and not link.startswith("https:")]
+    assert links
     assert [link for link in missing if not ROOT.joinpath(link).exists()] == []

@@ -5,14 +5,11 @@ import base64
 import gzip
 import json
 import logging
-import os
 import socket
-import sys
 import traceback
 from http.client import HTTPConnection
 from urllib.parse import quote, urlsplit
 
-import g4f.debug
 import g4f.errors
 import pytest
 import trustme
@@ -22,18 +19,13 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Emulator
 from g4f_websim.emulator.server import MAX_REQUEST_BYTES
 from g4f_websim.endpoints import CHAT_PATH
-from tests.support.calls import HELLO, ask
+from tests.support.calls import G4F_ERRORS, HELLO, base64url, call_websim
 from tests.support.fast_server import socks_proxy
-from tests.support.raw_server import HOST, Request, Step, raw_server
+from tests.support.interpreter import run_python
+from tests.support.loopback import HOST
+from tests.support.raw_server import Request, Step, raw_server
 from tests.support.raw_server import http as http_response
 from tests.support.tls import server_context
-
-
-def base64url(data: str) -> str:
-    return base64.urlsafe_b64encode(data.encode()).decode().rstrip("=")
-
-
-G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
 
 KEY = "sk-marker-of-key"
 ENVIRONMENT_KEY = "sk-marker-of-environment"
@@ -56,15 +48,12 @@ STALL_TIMEOUT = 0.2
 
 
 @pytest.fixture
-async def output(monkeypatch, caplog, capfd):
+async def output(debug_lines, caplog, capfd):
     """A function that returns what was logged or printed so far, with all logs at their most detailed level."""
-    lines = []
     asyncio.get_running_loop().set_debug(True)
     caplog.set_level(0)
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: lines.append(" ".join(map(str, text))))
     logging.captureWarnings(True)
-    yield lambda: "\n".join([*lines, caplog.text, *capfd.readouterr()])
+    yield lambda: "\n".join([*debug_lines, caplog.text, *capfd.readouterr()])
     logging.captureWarnings(False)
 
 
@@ -82,7 +71,7 @@ def texts_of(error: BaseException | None) -> str:
 
 async def error_of(model: str | None = None, **arguments: object) -> Exception:
     with pytest.raises(Exception) as raised:
-        await ask(model, HELLO, **{"api_key": JWT, **arguments})
+        await call_websim(model, HELLO, **{"api_key": JWT, **arguments})
     assert isinstance(raised.value, G4F_ERRORS)
     return raised.value
 
@@ -122,7 +111,7 @@ async def test_error_does_not_show_secrets_that_a_server_echoes(server, output, 
     assert markers_in(texts_of(error) + output()) == []
 
 
-@pytest.mark.parametrize("with_proxy", [False, True])
+@pytest.mark.parametrize("with_proxy", [False, True], ids=["direct", "through a proxy"])
 async def test_error_does_not_show_token_of_unusual_form(server, monkeypatch, with_proxy):
     token = f"{base64url('{' + chr(10) + json.dumps('alg') + ': 1}')}.{CLAIMS}.{SIGNATURE}"
     assert Websim.is_provider_api_key(token)
@@ -157,12 +146,10 @@ async def test_error_of_http_proxy_does_not_show_secrets(server, output, monkeyp
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks4", "socks5", "socks5h", "ftp"])
 @pytest.mark.parametrize("password", UNUSUAL_PASSWORDS)
-async def test_error_of_dead_proxy_does_not_show_password(server, output, password, scheme):
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))
-        proxy = f"{scheme}://{USER}:{password}@{HOST}:{bound.getsockname()[1]}"
-        with pytest.raises((ValueError, g4f.errors.ResponseError)) as raised:
-            await ask(None, HELLO, proxy=proxy)
+async def test_error_of_dead_proxy_does_not_show_password(server, output, closed_port, password, scheme):
+    proxy = f"{scheme}://{USER}:{password}@{HOST}:{closed_port}"
+    with pytest.raises((ValueError, g4f.errors.ResponseError)) as raised:
+        await call_websim(None, HELLO, proxy=proxy)
     assert "marker" not in texts_of(raised.value) + output()
 
 
@@ -200,7 +187,7 @@ async def test_other_keys_are_sent_nowhere(server, monkeypatch, model):
     server.respond = lambda request: [http_response(b'{"content": "fine", "url": "/cat.png"}')]
     monkeypatch.setenv("WEBSIM_API_KEY", ENVIRONMENT_KEY)
     for key in (KEY, {"Websim": KEY}, {"Other": JWT}, None):
-        await ask(model, HELLO, api_key=key)
+        await call_websim(model, HELLO, api_key=key)
     assert len(server.requests) == 4
     for request in server.requests:
         assert markers_in((request.head + request.body).decode()) == []
@@ -208,7 +195,7 @@ async def test_other_keys_are_sent_nowhere(server, monkeypatch, model):
 
 
 async def test_token_is_sent_in_one_header_only(server):
-    await ask(None, HELLO, api_key=JWT)
+    await call_websim(None, HELLO, api_key=JWT)
     (request,) = server.requests
     without_header = request.head.replace(f"authorization: Bearer {JWT}\r\n".encode(), b"", 1)
     assert without_header != request.head
@@ -227,15 +214,15 @@ async def test_redirect_target_receives_no_request(server, status):
 async def test_response_headers_do_not_redirect_requests(server, header):
     async with raw_server() as other:
         server.play([http_response(b'{"content": "fine"}', headers=[(header, f"0; url={other.url}")])])
-        await ask(None, HELLO, api_key=JWT)
-        await ask(None, HELLO, api_key=JWT)
+        await call_websim(None, HELLO, api_key=JWT)
+        await call_websim(None, HELLO, api_key=JWT)
     assert not other.requests
 
 
 @pytest.mark.parametrize("name", ["base_url", "api_base", "url", "host", "api_endpoint", "chat_api_endpoint"])
 async def test_arguments_do_not_redirect_requests(server, name):
     async with raw_server() as other:
-        assert await ask(None, HELLO, api_key=JWT, **{name: other.url}) == ["fine"]
+        assert await call_websim(None, HELLO, api_key=JWT, **{name: other.url}) == ["fine"]
     assert not other.requests
 
 
@@ -244,21 +231,21 @@ async def test_environment_variables_of_other_programs_are_ignored(server, monke
     (tmp_path / ".netrc").write_text(f"machine {HOST} login {USER} password {KEY}")
     async with raw_server() as other:
         monkeypatch.setenv(name, str(tmp_path / ".netrc") if name == "NETRC" else other.url)
-        assert await ask(None, HELLO, api_key=JWT) == ["fine"]
+        assert await call_websim(None, HELLO, api_key=JWT) == ["fine"]
     assert not other.requests
     assert markers_in(server.requests[0].head.decode().replace(JWT, "")) == []
 
 
 async def test_cookies_are_not_kept(server):
     server.play([http_response(b'{"content": "fine"}', headers=[("Set-Cookie", f"session={SIGNATURE}; Path=/")])])
-    await ask(None, HELLO)
-    await ask(None, HELLO)
+    await call_websim(None, HELLO)
+    await call_websim(None, HELLO)
     assert b"cookie" not in server.requests[1].head.lower()
 
 
 async def test_http_proxy_receives_its_own_login_only(server, monkeypatch):
     monkeypatch.setattr(Websim, "url", "http://websim.example")
-    await ask(None, HELLO, proxy=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}")
+    await call_websim(None, HELLO, proxy=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}")
     head = server.requests[0].head.decode()
     assert f"Proxy-Authorization: Basic {BASIC_LOGIN}\r\n" in head
     assert markers_in(head.replace(BASIC_LOGIN, "")) == []
@@ -285,33 +272,21 @@ async def test_tls_verification_cannot_be_switched_off(monkeypatch):
     assert not untrusted.requests
 
 
-async def run_command(*argv: str, **environment: str) -> str:
-    """Return everything that the command prints in a process of its own."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-m", "g4f_websim", *argv),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    printed, _ = await child.communicate()
-    return printed.decode()
-
-
 @pytest.mark.parametrize(
     "argv", [["check", "--report"], ["client", "Hello"], ["client", "--debug", "Hello"]], ids=" ".join
 )
 @pytest.mark.parametrize("key", [JWT, ENVIRONMENT_KEY], ids=["token", "other key"])
 async def test_command_does_not_print_secrets(server, key, argv):
     server.respond = lambda request: [http_response(login_headers(request) + f" {EMAIL}".encode(), 400)]
-    printed = await run_command(
-        *argv,
+    stdout, stderr = await run_python(
+        *("-X", "dev", "-m", "g4f_websim", *argv),
         WEBSIM_URL="http://websim.example",
         WEBSIM_API_KEY=key,
         G4F_PROXY=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}",
         G4F_DISABLE_VERSION_CHECK="1",
     )
-    assert "400" in printed
-    assert markers_in(printed) == []
+    assert "400" in stdout + stderr
+    assert markers_in(stdout + stderr) == []
 
 
 def request_emulator(emulator: Emulator, method: str, path: str, body: bytes = b"", **headers: str):

@@ -16,7 +16,8 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, make_token
-from tests.support.processes import ANSWER, API, MODULE, PNG_MAGIC, SCRIPT, make_home, server
+from tests.support.processes import API, MODULE, SCRIPT, SECONDS_TO_STOP, make_home, server
+from tests.support.responses import PNG_MAGIC, REPLY, text_of, text_of_stream
 
 SECRET = "the-secret-of-the-g4f-server"
 WITH_SECRET = {"g4f-api-key": SECRET}
@@ -94,14 +95,14 @@ def get(api, path):
 def test_openai_client_chats(api, emulator):
     with openai_client(api) as client:
         completion = client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO)
-    assert completion.choices[0].message.content == ANSWER
+    assert text_of(completion) == REPLY
     assert emulator.requests[-1].json["messages"] == HELLO
 
 
 def test_openai_client_streams(api):
     with openai_client(api) as client:
         chunks = list(client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, stream=True))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ANSWER
+    assert text_of_stream(chunks) == REPLY
 
 
 def test_openai_client_sends_image(api, emulator):
@@ -151,15 +152,15 @@ def test_sends_tools_in_messages(api, emulator):
 def test_anthropic_client_chats(api):
     with anthropic_client(api) as client:
         message = client.messages.create(model="gemini-2.5-pro", max_tokens=100, messages=HELLO)
-    assert message.content[0].text == ANSWER
+    assert message.content[0].text == REPLY
 
 
 def test_langchain_chats(api):
-    assert langchain_client(api).invoke("Hello").content == ANSWER
+    assert langchain_client(api).invoke("Hello").content == REPLY
 
 
 def test_langchain_streams(api):
-    assert "".join(chunk.content for chunk in langchain_client(api).stream("Hello")) == ANSWER
+    assert "".join(chunk.content for chunk in langchain_client(api).stream("Hello")) == REPLY
 
 
 def test_model_prefix_selects_websim_for_image(api, emulator):
@@ -167,14 +168,14 @@ def test_model_prefix_selects_websim_for_image(api, emulator):
         completion = client.chat.completions.create(
             model="Websim:flux", messages=[{"role": "user", "content": "a cat"}]
         )
-    assert f"{emulator.url}/offline/" in completion.choices[0].message.content
+    assert f"{emulator.url}/offline/" in text_of(completion)
     assert (emulator.requests[-1].path, emulator.requests[-1].json["prompt"]) == (IMAGE_PATH, "a cat")
 
 
 def test_model_prefix_selects_websim_for_chat(api, emulator):
     with openai_client(api) as client:
         completion = client.chat.completions.create(model="Websim:gemini-2.5-pro", messages=HELLO)
-    assert completion.choices[0].message.content == ANSWER
+    assert text_of(completion) == REPLY
     assert emulator.requests[-1].path == CHAT_PATH
 
 
@@ -252,7 +253,7 @@ def test_each_worker_lists_websim(offline_api_with_two_workers):
 
 
 def test_each_worker_uses_websim_by_default(offline_api_with_two_workers):
-    assert list(from_each_worker(offline_api_with_two_workers, offline_api_with_two_workers.chat)) == [ANSWER] * 2
+    assert list(from_each_worker(offline_api_with_two_workers, offline_api_with_two_workers.chat)) == [REPLY] * 2
 
 
 def test_terminated_server_deletes_its_folder(tmp_path):
@@ -260,5 +261,5 @@ def test_terminated_server_deletes_its_folder(tmp_path):
     with server("--offline", *API, home=home) as started:
         assert any(home.joinpath("tmp").glob("g4f-websim-*"))
         started.process.terminate()
-        started.process.wait()
+        started.process.wait(SECONDS_TO_STOP)
     assert not list(home.joinpath("tmp").iterdir())

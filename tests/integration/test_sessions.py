@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import socket
 import subprocess
 import sys
 import weakref
@@ -12,16 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-import g4f.debug
 import pytest
-import trustme
 from g4f.errors import ResponseError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-from tests.support.calls import HELLO, ask
-from tests.support.fast_server import HOST, FastServer, fast_server, socks_proxy
+from tests.support.calls import HELLO, call_websim
+from tests.support.fast_server import FastServer, fast_server, socks_proxy
+from tests.support.loopback import HOST, refusing_socket
 from tests.support.paths import ROOT
+from tests.support.tls import write_certificates
 
 USER, QUOTED_PASSWORD = "user", "p%40ss"
 PASSWORD = "p@ss"
@@ -31,11 +30,11 @@ POLL_SECONDS = 0.01
 CALLS = 20
 CONSECUTIVE_CALLS = f"""
 import asyncio, sys
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 
 async def main():
     for _ in range({CALLS}):
-        await ask(None, HELLO, proxy=sys.argv[1] or None)
+        await call_websim(None, HELLO, proxy=sys.argv[1] or None)
 
 asyncio.run(main())
 """
@@ -57,11 +56,9 @@ def server(plain_server, monkeypatch) -> FastServer:
 @pytest.fixture
 def tls_server(monkeypatch, tmp_path) -> Iterator[FastServer]:
     """A server with a certificate that this process's children trust."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    with fast_server(tmp_path / "server.pem") as server:
+    authority_file, server_file = write_certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
+    with fast_server(server_file) as server:
         monkeypatch.setenv("WEBSIM_URL", server.url)
         yield server
 
@@ -99,24 +96,21 @@ def proxy_url(request) -> str:
 
 
 @pytest.fixture
-def retries(monkeypatch) -> list[str]:
-    """The log messages about retries, which take milliseconds."""
-    messages: list[str] = []
+def retries(monkeypatch, debug_lines) -> list[str]:
+    """The lines of the debug log, of which Websim writes one for each retry; a retry takes milliseconds."""
     monkeypatch.setattr(Websim, "backoff", 0.001)
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: messages.append(" ".join(map(str, text))))
-    return messages
+    return debug_lines
 
 
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = monotonic() + MAX_SECONDS
     while not condition():
-        assert monotonic() < deadline
+        assert monotonic() < deadline, f"not within {MAX_SECONDS} s"
         sleep(POLL_SECONDS)
 
 
-async def ask_at_once(calls: int, proxy: str | None = None) -> None:
-    await asyncio.gather(*(ask(None, HELLO, proxy=proxy) for _ in range(calls)))
+async def call_at_once(calls: int, proxy: str | None = None) -> None:
+    await asyncio.gather(*(call_websim(None, HELLO, proxy=proxy) for _ in range(calls)))
 
 
 def run(script: str, *arguments: str) -> str:
@@ -133,19 +127,19 @@ def run(script: str, *arguments: str) -> str:
 
 async def test_thousand_consecutive_calls_share_connection(server):
     for _ in range(1000):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert server.counts() == {"connections": 1, "open": 1, "requests": 1000}
 
 
 async def test_chats_and_images_share_connection(server):
-    await ask("gemini-2.5-flash", HELLO)
-    await ask("flux", HELLO)
+    await call_websim("gemini-2.5-flash", HELLO)
+    await call_websim("flux", HELLO)
     assert server.counts()["connections"] == 1
 
 
 async def test_hundred_calls_at_once_open_hundred_connections_at_most(server):
     for _ in range(3):
-        await ask_at_once(100)
+        await call_at_once(100)
     assert server.counts()["connections"] <= 100
 
 
@@ -156,14 +150,14 @@ def test_consecutive_calls_share_tls_handshake(tls_server):
 
 async def test_cookie_is_not_sent_with_other_calls(websim_server):
     websim_server.inject(Fault(headers={"Set-Cookie": "user=somebody"}, body=b'{"content": "Hi"}'))
-    await ask(None, HELLO)
-    await ask(None, HELLO)
+    await call_websim(None, HELLO)
+    await call_websim(None, HELLO)
     assert [request.header("cookie") for request in websim_server.requests] == [None, None]
 
 
 def test_closed_loop_leaves_nothing_in_memory(server):
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(ask(None, HELLO))
+    loop.run_until_complete(call_websim(None, HELLO))
     loop.close()
     reference = weakref.ref(loop)
     del loop
@@ -176,19 +170,19 @@ def test_closed_loop_leaves_nothing_in_memory(server):
 
 async def test_calls_through_http_proxy_share_connection(server, http_proxy_url):
     for _ in range(CALLS):
-        await ask(None, HELLO, proxy=http_proxy_url)
+        await call_websim(None, HELLO, proxy=http_proxy_url)
     assert server.counts() == {"connections": 1, "open": 1, "requests": CALLS}
 
 
 def test_calls_through_http_proxy_share_tls_handshake(tls_server, http_proxy_url):
     run(CONSECUTIVE_CALLS, http_proxy_url)
-    assert tls_server.counts()["connections"] == 1
-    assert tls_server.counts()["requests"] == CALLS
+    counts = tls_server.counts()
+    assert (counts["connections"], counts["requests"]) == (1, CALLS)
 
 
 async def test_each_call_through_socks_proxy_closes_its_connection(server, socks_proxy_url):
     for _ in range(3):
-        await ask(None, HELLO, proxy=socks_proxy_url)
+        await call_websim(None, HELLO, proxy=socks_proxy_url)
     assert server.counts()["connections"] == 3
     wait_until(lambda: server.counts()["open"] == 0)
 
@@ -199,14 +193,14 @@ def test_each_call_through_socks_proxy_closes_its_tls_connection(tls_server, soc
 
 
 async def test_many_calls_through_socks_proxy_at_once_close_their_connections(server, socks_proxy_url):
-    await ask_at_once(24, socks_proxy_url)
+    await call_at_once(24, socks_proxy_url)
     assert server.counts()["requests"] == 24
     wait_until(lambda: server.counts()["open"] == 0)
 
 
 async def test_cancelled_call_through_socks_proxy_closes_its_session(server, socks_proxy_url, caplog):
     for steps in range(8):
-        call = asyncio.create_task(ask(None, HELLO, proxy=socks_proxy_url))
+        call = asyncio.create_task(call_websim(None, HELLO, proxy=socks_proxy_url))
         for _ in range(steps):
             await asyncio.sleep(0)
         call.cancel()
@@ -219,31 +213,24 @@ async def test_cancelled_call_through_socks_proxy_closes_its_session(server, soc
 
 async def test_calls_with_and_without_proxy_share_no_connection(server, http_proxy_url):
     for _ in range(3):
-        await ask(None, HELLO, proxy=http_proxy_url)
-        await ask(None, HELLO)
+        await call_websim(None, HELLO, proxy=http_proxy_url)
+        await call_websim(None, HELLO)
     assert server.counts()["connections"] == 2
 
 
 async def test_call_without_proxy_does_not_use_socks_proxy(server, socks_proxy_url):
-    await ask(None, HELLO, proxy=socks_proxy_url)
-    await ask(None, HELLO)
+    await call_websim(None, HELLO, proxy=socks_proxy_url)
+    await call_websim(None, HELLO)
     assert server.counts()["open"] == 1
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks4", "socks5", "socks5h"])
-async def test_call_never_bypasses_its_proxy(server, monkeypatch, unused_tcp_port, scheme):
+async def test_call_never_bypasses_its_proxy(server, monkeypatch, closed_port, scheme):
     monkeypatch.setattr(Websim, "max_attempts", 1)
-    await ask(None, HELLO)
-    with pytest.raises(ResponseError, match=f"{HOST}:{unused_tcp_port} does not answer"):
-        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{unused_tcp_port}")
+    await call_websim(None, HELLO)
+    with pytest.raises(ResponseError, match=f"{HOST}:{closed_port} does not answer"):
+        await call_websim(None, HELLO, proxy=f"{scheme}://{HOST}:{closed_port}")
     assert server.counts()["requests"] == 1
-
-
-@pytest.mark.parametrize("scheme", ["http", "socks4", "socks5", "socks5h"])
-async def test_retries_dead_proxy(server, unused_tcp_port, retries, scheme):
-    with pytest.raises(ResponseError):
-        await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{unused_tcp_port}")
-    assert len(retries) == Websim.max_attempts - 1
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks5"])
@@ -253,25 +240,22 @@ async def test_retries_socks_proxy_that_closes_connection(server, retries, schem
 
     async with await asyncio.start_server(close, HOST, 0) as proxy:
         with pytest.raises(ResponseError):
-            await ask(None, HELLO, proxy=f"{scheme}://{HOST}:{proxy.sockets[0].getsockname()[1]}")
+            await call_websim(None, HELLO, proxy=f"{scheme}://{HOST}:{proxy.sockets[0].getsockname()[1]}")
     assert len(retries) == Websim.max_attempts - 1
 
 
-async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, socks_proxy_url):
-    host, retried = socks_proxy_url.rpartition("@")[2], asyncio.Event()
+async def test_call_succeeds_when_socks_proxy_comes_back(server, monkeypatch, socks_proxy_url, delay_began):
+    host = socks_proxy_url.rpartition("@")[2]
     monkeypatch.setattr(Websim, "backoff", 0.5)
-    monkeypatch.setattr(g4f.debug, "logging", True)
-    monkeypatch.setattr(g4f.debug, "log_handler", lambda *text, file=None: retried.set())
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_proxy, to_proxy = await asyncio.open_connection(*host.split(":"))
         await asyncio.gather(copy(reader, to_proxy), copy(from_proxy, writer))
 
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))  # a port that refuses connections until the proxy listens
-        address = f"{HOST}:{bound.getsockname()[1]}"
-        call = asyncio.create_task(ask(None, HELLO, proxy=socks_proxy_url.replace(host, address)))
-        await asyncio.wait_for(retried.wait(), MAX_SECONDS)
+    with refusing_socket() as bound:
+        forwarder = f"{HOST}:{bound.getsockname()[1]}"
+        call = asyncio.create_task(call_websim(None, HELLO, proxy=socks_proxy_url.replace(host, forwarder)))
+        await delay_began.wait()
         async with await asyncio.start_server(forward, sock=bound):
             assert await call
 
@@ -285,5 +269,5 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 async def test_does_not_retry_socks_proxy_that_refuses_password(server, socks_proxy_url, retries):
     with pytest.raises(ResponseError, match="needs a login"):
-        await ask(None, HELLO, proxy=socks_proxy_url.replace(QUOTED_PASSWORD, "wrong"))
+        await call_websim(None, HELLO, proxy=socks_proxy_url.replace(QUOTED_PASSWORD, "wrong"))
     assert retries == []

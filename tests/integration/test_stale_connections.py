@@ -1,31 +1,26 @@
-"""A server closes an idle connection while a request is on its way: the request is sent again over a new connection."""
+"""A server closes an idle connection while a request is sent: the request is sent again over a new connection."""
 
 import asyncio
-import socket
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
+from tests.support.loopback import HOST
+from tests.support.raw_server import reset
 
-HOST = "127.0.0.1"
 BODY = b'{"content": "Hi"}'
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 
-# SO_LINGER for 0 seconds: closing the socket sends RST instead of FIN.
-NO_LINGER = struct.pack("ii", 1, 0)
-
 # A call that waits for the backoff takes longer than a call may take here.
 BACKOFF = 60.0
 MAX_SECONDS = 10.0
-# The client receives the start of a response before the connection is closed.
-PAUSE = 0.1
 
 LARGE_TEXT = "x" * 4_000_000
 
@@ -50,8 +45,7 @@ class Connection:
         self._writer.close()
 
     async def reset(self) -> None:
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-        self._writer.transport.abort()
+        reset(self._writer)
 
 
 class Server:
@@ -111,6 +105,20 @@ async def server(monkeypatch) -> AsyncIterator[Server]:
     await listener.wait_closed()
 
 
+@pytest.fixture
+def client_received(monkeypatch) -> asyncio.Event:
+    """An event that is set when the client receives data."""
+    received = asyncio.Event()
+    data_received = ResponseHandler.data_received
+
+    def set_event(handler: ResponseHandler, data: bytes) -> None:
+        data_received(handler, data)
+        received.set()
+
+    monkeypatch.setattr(ResponseHandler, "data_received", set_event)
+    return received
+
+
 async def open_idle_connections(server: Server, count: int) -> None:
     """Send `count` requests at once, so that each opens a connection."""
     all_arrived = asyncio.Barrier(count)
@@ -120,12 +128,12 @@ async def open_idle_connections(server: Server, count: int) -> None:
         await connection.send()
 
     server.respond = respond
-    await asyncio.gather(*(ask(None, HELLO) for _ in range(count)))
+    await asyncio.gather(*(call_websim(None, HELLO) for _ in range(count)))
     assert server.requests == dict.fromkeys(range(1, count + 1), 1)
 
 
-async def ask_in_time(messages: Sequence = HELLO) -> list[str]:
-    return await asyncio.wait_for(ask(None, messages), MAX_SECONDS)
+async def call_in_time(messages: Sequence = HELLO) -> list[str]:
+    return await asyncio.wait_for(call_websim(None, messages), MAX_SECONDS)
 
 
 CLOSINGS = pytest.mark.parametrize("closing", [Connection.close, Connection.reset], ids=["closed", "reset"])
@@ -137,7 +145,7 @@ async def test_resends_over_new_connection(server, monkeypatch, closing, max_att
     monkeypatch.setattr(Websim, "max_attempts", max_attempts)
     await open_idle_connections(server, 1)
     server.respond = fail_later_requests(closing)
-    assert await ask_in_time() == ["Hi"]
+    assert await call_in_time() == ["Hi"]
     assert server.requests == {1: 2, 2: 1}
 
 
@@ -147,7 +155,7 @@ async def test_resends_once_although_many_idle_connections_are_stale(server, mon
     await open_idle_connections(server, 4)
     server.respond = fail_later_requests(closing)
     for _ in range(4):
-        assert await ask_in_time() == ["Hi"]
+        assert await call_in_time() == ["Hi"]
     assert server.requests == {1: 2, 2: 2, 3: 2, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1}
 
 
@@ -156,7 +164,7 @@ async def test_concurrent_calls_resend_over_new_connections(server, monkeypatch,
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 4)
     server.respond = fail_later_requests(closing)
-    assert await asyncio.gather(*(ask_in_time() for _ in range(4))) == [["Hi"]] * 4
+    assert await asyncio.gather(*(call_in_time() for _ in range(4))) == [["Hi"]] * 4
     assert server.requests.total() == 12
 
 
@@ -164,7 +172,7 @@ async def test_resends_large_request_whole(server, monkeypatch):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 1)
     server.respond = fail_later_requests(Connection.reset)
-    assert await ask_in_time([{"role": "user", "content": LARGE_TEXT}]) == ["Hi"]
+    assert await call_in_time([{"role": "user", "content": LARGE_TEXT}]) == ["Hi"]
     assert server.requests == {1: 2, 2: 1}
 
 
@@ -174,7 +182,7 @@ async def test_resends_only_once(server, monkeypatch, closing):
     await open_idle_connections(server, 1)
     server.respond = lambda connection, request: closing(connection)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 2, 2: 1}
 
 
@@ -189,7 +197,7 @@ async def test_resending_is_not_an_attempt(server, monkeypatch, closing):
 
     server.respond = respond
     with pytest.raises(ResponseStatusError, match="Response 503"):
-        await ask_in_time()
+        await call_in_time()
     # Two requests over the first connection, then one for each attempt.
     assert server.requests == {1: 2, 2: 1, 3: 1}
 
@@ -199,7 +207,7 @@ async def test_failure_of_new_connection_is_an_attempt(server, monkeypatch, clos
     monkeypatch.setattr(Websim, "max_attempts", 1)
     server.respond = lambda connection, request: closing(connection)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 1}
 
 
@@ -212,37 +220,39 @@ async def test_failure_of_new_connection_waits_for_backoff(server, monkeypatch, 
 
     server.respond = respond
     start = monotonic()
-    assert await ask_in_time() == ["Hi"]
+    assert await call_in_time() == ["Hi"]
     assert monotonic() - start >= 0.2
     assert server.requests == {1: 1, 2: 1}
 
 
 @pytest.mark.parametrize("end", [1, 7, RESPONSE.index(b"\r\n\r\n"), len(RESPONSE) - 1])
-async def test_does_not_resend_after_part_of_response(server, monkeypatch, end):
+async def test_does_not_resend_after_part_of_response(server, monkeypatch, client_received, end):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 1)
 
     async def fail(connection: Connection) -> None:
+        client_received.clear()
         await connection.send(RESPONSE[:end])
-        await asyncio.sleep(PAUSE)
+        await client_received.wait()
         await connection.close()
 
     server.respond = fail_later_requests(fail)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 2}
 
 
-async def test_does_not_resend_after_reset_in_body(server, monkeypatch):
+async def test_does_not_resend_after_reset_in_body(server, monkeypatch, client_received):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await open_idle_connections(server, 1)
 
     async def fail(connection: Connection) -> None:
+        client_received.clear()
         await connection.send(RESPONSE[:-1])
-        await asyncio.sleep(PAUSE)
+        await client_received.wait()
         await connection.reset()
 
     server.respond = fail_later_requests(fail)
     with pytest.raises(ResponseError):
-        await ask_in_time()
+        await call_in_time()
     assert server.requests == {1: 2}

@@ -13,7 +13,7 @@ from g4f.Provider import IterListProvider
 
 from g4f_websim import Websim, sessions
 from g4f_websim.errors import WebsimTimeoutError
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.raw_server import RawServer, Request, Script, Step
 
 TIMEOUT = 0.1
@@ -45,11 +45,11 @@ def timed_out_call(request, silent_server, monkeypatch) -> Call:
     """A call that takes too long: the whole call, one attempt without a timeout, or the delay between attempts."""
     if request.param == "attempt":
         monkeypatch.setattr(sessions, "ATTEMPT_TIMEOUT", TIMEOUT)
-        return lambda: ask(None, HELLO)
+        return lambda: call_websim(None, HELLO)
     if request.param == "backoff":
         monkeypatch.setattr(Websim, "backoff", 1000.0)
         silent_server.respond = lambda request: [Step.RESET]
-    return lambda: ask(None, HELLO, timeout=TIMEOUT)
+    return lambda: call_websim(None, HELLO, timeout=TIMEOUT)
 
 
 async def error_of(call: Call) -> type[BaseException] | None:
@@ -199,7 +199,7 @@ async def test_timeout_keeps_count_of_earlier_cancellations(timed_out_call):
 
 @pytest.mark.parametrize("arguments", [{}, {"timeout": MAX_SECONDS}], ids=["no timeout", "timeout"])
 async def test_cancellation_is_not_swallowed(request_arrived, arguments):
-    call = asyncio.create_task(ask(None, HELLO, **arguments))
+    call = asyncio.create_task(call_websim(None, HELLO, **arguments))
     await request_arrived.wait()
     call.cancel()
     await asyncio.wait([call])
@@ -214,7 +214,7 @@ async def test_second_cancellation_is_not_swallowed(request_arrived, arguments):
         try:
             await asyncio.Event().wait()
         finally:
-            errors.append(await error_of(lambda: ask(None, HELLO, **arguments)))
+            errors.append(await error_of(lambda: call_websim(None, HELLO, **arguments)))
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
@@ -227,19 +227,19 @@ async def test_second_cancellation_is_not_swallowed(request_arrived, arguments):
 
 async def test_outer_timeout_ends_call():
     with pytest.raises(TimeoutError) as raised:
-        await asyncio.wait_for(ask(None, HELLO, timeout=MAX_SECONDS), TIMEOUT)
+        await asyncio.wait_for(call_websim(None, HELLO, timeout=MAX_SECONDS), TIMEOUT)
     assert not isinstance(raised.value, g4f.errors.TimeoutError)
 
 
 async def test_scope_of_anyio_ends_call():
     with anyio.move_on_after(TIMEOUT) as scope:
-        await ask(None, HELLO, timeout=MAX_SECONDS)
+        await call_websim(None, HELLO, timeout=MAX_SECONDS)
     assert scope.cancelled_caught
 
 
 async def test_cancellation_wins_over_timeout_of_same_moment(request_arrived, monkeypatch):
     loop = asyncio.get_running_loop()
-    call = asyncio.create_task(ask(None, HELLO, timeout=MAX_SECONDS))
+    call = asyncio.create_task(call_websim(None, HELLO, timeout=MAX_SECONDS))
     await request_arrived.wait()
     loop.call_later(MAX_SECONDS, call.cancel)
     # Now both timers are due.

@@ -6,14 +6,14 @@ import re
 import sys
 from time import monotonic
 
-import g4f.debug
+import g4f.errors
 import pytest
 from g4f.errors import MissingAuthError, MissingRequirementsError, RateLimitError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BYTES_IN_ONE_PIECE
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.raw_server import Step, http
 
 FAR_FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
@@ -50,7 +50,7 @@ async def stalled_call(server):
         return [Step.STALL]
 
     server.respond = stall
-    call = asyncio.create_task(ask(None, HELLO))
+    call = asyncio.create_task(call_websim(None, HELLO))
     await received.wait()
     return call
 
@@ -62,7 +62,7 @@ def retry_after(value: str, status: int = 503) -> bytes:
 @pytest.mark.parametrize(("status", "model"), [*((status, None) for status in RETRYABLE_STATUSES), (503, "flux")])
 async def test_retries_transient_status(websim_server, status, model):
     websim_server.inject(Fault(status=status), times=2)
-    assert await ask(model, HELLO)
+    assert await call_websim(model, HELLO)
     assert len(websim_server.requests) == 3
 
 
@@ -71,7 +71,7 @@ async def test_raises_last_error_after_max_attempts(websim_server, status):
     websim_server.inject(Fault(status=status, body=b"first"), times=2)
     websim_server.inject(Fault(status=status, body=b"last"), times=2)
     with pytest.raises(ResponseStatusError, match=rf"^Response {status} from 127.0.0.1:\d+: .*\(last\)") as raised:
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert isinstance(raised.value, RateLimitError) is (status == 429)
     assert len(websim_server.requests) == 3
 
@@ -79,7 +79,7 @@ async def test_raises_last_error_after_max_attempts(websim_server, status):
 @pytest.mark.parametrize("status", [200, 201, 299])
 async def test_accepts_any_status_of_success(websim_server, status):
     websim_server.inject(Fault(status=status, body=b'{"content": "Hi"}'))
-    assert await ask(None, HELLO) == ["Hi"]
+    assert await call_websim(None, HELLO) == ["Hi"]
 
 
 @pytest.mark.parametrize(("status", "model"), [*((status, None) for status in OTHER_STATUSES), (400, "flux")])
@@ -87,7 +87,7 @@ async def test_raises_other_statuses_at_once(websim_server, status, model):
     websim_server.inject(Fault(status=status, body=b"for a reason"))
     kinds = (ResponseStatusError, MissingAuthError)
     with pytest.raises(kinds, match=rf"^Response {status} from 127.0.0.1:\d+: .*\(for a reason\): ") as raised:
-        await ask(model, HELLO)
+        await call_websim(model, HELLO)
     assert not isinstance(raised.value, RateLimitError)
     assert raised.value.status == status
     assert len(websim_server.requests) == 1
@@ -97,18 +97,18 @@ async def test_raises_other_statuses_at_once(websim_server, status, model):
 async def test_body_may_report_rate_limit(websim_server, status):
     websim_server.inject(Fault(status=status, body=b'{"error": "Rate limit exceeded"}'), times=3)
     with pytest.raises(RateLimitError, match=f"^Response {status} from .*Rate limit exceeded"):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert len(websim_server.requests) == 3
 
 
-async def test_answer_may_mention_rate_limit(websim_server):
+async def test_text_may_mention_rate_limit(websim_server):
     websim_server.reply("Rate limit exceeded means: too often")
-    assert await ask(None, HELLO) == ["Rate limit exceeded means: too often"]
+    assert await call_websim(None, HELLO) == ["Rate limit exceeded means: too often"]
 
 
 async def test_retries_connection_that_broke_before_the_response(websim_server):
     websim_server.inject(Fault(disconnect=True), times=2)
-    assert await ask(None, HELLO)
+    assert await call_websim(None, HELLO)
     assert len(websim_server.requests) == 3
 
 
@@ -117,7 +117,7 @@ async def test_max_attempts_below_2_sends_one_request(websim_server, monkeypatch
     monkeypatch.setattr(Websim, "max_attempts", max_attempts)
     websim_server.inject(Fault(status=503))
     with pytest.raises(ResponseStatusError):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert len(websim_server.requests) == 1
 
 
@@ -125,7 +125,7 @@ async def test_logs_each_retry(websim_server, monkeypatch, caplog, debug_lines):
     caplog.set_level(logging.INFO, "g4f_websim")
     monkeypatch.setattr(Websim, "backoff", 0.1)
     websim_server.inject(Fault(status=503, body=b"too busy"))
-    await ask(None, HELLO)
+    await call_websim(None, HELLO)
     ((name, level, message),) = caplog.record_tuples
     assert (name, level) == ("g4f_websim", logging.INFO)
     assert re.match(r"Response 503 from 127.0.0.1:\d+: the server failed \(too busy\): ", message)
@@ -138,7 +138,7 @@ async def test_default_delays_are_2_and_4_seconds_and_up_to_25_percent_longer(se
     server.respond = lambda request: [http(status=503)]
     for _ in range(5):
         with pytest.raises(ResponseStatusError):
-            await ask(None, HELLO)
+            await call_websim(None, HELLO)
     assert len(server.requests) == 15
     assert len(set(delays)) == 10
     for first, second in zip(delays[::2], delays[1::2], strict=True):
@@ -149,13 +149,13 @@ async def test_default_delays_are_2_and_4_seconds_and_up_to_25_percent_longer(se
 async def test_waits_as_long_as_retry_after_says(server, monkeypatch, delays):
     monkeypatch.setattr(Websim, "backoff", 1000.0)
     server.play([retry_after("7")], [retry_after("0")])
-    assert await ask(None, HELLO)
+    assert await call_websim(None, HELLO)
     assert delays == [7, 0]
 
 
 async def test_ignores_malformed_retry_after(server, delays):
     server.play([retry_after("soon")])
-    assert await ask(None, HELLO)
+    assert await call_websim(None, HELLO)
     assert len(delays) == 1
     assert delays[0] < 1
 
@@ -165,7 +165,7 @@ async def test_ignores_malformed_retry_after(server, delays):
 async def test_raises_at_once_if_retry_after_exceeds_max_wait(server, value, status):
     server.play([retry_after(value, status)])
     with pytest.raises(ResponseStatusError) as raised:
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert isinstance(raised.value, RateLimitError) is (status == 429)
     assert raised.value.retry_after > 60
     assert len(server.requests) == 1
@@ -174,7 +174,7 @@ async def test_raises_at_once_if_retry_after_exceeds_max_wait(server, value, sta
 async def test_max_wait_is_set_on_the_class(server, monkeypatch, delays):
     monkeypatch.setattr(Websim, "max_wait", 3600.0)
     server.play([retry_after("3600")])
-    assert await ask(None, HELLO)
+    assert await call_websim(None, HELLO)
     assert delays == [3600]
 
 
@@ -184,7 +184,7 @@ async def test_timeout_limits_a_slow_response(websim_server, model):
     with pytest.raises(
         g4f.errors.TimeoutError, match=r"^No response from 127.0.0.1:\d+ within 0.2 s: try again"
     ) as raised:
-        await ask(model, HELLO, timeout=0.2)
+        await call_websim(model, HELLO, timeout=0.2)
     assert isinstance(raised.value, TimeoutError)
     assert (raised.value.status, raised.value.reason) == (None, "timeout")
 
@@ -193,14 +193,14 @@ async def test_timeout_limits_delays_too(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "backoff", 30.0)
     websim_server.inject(Fault(status=503))
     with pytest.raises(TimeoutError, match=" within 0.2 s: "):
-        await asyncio.wait_for(ask(None, HELLO, timeout=0.2), TEST_TIMEOUT)
+        await asyncio.wait_for(call_websim(None, HELLO, timeout=0.2), TEST_TIMEOUT)
     # On a slow machine the timeout may expire before the first request is received.
     assert len(websim_server.requests) <= 1
 
 
 @pytest.mark.parametrize("seconds", [None, 0, 30])
 async def test_timeout_does_not_limit_a_fast_response(websim_server, seconds):
-    assert await ask(None, HELLO, timeout=seconds)
+    assert await call_websim(None, HELLO, timeout=seconds)
 
 
 async def test_calls_have_their_own_timeouts(websim_server):
@@ -209,7 +209,7 @@ async def test_calls_have_their_own_timeouts(websim_server):
 
     async def call(seconds: float) -> None:
         with pytest.raises(TimeoutError) as raised:
-            await ask(None, HELLO, timeout=seconds)
+            await call_websim(None, HELLO, timeout=seconds)
         messages.append(str(raised.value))
 
     await asyncio.gather(*map(call, (0.3, 0.1, 0.2)))
@@ -229,7 +229,7 @@ async def test_attempt_ends_after_300_seconds_without_a_timeout(stalled_call, mo
 async def test_reads_body_of_maximum_size(websim_server):
     text = "x" * (MAX_BODY_BYTES - len('{"content": ""}'))
     websim_server.inject(Fault(body=f'{{"content": "{text}"}}'.encode()))
-    assert await ask(None, HELLO) == [text]
+    assert await call_websim(None, HELLO) == [text]
 
 
 async def test_rejects_larger_body(websim_server):
@@ -237,7 +237,7 @@ async def test_rejects_larger_body(websim_server):
     with pytest.raises(
         ResponseError, match=r"^Response 200 from 127.0.0.1:\d+: a response of more than 32 MiB"
     ) as raised:
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert (raised.value.status, raised.value.reason) == (200, "broken_response")
 
 
@@ -245,7 +245,7 @@ async def test_rejects_larger_body(websim_server):
 async def test_sends_large_request_completely_in_each_attempt(websim_server, recwarn, size):
     websim_server.inject(Fault(status=503))
     text = "x" * size
-    await ask(None, [{"role": "user", "content": text}])
+    await call_websim(None, [{"role": "user", "content": text}])
     assert [request.json["messages"][0]["content"] for request in websim_server.requests] == [text, text]
     assert len(recwarn) == 0
 
@@ -254,7 +254,7 @@ async def test_does_not_follow_redirect(websim_server):
     websim_server.inject(Fault(status=308, headers={"Location": "https://websim.example/other"}))
     message = "308 from .*: a redirect to https://websim.example/other, .*set WEBSIM_URL=https://websim.example"
     with pytest.raises(ResponseStatusError, match=message):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert len(websim_server.requests) == 1
 
 
@@ -271,16 +271,14 @@ async def test_status_from_300_to_399_is_a_redirect(websim_server, status, summa
     with pytest.raises(
         (ResponseError, ResponseStatusError), match=rf"^Response {status} from 127.0.0.1:\d+: {summary}"
     ):
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
 
 
-async def test_refused_connection_names_host_and_advice(websim_server, monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{unused_tcp_port}")
-    message = (
-        rf"^No response from 127.0.0.1:{unused_tcp_port}: no connection \(.*\): check the network, or set WEBSIM_URL"
-    )
+async def test_refused_connection_names_host_and_advice(websim_server, monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://127.0.0.1:{closed_port}")
+    message = rf"^No response from 127.0.0.1:{closed_port}: no connection \(.*\): check the network, or set WEBSIM_URL"
     with pytest.raises(ResponseError, match=message) as raised:
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert (raised.value.status, raised.value.retry_after, raised.value.reason) == (None, None, "no_connection")
 
 
@@ -288,25 +286,23 @@ async def test_https_to_an_http_port_advises_http(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "url", websim_server.url.replace("http:", "https:"))
     message = r"^No response from 127.0.0.1:\d+: no connection .*does not speak https: write http:// in WEBSIM_URL"
     with pytest.raises(ResponseError, match=message) as raised:
-        await ask(None, HELLO)
+        await call_websim(None, HELLO)
     assert raised.value.reason == "no_connection"
 
 
-async def test_socks_proxy_without_its_package_names_the_package(websim_server, monkeypatch):
+async def test_socks_proxy_without_its_package_names_the_package(websim_server, monkeypatch, closed_port):
     monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
     message = "^a SOCKS proxy needs one more package: pip install aiohttp_socks$"
     with pytest.raises(MissingRequirementsError, match=message):
-        await ask(None, HELLO, proxy="socks5://127.0.0.1:9")
+        await call_websim(None, HELLO, proxy=f"socks5://127.0.0.1:{closed_port}")
     assert not websim_server.requests
 
 
-async def test_cancelled_call_ends_its_delay(websim_server, monkeypatch):
+async def test_cancelled_call_ends_its_delay(websim_server, monkeypatch, delay_began):
     monkeypatch.setattr(Websim, "backoff", 1000.0)
-    waiting = asyncio.Event()
-    monkeypatch.setattr(g4f.debug, "log", lambda *text, **options: waiting.set())
     websim_server.inject(Fault(status=503))
-    call = asyncio.create_task(ask(None, HELLO))
-    await waiting.wait()
+    call = asyncio.create_task(call_websim(None, HELLO))
+    await delay_began.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -1,8 +1,10 @@
-"""A function that calls Websim, and the message, the token and the image that most tests send."""
+"""A function that calls Websim, what most tests send with it, and the errors that it may raise."""
 
 import base64
 import json
 from typing import Any
+
+import g4f.errors
 
 from g4f_websim import Websim
 
@@ -11,6 +13,14 @@ PNG_URI = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
     "AAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
+PNG = base64.b64decode(PNG_URI.partition(",")[2])
+
+G4F_ERRORS = tuple(error for error in vars(g4f.errors).values() if isinstance(error, type))
+
+
+def base64url(data: str) -> str:
+    """Encode text as in a JSON Web Token: base64 for URLs, without padding."""
+    return base64.urlsafe_b64encode(data.encode()).decode().rstrip("=")
 
 
 def make_token(header: Any = None, **claims: Any) -> str:
@@ -21,12 +31,16 @@ def make_token(header: Any = None, **claims: Any) -> str:
         claims: the claims, `exp` for example.
     """
     parts = [json.dumps({"alg": "HS256"} if header is None else header), json.dumps(claims), "signature"]
-    return ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
+    return ".".join(map(base64url, parts))
 
 
 JWT = make_token(sub="1")
 
 
-async def ask(model: str | None = None, messages: Any = None, **arguments: Any) -> list[Any]:
+async def call_websim(model: str | None = None, messages: Any = None, **arguments: Any) -> list[Any]:
     """Call Websim and return all chunks of the response."""
     return [chunk async for chunk in Websim.create_async_generator(model, messages, **arguments)]
+
+
+# The name in some tests.
+ask = call_websim

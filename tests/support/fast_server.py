@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,9 +17,12 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
-HOST = "127.0.0.1"
+from tests.support.loopback import HOST
+from tests.support.server_process import serve_until_stopped, server_process
+
 BACKLOG = 1024
 CHUNK_BYTES = 65536
+SECONDS_TO_RESPOND = 30
 
 # The authentication method "username/password" (RFC 1928, section 3).
 SOCKS_PASSWORD_METHOD = 2
@@ -96,7 +98,8 @@ async def _serve(certificate: str | None = None) -> None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
     loop = asyncio.get_running_loop()
-    await _run(await loop.create_server(_Connection, HOST, 0, ssl=context, backlog=BACKLOG))
+    server = await loop.create_server(_Connection, HOST, 0, ssl=context, backlog=BACKLOG)
+    await serve_until_stopped(server.sockets[0].getsockname()[1])
 
 
 async def _serve_socks(password: str) -> None:
@@ -104,13 +107,8 @@ async def _serve_socks(password: str) -> None:
         with closing(writer), suppress(asyncio.IncompleteReadError, OSError):
             await _relay(reader, writer, password.encode())
 
-    await _run(await asyncio.start_server(serve, HOST, 0))
-
-
-async def _run(server: asyncio.Server) -> None:
-    """Print the port of a server, and return when the standard input ends."""
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    server = await asyncio.start_server(serve, HOST, 0)
+    await serve_until_stopped(server.sockets[0].getsockname()[1])
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: bytes) -> None:
@@ -164,7 +162,7 @@ class FastServer:
 
     def _request(self, method: str) -> dict[str, int]:
         kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
-        with closing(kind(HOST, self.port)) as connection:
+        with closing(kind(HOST, self.port, timeout=SECONDS_TO_RESPOND)) as connection:
             connection.request(method, "/")
             return json.load(connection.getresponse())
 
@@ -176,23 +174,15 @@ def fast_server(certificate: Path | None = None) -> Iterator[FastServer]:
     Args:
         certificate: a PEM file with a key and its chain for TLS; None means plain HTTP.
     """
-    with _process("_serve", *([str(certificate)] if certificate else [])) as port:
+    with server_process(__name__, "_serve", *([str(certificate)] if certificate else [])) as port:
         yield FastServer("https" if certificate else "http", port)
 
 
 @contextmanager
 def socks_proxy(password: str) -> Iterator[str]:
     """Run a SOCKS5 proxy that requires a password but accepts any user name, and yield its host and port."""
-    with _process("_serve_socks", password) as port:
+    with server_process(__name__, "_serve_socks", password) as port:
         yield f"{HOST}:{port}"
-
-
-@contextmanager
-def _process(function: str, *arguments: str) -> Iterator[int]:
-    """Run a function of this module in a process that ends with this one, and yield the port that it prints."""
-    command = [sys.executable, __file__, function, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        yield int(process.stdout.readline())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,10 +13,12 @@ from urllib.request import urlopen
 
 from aiohttp import web
 
-from tests.support.paths import ROOT
+from tests.support.loopback import HOST
+from tests.support.server_process import serve_until_stopped, server_process
 
-HOST = "127.0.0.1"
-ANSWER = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
+SECONDS_TO_RESPOND = 30
+
+RESPONSE = ANSWER = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class _Limiter:
         self._in_flight += 1
         await asyncio.sleep(self._limit.latency)
         self._in_flight -= 1
-        return web.json_response(ANSWER)
+        return web.json_response(RESPONSE)
 
     async def report(self, request: web.Request) -> web.Response:
         return web.json_response({"accepted": self.accepted, "refused": self.refused})
@@ -105,17 +106,15 @@ class LimitedServer:
 
     def report(self) -> dict[str, list[float]]:
         """Return the times, by the monotonic clock, at which requests were `accepted` and `refused`."""
-        with urlopen(self.url) as response:
+        with urlopen(self.url, timeout=SECONDS_TO_RESPOND) as response:
             return json.load(response)
 
 
 @contextmanager
 def limited_server(limit: Limit) -> Iterator[LimitedServer]:
     """Serve any POST on a free loopback port, within a rate limit."""
-    command = [sys.executable, "-m", __name__, json.dumps(vars(limit))]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        yield LimitedServer(f"http://{HOST}:{int(process.stdout.readline())}")
-        # The server ends with its standard input.
+    with server_process(__name__, json.dumps(vars(limit))) as port:
+        yield LimitedServer(f"http://{HOST}:{port}")
 
 
 async def _serve(limit: Limit) -> None:
@@ -126,8 +125,7 @@ async def _serve(limit: Limit) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0, backlog=1024).start()
-    print(runner.addresses[0][1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    await serve_until_stopped(runner.addresses[0][1])
 
 
 if __name__ == "__main__":

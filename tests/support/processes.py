@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ import httpx
 
 from g4f_websim.offline import write_provider_list
 from tests.support.calls import HELLO
+from tests.support.loopback import HOST, refusing_socket
+from tests.support.responses import PNG_MAGIC, REPLY  # noqa: F401
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
 MODULE = (sys.executable, "-m", "g4f_websim")
@@ -27,23 +30,26 @@ MODULE = (sys.executable, "-m", "g4f_websim")
 API = ("api", "--bind", "127.0.0.1:0", "--disable-colors", "--disable-pa-auto-download")
 ADDRESS = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
 
-# The emulator's response to HELLO, and the first bytes of its images.
-ANSWER = "This is the offline Websim; no model was asked. You said: Hello"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# The name in some tests.
+ANSWER = REPLY
 
 LOG = "output.txt"
 
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 20
-SECONDS_TO_ANSWER = 60
+SECONDS_TO_RESPOND = SECONDS_TO_ANSWER = 60
 POLL_SECONDS = 0.02
 
 TERMINAL_BYTES = 10_000
 
 SETTINGS = ("WEBSIM_", "G4F_")
-# Nothing listens on this port, so g4f's requests to the internet fail at once.
-NO_INTERNET = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
-LOOPBACK = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+# This proxy refuses connections, so g4f's requests to the internet fail at once.
+_REFUSING = refusing_socket()
+atexit.register(_REFUSING.close)
+NO_INTERNET = dict.fromkeys(
+    ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{HOST}:{_REFUSING.getsockname()[1]}"
+)
+LOOPBACK = dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost")
 
 
 def make_home(folder: Path) -> Path:
@@ -103,7 +109,7 @@ def run(
         stdout=stdout,
         stderr=stderr,
         text=True,
-        timeout=SECONDS_TO_ANSWER,
+        timeout=SECONDS_TO_RESPOND,
     )
 
 
@@ -151,13 +157,13 @@ class Server:
     def chat(self, **fields: Any) -> str:
         """Send HELLO over HTTP and return the text of the response."""
         body = {"messages": HELLO, **fields}
-        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=SECONDS_TO_ANSWER)
+        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=SECONDS_TO_RESPOND)
         assert response.is_success, f"{response.text}\n{self.output}"
         return response.json()["choices"][0]["message"]["content"]
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path."""
-        return httpx.get(self.url + path, timeout=SECONDS_TO_ANSWER).raise_for_status().json()
+        return httpx.get(self.url + path, timeout=SECONDS_TO_RESPOND).raise_for_status().json()
 
 
 @contextmanager

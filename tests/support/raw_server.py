@@ -14,7 +14,8 @@ from enum import Enum, auto
 from functools import partial
 from itertools import repeat
 
-HOST = "127.0.0.1"
+from tests.support.loopback import HOST
+
 MAX_KEPT_REQUESTS = 20
 
 # The steps of an event loop in which asyncio makes a transport for an accepted connection, tells the protocol, and
@@ -157,6 +158,12 @@ async def raw_server(
         listener.close()
 
 
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection by RST instead of FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    writer.transport.abort()
+
+
 async def _read(reader: asyncio.StreamReader) -> Request:
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
@@ -168,8 +175,7 @@ async def _play(script: Script, writer: asyncio.StreamWriter) -> None:
         if step is Step.STALL:
             await asyncio.Event().wait()
         elif step is Step.RESET:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            writer.transport.abort()
+            reset(writer)
             return
         else:
             writer.write(step)

@@ -28,11 +28,11 @@ from g4f_websim.response import chat_text, image_url
 from g4f_websim.target import Target
 from g4f_websim.transport import Response
 from tests.support.calls import JWT
+from tests.support.responses import CHALLENGE_PAGE
 
 SITE = "https://websim.com"
 TARGET = Target(f"{SITE}/api", JWT, "sk-another-key", "http://ann:p%40ssword@127.0.0.1:3128")
 ANONYMOUS = Target(f"{SITE}/api")
-CHALLENGE_PAGE = "<html><head><title>Just a moment...</title></head></html>"
 
 
 async def error_of(status, body="", headers=(), target=ANONYMOUS, read=None, retry_after=None):
@@ -100,7 +100,7 @@ UNEXPECTED_BODIES = {
 
 
 @pytest.mark.parametrize(("body", "read", "kind", "reason"), UNEXPECTED_BODIES.values(), ids=UNEXPECTED_BODIES)
-async def test_class_and_attributes_of_unexpected_body(body, read, kind, reason):
+async def test_unexpected_body_selects_class_and_reason(body, read, kind, reason):
     error = await error_of(200, body, read=read)
     assert type(error) is kind
     assert (error.status, error.retry_after, error.reason) == (200, None, reason)
@@ -189,7 +189,7 @@ async def test_message_does_not_contain_secrets(secret, status):
     ],
     ids=["with a text", "without a text", "response began", "too large"],
 )
-def test_error_of_exception(raised, status, message):
+def test_exception_becomes_response_error(raised, status, message):
     error = exception_error(raised, ANONYMOUS, status)
     assert type(error) is ResponseError
     assert str(error).startswith(message)

@@ -4,9 +4,9 @@ import pytest
 
 from g4f_websim.redaction import MAX_SEARCHED_CHARS, excerpt, html_title, is_html, redact
 from tests.support.calls import JWT
+from tests.support.responses import CHALLENGE_PAGE
 
 EMAIL = "ann.b+c@example.co.uk"
-PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,11 @@ def test_ignores_empty_secret():
     assert redact("text", [""]) == "text"
 
 
-@pytest.mark.parametrize("secret", [JWT, EMAIL, EMAIL.replace("@", "\\u0040"), f"{'a' * 64}@{'b' * 80}"])
+@pytest.mark.parametrize(
+    "secret",
+    [JWT, EMAIL, EMAIL.replace("@", "\\u0040"), f"{'a' * 64}@{'b' * 80}"],
+    ids=["token", "e-mail", "escaped e-mail", "long e-mail"],
+)
 @pytest.mark.parametrize("visible_chars", [1, 7, 8, 10, 13, 14, 30, 64, 65, 66, 144])
 def test_redacts_secret_truncated_by_search_limit(secret, visible_chars):
     text = " " * (MAX_SEARCHED_CHARS - visible_chars) + secret + " " * 9_000
@@ -75,18 +79,18 @@ def test_excerpt_redacts_before_it_shortens():
 
 
 def test_excerpt_of_html_page_is_its_title():
-    assert excerpt(PAGE, [], 120) == "an HTML page: <title>Just a moment...</title>"
+    assert excerpt(CHALLENGE_PAGE, [], 120) == "an HTML page: <title>Just a moment...</title>"
 
 
 def test_excerpt_redacts_title():
     assert excerpt(f"<html><title>{EMAIL}</title>", [], 120) == "an HTML page: <title>***</title>"
 
 
-def test_excerpt_of_html_page_without_title():
+def test_excerpt_of_html_page_without_title_says_html_page():
     assert excerpt("<html><body>Hi</body></html>", [], 120) == "an HTML page"
 
 
-@pytest.mark.parametrize("body", [PAGE, "\n <HTML><body>Hi</body></HTML>", "<head>", "<!doctype HTML>"])
+@pytest.mark.parametrize("body", [CHALLENGE_PAGE, "\n <HTML><body>Hi</body></HTML>", "<head>", "<!doctype HTML>"])
 def test_recognizes_html_page(body):
     assert is_html(body)
 

@@ -1,6 +1,5 @@
 """Request bodies and headers: each field, and each argument that is rejected."""
 
-import base64
 import io
 import json
 import re
@@ -12,9 +11,8 @@ import pytest
 
 from g4f_websim import request
 from g4f_websim.endpoints import API_URL
-from tests.support.calls import HELLO, JWT, PNG_URI
+from tests.support.calls import HELLO, JWT, PNG, PNG_URI
 
-PNG = base64.b64decode(PNG_URI.partition(",")[2])
 IMAGE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}
 PROJECT_ID = "ke3_xh5gai3gjkmruomu"
 
@@ -58,7 +56,7 @@ def test_drops_other_fields_of_messages():
     assert messages_of([{**HELLO[0], "name": "Ann", "tool_call_id": "7"}]) == HELLO
 
 
-@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}], [None]])
+@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}], [None]], ids=repr)
 def test_drops_message_without_content(content):
     assert messages_of([{"role": "assistant", "content": content}, *HELLO]) == HELLO
 
@@ -131,7 +129,7 @@ def test_json_format_requests_json(kind):
     assert chat_body(response_format={"type": kind})["json"] is True
 
 
-@pytest.mark.parametrize("response_format", [None, {}, {"type": "text"}, {"type": "json"}, {"type": []}])
+@pytest.mark.parametrize("response_format", [None, {}, {"type": "text"}, {"type": "json"}, {"type": []}], ids=repr)
 def test_other_formats_do_not_request_json(response_format):
     assert "json" not in chat_body(response_format=response_format)
 
@@ -186,7 +184,7 @@ def test_media_join_parts_of_message():
     assert message["content"] == [*parts, {"type": "image_url", "image_url": {"url": "https://example.com/b.jpg"}}]
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": ""}]])
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": ""}]], ids=["no message", "empty message"])
 def test_image_alone_is_a_message(messages):
     assert messages_of(messages, media=[PNG]) == [{"role": "user", "content": [IMAGE_PART]}]
 
@@ -257,7 +255,7 @@ def test_keeps_requested_ratio_beside_width_and_height():
     assert (body["aspect_ratio"], body["width"], body["height"]) == ("2:3", 1920, 1080)
 
 
-@pytest.mark.parametrize("side", [{"width": 1920}, {"height": 1920}])
+@pytest.mark.parametrize("side", [{"width": 1920}, {"height": 1920}], ids=["width", "height"])
 def test_one_side_selects_no_ratio(side):
     assert image_body(None, "a cat", **side)["aspect_ratio"] == "1:1"
 
@@ -270,6 +268,7 @@ def test_one_side_selects_no_ratio(side):
         ({"size": "auto"}, None, None, "1:1"),
         ({"aspect_ratio": None}, None, None, "1:1"),
     ],
+    ids=["size", "size and width", "size auto", "neither"],
 )
 def test_size_sets_width_and_height(arguments, width, height, ratio):
     body = image_body(None, "a cat", **arguments)
@@ -388,7 +387,9 @@ def test_accepts_timeout(timeout, seconds):
     assert request.check_timeout(timeout) == seconds
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "soon", True, 10**400])
+@pytest.mark.parametrize(
+    "timeout", [-1, float("nan"), float("inf"), "soon", True, pytest.param(10**400, id="400 digits")]
+)
 def test_rejects_timeout(timeout):
     with pytest.raises(ValueError, match="^timeout: seconds, as in timeout=60, not "):
         request.check_timeout(timeout)

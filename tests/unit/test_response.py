@@ -1,4 +1,4 @@
-"""Response bodies: the answer of a chat, the URL of an image, and bodies that contain neither."""
+"""Response bodies: the text of a chat, the URL of an image, and bodies that contain neither."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from g4f_websim.response import chat_text, image_url
 from tests.support.calls import PNG_URI
 
 SITE = "https://websim.com"
+DEEP_JSON = pytest.param("[" * 200_000, id="nested too deeply")
 PAGE = "<!DOCTYPE html><html><head><title>Sign in to the network</title></head><body>Hello</body></html>"
 
 
@@ -32,7 +33,7 @@ def chat_cause(body):
     return cause
 
 
-CHAT_ANSWERS = {
+CHAT_BODIES = {
     "plain": ('{"role": "assistant", "content": "Hi"}', "Hi"),
     "surrounded by blanks": ('{"content": " \\n Hi there \\t"}', "Hi there"),
     "JSON in the content": ('{"content": "{\\"a\\": 1}"}', '{"a": 1}'),
@@ -43,9 +44,9 @@ CHAT_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("body", "answer"), CHAT_ANSWERS.values(), ids=CHAT_ANSWERS)
-def test_reads_chat_answer(body, answer):
-    assert chat_text(body) == answer
+@pytest.mark.parametrize(("body", "text"), CHAT_BODIES.values(), ids=CHAT_BODIES)
+def test_reads_chat_text(body, text):
+    assert chat_text(body) == text
 
 
 @pytest.mark.parametrize("body", ["", " ", '{"content": ""}', '{"content": " \\n "}', '{"content": null}'])
@@ -55,15 +56,15 @@ def test_empty_chat_response_is_no_content(body):
     assert cause.advice == "try other words, try again later or use another provider"
 
 
-@pytest.mark.parametrize("body", ["[]", "7", "null", '"Hi"', "[" * 200_000])
-def test_chat_response_that_is_not_an_object(body):
+@pytest.mark.parametrize("body", ["[]", "7", "null", '"Hi"', DEEP_JSON])
+def test_chat_response_that_is_not_an_object_is_a_changed_api(body):
     cause = chat_cause(body)
     assert cause.reason is Reason.API_CHANGED
     assert cause.summary == "a response that is not a JSON object with the field content"
 
 
 @pytest.mark.parametrize("content", ["7", "[]", "{}", "true"])
-def test_chat_response_whose_content_is_not_text(content):
+def test_chat_response_whose_content_is_not_text_is_a_changed_api(content):
     cause = chat_cause(f'{{"content": {content}}}')
     assert (cause.reason, cause.summary) == (Reason.API_CHANGED, "a response whose field content is not text")
 
@@ -75,6 +76,7 @@ def test_chat_response_whose_content_is_not_text(content):
         ('{"choices": [], "usage": null}', "choices, usage"),
         (json.dumps(dict.fromkeys("abcdefghijkl")), "a, b, c, d, e, f, g, h"),
     ],
+    ids=["no fields", "two fields", "many fields"],
 )
 def test_response_without_expected_field_shows_its_fields(body, fields):
     chat, image = chat_cause(body), image_cause(body)
@@ -85,7 +87,7 @@ def test_response_without_expected_field_shows_its_fields(body, fields):
     assert chat.advice.startswith("the API may have changed: look for a newer version of g4f-websim")
 
 
-@pytest.mark.parametrize("page", [PAGE, "\n <HTML><body>Hi</body></HTML>"])
+@pytest.mark.parametrize("page", [PAGE, "\n <HTML><body>Hi</body></HTML>"], ids=["with a title", "without a title"])
 def test_html_page_is_not_a_response_of_the_api(page):
     chat, image = chat_cause(page), image_cause(page)
     assert chat.reason is image.reason is Reason.API_MOVED
@@ -101,7 +103,9 @@ def test_truncated_json_is_a_broken_response(body):
     assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
 
 
-@pytest.mark.parametrize("url", ["https://example.com/a.png", "http://example.com/ä?b=c", PNG_URI])
+@pytest.mark.parametrize(
+    "url", ["https://example.com/a.png", "http://example.com/ä?b=c", PNG_URI], ids=["https", "http", "data"]
+)
 def test_reads_image_url(url):
     assert image_url(json.dumps({"url": url}), SITE) == url
 
@@ -135,24 +139,24 @@ def test_rejects_other_image_urls(url):
 
 
 @pytest.mark.parametrize("body", ["", "https://example.com/a.png"])
-def test_image_response_that_is_not_json(body):
+def test_image_response_that_is_not_json_contains_no_image(body):
     assert image_cause(body).summary == "a response without an image"
 
 
-@pytest.mark.parametrize("body", ["[]", "7", "[" * 200_000])
-def test_image_response_that_is_not_an_object(body):
+@pytest.mark.parametrize("body", ["[]", "7", DEEP_JSON])
+def test_image_response_that_is_not_an_object_is_a_changed_api(body):
     cause = image_cause(body)
     assert (cause.reason, cause.error) == (Reason.API_CHANGED, NoMediaResponseError)
     assert cause.summary == "a response that is not a JSON object with the field url"
 
 
 @pytest.mark.parametrize("url", ["7", '["https://example.com/a.png"]'])
-def test_image_response_whose_url_is_not_text(url):
+def test_image_response_whose_url_is_not_text_is_a_changed_api(url):
     cause = image_cause(f'{{"url": {url}}}')
     assert (cause.reason, cause.error) == (Reason.API_CHANGED, NoMediaResponseError)
     assert cause.summary == "a response whose field url is not text"
 
 
-def test_image_response_that_broke_off():
+def test_truncated_image_response_is_a_broken_response():
     cause = image_cause('{"url": "https://exam')
     assert (cause.reason, cause.error) == (Reason.BROKEN_RESPONSE, NoMediaResponseError)

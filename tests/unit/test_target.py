@@ -93,6 +93,6 @@ def test_password_in_url_is_a_secret():
     assert set(Target("http://ann:p%40ss@127.0.0.1:8080/api").secrets) == {"p%40ss", "p@ss"}
 
 
-@pytest.mark.parametrize("api_key", [None, "", 7, {"Other": "key"}])
+@pytest.mark.parametrize("api_key", [None, "", 7, {"Other": "key"}], ids=repr)
 def test_target_without_login_has_no_secrets(api_key):
     assert Target(URL, api_key=api_key, proxy="http://host:3128").secrets == []
