@@ -16,7 +16,7 @@ import aiohttp
 
 from g4f_websim import Websim
 from g4f_websim.throttles import forget_limits
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.limited_server import Limit, LimitedServer, limited_server
 from tests.support.paths import ROOT
 
@@ -51,14 +51,14 @@ class Case(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The result of a case: when each answer arrived, and the requests that the server refused."""
+    """The result of a case: when each response arrived, and the requests that the server refused."""
 
-    answered: list[float]
+    succeeded: list[float]
     refused: int
 
     @property
     def seconds(self) -> float:
-        return max(self.answered, default=0.0)
+        return max(self.succeeded, default=0.0)
 
 
 def cases() -> list[Case]:
@@ -74,7 +74,7 @@ def cases() -> list[Case]:
 
 
 async def with_queue() -> None:
-    await ask(None, HELLO)
+    await call_websim(None, HELLO)
 
 
 async def with_sdk_policy(session: aiohttp.ClientSession, url: str) -> None:
@@ -89,53 +89,53 @@ async def with_sdk_policy(session: aiohttp.ClientSession, url: str) -> None:
     raise ConnectionRefusedError
 
 
-async def send_together(calls: int, send: Callable[[], Awaitable[None]], answered: list[float]) -> None:
+async def send_together(calls: int, send: Callable[[], Awaitable[None]], succeeded: list[float]) -> None:
     start = time.monotonic()
 
     async def call() -> None:
         try:
             await send()
-        except Exception:  # the call has no answer
+        except Exception:  # the call has no response
             return
-        answered.append(time.monotonic() - start)
+        succeeded.append(time.monotonic() - start)
 
     await asyncio.gather(*(call() for _ in range(calls)))
 
 
 def run_with_queue(case: Case, server: LimitedServer) -> list[float]:
-    answered: list[float] = []
+    succeeded: list[float] = []
     Websim.url = server.url
     if not case.threads:
-        asyncio.run(send_together(case.calls, with_queue, answered))
-        return answered
+        asyncio.run(send_together(case.calls, with_queue, succeeded))
+        return succeeded
     start = time.monotonic()
 
     def call() -> None:
         asyncio.run(with_queue())
-        answered.append(time.monotonic() - start)
+        succeeded.append(time.monotonic() - start)
 
     with ThreadPoolExecutor(case.calls) as pool:
         for _ in range(case.calls):
             pool.submit(call)
-    return answered
+    return succeeded
 
 
 def run_with_sdk_policy(case: Case, server: LimitedServer) -> list[float]:
-    answered: list[float] = []
+    succeeded: list[float] = []
 
     async def main() -> None:
         async with aiohttp.ClientSession() as session:
-            await send_together(case.calls, lambda: with_sdk_policy(session, server.url), answered)
+            await send_together(case.calls, lambda: with_sdk_policy(session, server.url), succeeded)
 
     asyncio.run(main())
-    return answered
+    return succeeded
 
 
 def measure(case: Case, run: Callable[[Case, LimitedServer], list[float]]) -> Result:
     with limited_server(case.limit) as server:
-        answered = run(case, server)
+        succeeded = run(case, server)
         forget_limits()
-        return Result(sorted(answered), len(server.report()["refused"]))
+        return Result(sorted(succeeded), len(server.report()["refused"]))
 
 
 def first_refusals(case: Case) -> int:
@@ -144,7 +144,7 @@ def first_refusals(case: Case) -> int:
 
 
 def draw(case: Case, ours: Result, theirs: Result) -> None:
-    """Write the image of the README: answers over time."""
+    """Write the image of the README: responses over time."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -153,15 +153,15 @@ def draw(case: Case, ours: Result, theirs: Result) -> None:
     plot.rcParams.update({"font.size": 11, "svg.hashsalt": "g4f-websim"})
     figure, axes = plot.subplots(figsize=(8, 3.6))
     best = [case.limit.best_seconds(calls) for calls in range(1, case.calls + 1)]
-    lines = ((best, "shortest possible", "0.6", "--"), (ours.answered, "g4f-websim: one queue", "C0", "-"))
-    lines += ((theirs.answered, "per-call retries", "C3", "-"),)
+    lines = ((best, "shortest possible", "0.6", "--"), (ours.succeeded, "g4f-websim: one queue", "C0", "-"))
+    lines += ((theirs.succeeded, "per-call retries", "C3", "-"),)
     end = max(best[-1], ours.seconds) / SCALE
     for seconds, label, color, style in lines:
         x = [0.0, *(value / SCALE for value in seconds), end]
         y = [*range(len(seconds) + 1), len(seconds)]
         axes.step(x, y, where="post", label=label, color=color, linestyle=style)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("calls answered")
+    axes.set_ylabel("calls with a response")
     axes.set_title(f"{case.calls} calls at once, {case.name}", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -182,21 +182,21 @@ def main() -> None:
         draw(case, measure(case, run_with_queue), measure(case, run_with_sdk_policy))
         print(IMAGE_FILE.relative_to(ROOT))
         return
-    print(f"{'limit':<46}{'calls':>6}{'answered':>10}{'time / best':>13}{'refusals':>10}{'per-call retries':>18}")
-    answered = theirs_answered = calls = 0
+    print(f"{'limit':<46}{'calls':>6}{'succeeded':>10}{'time / best':>13}{'refusals':>10}{'per-call retries':>18}")
+    succeeded = theirs_succeeded = calls = 0
     for case in cases():
         ours, theirs = measure(case, run_with_queue), measure(case, run_with_sdk_policy)
         ratio = ours.seconds / case.limit.best_seconds(case.calls)
         refusals = max(0, ours.refused - first_refusals(case)) / case.calls
         print(
-            f"{case.name:<46}{case.calls:>6}{len(ours.answered):>10}{ratio:>13.2f}{refusals:>10.0%}"
-            f"{len(theirs.answered):>18}",
+            f"{case.name:<46}{case.calls:>6}{len(ours.succeeded):>10}{ratio:>13.2f}{refusals:>10.0%}"
+            f"{len(theirs.succeeded):>18}",
             flush=True,
         )
-        answered, calls = answered + len(ours.answered), calls + case.calls
-        theirs_answered += len(theirs.answered)
-    print(f"{'all':<46}{calls:>6}{answered:>10}{'':>13}{'':>10}{theirs_answered:>18}")
-    print("refusals: those beyond the first burst, by calls; per-call retries: the calls that they answer")
+        succeeded, calls = succeeded + len(ours.succeeded), calls + case.calls
+        theirs_succeeded += len(theirs.succeeded)
+    print(f"{'all':<46}{calls:>6}{succeeded:>10}{'':>13}{'':>10}{theirs_succeeded:>18}")
+    print("refusals: those beyond the first burst, by calls; per-call retries: the calls that succeed with them")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ from g4f.client import AsyncClient, Client
 from g4f_websim import Websim, request
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.sessions import HEADERS
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import HOST, FastServer, fast_server
+from tests.support.responses import PNG_MAGIC
 
 AT_ONCE = (1, 16, 100)
 # The turns of each side. Short turns, so that both sides see the same load on the machine.
@@ -48,7 +49,6 @@ CALLS_PER_SLOW_TURN = 200
 CALLS_IN_ONE_LOOP = 1000
 MEMORY_CALLS = 5000
 IMAGE_BYTES = 10 * 1000 * 1000
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 # The modules of g4f that g4f_websim imports.
 G4F_MODULES = (
@@ -133,7 +133,7 @@ def _throughput_ratio(costs: list[tuple[Cost, Cost]]) -> str:
 
 
 async def call() -> object:
-    return await ask(None, HELLO)
+    return await call_websim(None, HELLO)
 
 
 async def _compare(ours: Call, theirs: Call, at_once: int, calls: int, turns: int) -> list[tuple[Cost, Cost]]:
@@ -205,7 +205,7 @@ def image(run: Run) -> Iterator[Row]:
         Websim.url = emulator.url
         for what, (model, faults, n) in cases.items():
             emulator.inject(Fault(status=503), times=faults)
-            encodings = _encodings_in(ask(model, HELLO, media=media, n=n))
+            encodings = _encodings_in(call_websim(model, HELLO, media=media, n=n))
             yield Row(f"{what} with an image of {IMAGE_BYTES // MEGABYTE} MB: encodings", str(encodings), "1")
 
 

@@ -12,8 +12,8 @@ from g4f.errors import RateLimitError
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.throttles import shared_throttle
-from tests.support.calls import HELLO, ask, make_token
-from tests.support.limited_server import ANSWER, Limit, LimitedServer, limited_server
+from tests.support.calls import HELLO, call_websim, make_token
+from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
 from tests.support.raw_server import Step, http
 
 BACKOFF = 0.05
@@ -42,15 +42,15 @@ def assert_accepted(server: LimitedServer, calls: int) -> None:
 
 
 @limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
-async def test_every_call_of_a_burst_is_answered(limited):
-    answers = await asyncio.wait_for(asyncio.gather(*(ask(None, HELLO) for _ in range(20))), MAX_SECONDS)
-    assert answers == [[ANSWER["content"]]] * 20
+async def test_every_call_of_a_burst_succeeds(limited):
+    responses = await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(20))), MAX_SECONDS)
+    assert responses == [[RESPONSE["content"]]] * 20
     assert_accepted(limited, 20)
 
 
 @limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
 async def test_every_image_of_a_burst_is_returned(limited):
-    images = await asyncio.wait_for(asyncio.gather(*(ask("flux", HELLO, n=4) for _ in range(4))), MAX_SECONDS)
+    images = await asyncio.wait_for(asyncio.gather(*(call_websim("flux", HELLO, n=4) for _ in range(4))), MAX_SECONDS)
     assert [len(image.get_list()) for (image,) in images] == [4] * 4
     assert_accepted(limited, 16)
 
@@ -62,7 +62,7 @@ def test_sync_clients_in_threads_share_the_pace(limited):
         return Client(provider=Websim).chat.completions.create(HELLO).choices[0].message.content
 
     with ThreadPoolExecutor(12) as executor:
-        assert list(executor.map(call, range(12))) == [ANSWER["content"]] * 12
+        assert list(executor.map(call, range(12))) == [RESPONSE["content"]] * 12
     assert_accepted(limited, 12)
 
 
@@ -71,18 +71,18 @@ async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
     websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
     for _ in range(2):
         with pytest.raises(RateLimitError) as raised:
-            await ask(None, HELLO, api_key=logins[0])
+            await call_websim(None, HELLO, api_key=logins[0])
         assert raised.value.retry_after == pytest.approx(3600, abs=10)
     assert len(websim_server.requests) == 1
     for api_key in (logins[1], None):
-        assert await asyncio.wait_for(ask(None, HELLO, api_key=api_key), MAX_SECONDS)
+        assert await asyncio.wait_for(call_websim(None, HELLO, api_key=api_key), MAX_SECONDS)
     assert len(websim_server.requests) == 3
 
 
 async def test_timeout_counts_the_time_in_the_queue(websim_server):
     websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
     with pytest.raises(TimeoutError, match=" within 0.2 s: "):
-        await asyncio.wait_for(ask(None, HELLO, timeout=0.2), MAX_SECONDS)
+        await asyncio.wait_for(call_websim(None, HELLO, timeout=0.2), MAX_SECONDS)
 
 
 async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(server):
@@ -94,12 +94,12 @@ async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(se
 
     server.play([http(status=429, headers=[("Retry-After", "0.1")])])
     server.respond = stall
-    call = asyncio.create_task(ask(None, HELLO))
+    call = asyncio.create_task(call_websim(None, HELLO))
     await arrived.wait()
     call.cancel()
     await asyncio.wait([call])
     server.respond = lambda request: [http(b'{"content": "fine"}')]
-    assert await asyncio.wait_for(ask(None, HELLO), MAX_SECONDS) == ["fine"]
+    assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]
 
 
 @pytest.mark.parametrize("state", ["queue", "request"])
@@ -113,7 +113,7 @@ def test_garbage_collector_may_finalize_a_call_while_the_lock_is_held(websim_ser
         else:
             websim_server.inject(Fault(delay=MAX_SECONDS))
         loop = asyncio.new_event_loop()
-        task = loop.create_task(ask(None, HELLO))
+        task = loop.create_task(call_websim(None, HELLO))
         while not (shared._queue if state == "queue" else websim_server.requests):
             loop.run_until_complete(asyncio.sleep(0.001))
         loop.close()

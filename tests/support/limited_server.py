@@ -18,7 +18,7 @@ from tests.support.server_process import serve_until_stopped, server_process
 
 SECONDS_TO_RESPOND = 30
 
-RESPONSE = ANSWER = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
+RESPONSE = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def test_one_request_goes_first(pace):
     assert due(pace, first + LATENCY) < first + 10
 
 
-def test_unanswered_first_request_is_followed_by_another_after_the_backoff(pace):
+def test_sends_another_request_after_the_backoff_if_the_first_gets_no_response(pace):
     first = refuse_burst(pace, accepted=4, refused=6, retry_after=0.5)
     send(pace, first)
     pace.failed(first)

@@ -50,7 +50,7 @@ class Server:
         self.received: list[float] = []
         self.accepted: list[float] = []
 
-    async def answer(self, now: float) -> tuple[bool, float | None]:
+    async def respond(self, now: float) -> tuple[bool, float | None]:
         """Return whether the request is accepted, and what Retry-After says if it is not."""
         self.received.append(now)
         delay = self.admit(now)
@@ -88,7 +88,7 @@ class BusyServer(Server):
 
     busy = 0
 
-    async def answer(self, now: float) -> tuple[bool, float | None]:
+    async def respond(self, now: float) -> tuple[bool, float | None]:
         self.received.append(now)
         if self.busy == 4:
             await asyncio.sleep(0.01)
@@ -105,7 +105,7 @@ async def call(throttle: Throttle, server: Server) -> bool:
     clock = asyncio.get_running_loop().time
     for attempt in range(1, MAX_ATTEMPTS + 1):
         turn = await throttle.wait_turn(attempt, attempt == MAX_ATTEMPTS, MAX_WAIT)
-        is_accepted, retry_after = await server.answer(clock())
+        is_accepted, retry_after = await server.respond(clock())
         if is_accepted:
             throttle.accepted(turn)
             return True
@@ -117,7 +117,7 @@ async def call(throttle: Throttle, server: Server) -> bool:
 @pytest.mark.parametrize(
     "server_class, calls, best", [(WindowServer, 60, 50), (BucketServer, 60, 25), (BusyServer, 60, 7.5)]
 )
-def test_every_call_is_answered_in_time_with_few_refusals(
+def test_every_call_succeeds_in_time_with_few_refusals(
     run: Run, server_class: type[Server], calls: int, best: float, names_delay: bool
 ) -> None:
     throttle, server = Throttle("host"), server_class(names_delay)
