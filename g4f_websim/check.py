@@ -200,7 +200,7 @@ def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
     # A new event loop opens a new connection. On a reused one, a request could be sent twice.
     outcome = asyncio.run(_send(_build(settings, target, is_image), _reader(settings, is_image)))
     probe = Probe(kind, settings, target, time.perf_counter() - started, outcome.response, outcome.error)
-    start = f"{probe.status:<5}{probe.seconds:>6.2f} s  "
+    start = f"{probe.status or '-':<5}{probe.seconds:>6.2f} s  "
     _print(start + excerpt(prefix + probe.verdict, target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
     return probe
 
@@ -282,7 +282,7 @@ def _print_reported(probe: Probe) -> None:
     secrets = probe.target.secrets
     _print("")
     _print(f"POST {redact(diagnosis.without_login(probe.target.url), secrets)}", continued=INDENT)
-    _print(f"status: {probe.status}, {probe.seconds:.2f} s")
+    _print(f"status: {probe.status or '-'}, {probe.seconds:.2f} s")
     if not probe.response:
         _print(f"error: {probe.message}", continued=INDENT)
         return

@@ -104,10 +104,10 @@ class Probe:
     error: Any
 
     @property
-    def status(self) -> str:
-        """The HTTP status, or a dash if no response arrived."""
-        status = self.response.status if self.response else self.error.status
-        return str(status or "-")
+    def status(self) -> int | None:
+        """The HTTP status, or None if no response began."""
+        status: int | None = self.response.status if self.response else self.error.status
+        return status
 
     @property
     def cause(self) -> Cause:
@@ -128,7 +128,7 @@ class Probe:
     @property
     def reached_api(self) -> bool:
         """Whether the API responded, even if it refused the request."""
-        return not self.error or self.error.reason in API_REASONS or self.status == "401"
+        return not self.error or self.error.reason in API_REASONS or self.status == 401
 
 
 class Step(NamedTuple):
@@ -253,7 +253,7 @@ def _steps_for_login(failed: Probe) -> list[Step]:
     origin = _redirect_origin(failed)
     if origin not in ("", _origin(failed.settings.site)):
         steps.insert(0, _use_network_login(origin))
-    if failed.status == "403":
+    if failed.status == 403:
         steps.append(Step("Or try from another network."))
     return steps
 
