@@ -23,7 +23,7 @@ from .diagnosis import Probe, Settings, Step
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .errors import timeout_error
 from .provider import Websim
-from .redaction import excerpt, redact
+from .redaction import REDACTED, excerpt, redact
 from .target import PROXY_VARIABLE, Target
 
 COLUMNS = 100
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = _read_settings()
         for url in options.also:
-            _check("--also", url, Target, diagnosis.steps_for_also)
+            _validate("--also", url, Target, diagnosis.steps_for_also)
     except SettingError as error:
         _print(f"\nNothing was sent, because a setting is malformed.\n{error}")
         _print_steps(error.steps)
@@ -104,25 +104,35 @@ def _read_settings() -> Settings:
     """
     site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
     project = os.environ.get(request.PROJECT_VARIABLE)
-    _check(URL_VARIABLE, site, Target, diagnosis.steps_for_url)
+    _validate(URL_VARIABLE, site, Target, diagnosis.steps_for_url)
     if proxy:
-        _check(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
+        _validate(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
     if project:
-        _check(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
+        _validate(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
     key = os.environ.get(login.TOKEN_VARIABLE, "").strip() or None
     unused_proxy = next((name for name in OTHER_PROXY_VARIABLES if os.environ.get(name)), "")
     return Settings(site, request.check_project_id(None), key, proxy, _read_stored_token(), unused_proxy)
 
 
-def _check(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
-    """Raise a `SettingError` with what `steps` returns if `check` raises a `ValueError`."""
+def _validate(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
+    """Raise a `SettingError` if a setting is malformed.
+
+    Args:
+        name: the name of the setting.
+        value: its value.
+        check: raises a `ValueError` if the value is malformed.
+        steps: returns what to do about a malformed value.
+    """
     try:
         check(value)
     except ValueError as error:
-        expected, _, shown = str(error).partition(": ")[2].partition(", not ")
+        expected = str(error).partition(": ")[2].partition(", not ")[0]
         # A key may have been pasted into the wrong variable.
-        shown = redact(shown.replace("://***@", "://"), [os.environ.get(login.TOKEN_VARIABLE, "")])
-        raise SettingError(f"{name}: {expected}, not {shown}", steps(value)) from None
+        key = os.environ.get(login.TOKEN_VARIABLE)
+        value = value.replace(key, REDACTED) if key else value
+        # The user and password of a URL are not shown.
+        shown = excerpt(re.sub("(.*?://)?.*@", r"\1", value, flags=re.DOTALL), (), MAX_EXCERPT_CHARS)
+        raise SettingError(f"{name}: {expected}, not {shown!r}", steps(value)) from None
 
 
 def _read_stored_token() -> str | None:

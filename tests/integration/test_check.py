@@ -7,6 +7,7 @@ import io
 import json
 import re
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -17,10 +18,14 @@ from itertools import takewhile
 
 import pytest
 import trustme
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 
 from g4f_websim import Websim, check, diagnosis
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
+from g4f_websim.request import check_project_id
+from g4f_websim.target import Target
 from tests.support.calls import make_token
 from tests.support.processes import make_home, run
 from tests.support.raw_server import HOST, RawServer, Step, raw_server
@@ -28,6 +33,11 @@ from tests.support.raw_server import http as response
 from tests.support.tls import server_context
 
 COLUMNS = 100
+
+# Seconds after which a test gives up waiting.
+LIMIT = 20
+
+properties = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 
 # All secrets of these tests contain this word.
 MARKER = "marker"
@@ -178,6 +188,34 @@ def raw_server_in_thread(*scripts: object, **options: object) -> Iterator[RawSer
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def tunnel(reply: bytes) -> Iterator[str]:
+    """Run an HTTP proxy that opens tunnels, and yield its URL.
+
+    Args:
+        reply: what any site sends through the tunnel in reply to the first bytes of TLS.
+    """
+
+    class Handler(socketserver.StreamRequestHandler):
+        timeout = LIMIT
+
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            self.connection.recv(65536)
+            self.wfile.write(reply)
+
+    with socketserver.TCPServer((HOST, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://{HOST}:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join(LIMIT)
 
 
 # It works
@@ -714,7 +752,7 @@ def test_certificate_is_not_valid(run_check, monkeypatch):
         monkeypatch.setattr(Websim, "url", server.url)
         result = run_check()
     assert "the certificate is not valid" in result.cause
-    assert result.advice.startswith("Check the clock and WEBSIM_URL; a network login or a proxy may answer")
+    assert result.advice.startswith("Check the clock and WEBSIM_URL; a network login or a proxy may respond")
 
 
 # The proxy
@@ -727,6 +765,43 @@ def test_proxy_does_not_respond(websim, other, run_check, monkeypatch):
     assert f"the proxy {proxy} does not answer" in result.cause
     assert result.to_paste == [SET_PROXY, "unset G4F_PROXY"]
     assert not websim.requests
+
+
+def test_names_the_https_proxy_that_does_not_speak_tls(websim, other, run_check, monkeypatch):
+    proxy = other.url.replace("http://", f"https://user:{MARKER}@")
+    monkeypatch.setenv("G4F_PROXY", proxy)
+    result = run_check("--report")
+    assert f"no TLS connection to the proxy {other.url.removeprefix('http://')}" in result.cause
+    assert "If it is one of the many proxies whose URL begins with http://:" in result.advice
+    assert result.to_paste[1:] == ["export G4F_PROXY=https://<host>:<port>", "unset G4F_PROXY"]
+    assert run_in_shell(result.to_paste[0], "G4F_PROXY") == proxy.replace("https:", "http:")
+    assert not websim.requests
+
+
+def test_names_the_https_proxy_whose_certificate_is_not_valid(websim, run_check, monkeypatch):
+    with raw_server_in_thread(tls=server_context(trustme.CA(), HOST)) as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy.url)
+        result = run_check()
+    assert f"the certificate of the proxy {proxy.host} is not valid" in result.cause
+    assert result.to_paste == ["export G4F_PROXY=https://<host>:<port>", "unset G4F_PROXY"]
+    assert not websim.requests
+
+
+def test_names_the_site_that_does_not_speak_tls_behind_a_proxy(run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "https://websim.example")
+    with tunnel(b"220 mail.example ready\r\n") as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy)
+        result = run_check()
+    assert result.to_paste == ["export WEBSIM_URL=http://websim.example"]
+
+
+def test_does_not_blame_the_proxy_if_a_tunnel_is_closed(run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "https://websim.example")
+    with tunnel(b"") as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy)
+        result = run_check()
+    assert "No response from websim.example: no connection" in result.cause
+    assert result.to_paste == [USE_DEFAULT]
 
 
 def test_proxy_needs_a_login(other, run_check, monkeypatch):
@@ -755,27 +830,42 @@ def test_socks_proxy_needs_a_package(run_check, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "shown", "corrected"),
     [
-        ("websim.com", "websim.com", "https://websim.com"),
+        ("websim.example", "websim.example", "https://websim.example"),
         ("localhost:8765/", "localhost:8765", "http://localhost:8765"),
         (f"htps://user:{MARKER}@websim.example", "htps://websim.example", "https://websim.example"),
-        ("https://", "https:", "https://<host>"),
-        ("websim.com;$(reboot)", "websim.com;$(reboot)", "https://<host>"),
-        (TOKEN, "***", "https://<host>"),
-        (f"{TOKEN}, not a URL", "***, not a URL", "https://<host>"),
-        ("https://a.example?b", "https://a.example?b", "https://<host>"),
-        (FOREIGN_KEY, "***", "https://<host>"),
     ],
 )
-def test_url_is_malformed(run_check, monkeypatch, url, shown, corrected):
-    monkeypatch.setattr(Websim, "url", url.rstrip("/"))
-    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+def test_corrects_url(run_check, monkeypatch, url, shown, corrected):
+    monkeypatch.setattr(Websim, "url", url)
     result = run_check()
     assert result.status == 1
     assert "\n\nNothing was sent, because a setting is malformed.\nWEBSIM_URL: a URL like " in result.text
     assert f"not '{shown}'" in result.text
-    is_default = corrected == "https://websim.com"
-    assert result.to_paste == [f"export WEBSIM_URL={corrected}"] + [USE_DEFAULT] * (not is_default)
+    assert result.to_paste == [f"export WEBSIM_URL={corrected}", USE_DEFAULT]
     assert result.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("websim.com", "websim.com"),
+        ("https://", "https:"),
+        ("http://localhost:99999", "http://localhost:99999"),
+        ("websim.com;$(reboot)", "websim.com;$(reboot)"),
+        (TOKEN, "***"),
+        (f"{TOKEN}, not a URL", "***, not a URL"),
+        ("https://a.example?b", "https://a.example?b"),
+        (FOREIGN_KEY, "***"),
+        (f"{FOREIGN_KEY}.example", "***.example"),
+    ],
+)
+def test_proposes_default_url_if_the_url_cannot_be_corrected(run_check, monkeypatch, url, shown):
+    monkeypatch.setattr(Websim, "url", url)
+    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+    result = run_check()
+    assert f"not '{shown}'" in " ".join(result.lines)
+    assert result.advice == "Use the default, https://websim.com:"
+    assert result.to_paste == [USE_DEFAULT]
 
 
 def test_project_id_is_malformed(websim, run_check, monkeypatch):
@@ -817,8 +907,9 @@ def test_proxy_is_malformed(websim, run_check, monkeypatch, proxy, shown):
     assert not websim.requests
 
 
-def test_port_of_the_proxy_is_malformed(websim, run_check, monkeypatch):
-    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:99999")
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:99999", "http:/127.0.0.1:3128", "ftp://127.0.0.1:0", "x"])
+def test_shows_a_proxy_url_if_the_url_cannot_be_corrected(websim, run_check, monkeypatch, proxy):
+    monkeypatch.setenv("G4F_PROXY", proxy)
     assert run_check().to_paste == [SET_PROXY, "unset G4F_PROXY"]
 
 
@@ -828,6 +919,89 @@ def test_also_is_malformed(websim, run_check):
     assert "--also: a URL like https://websim.com with the scheme http or https, not 'websim.example'" in result.text
     assert result.to_paste == ["g4f-websim check --also https://websim.example"]
     assert not websim.requests
+
+
+def test_shows_a_site_for_also_if_the_url_cannot_be_corrected(websim, run_check):
+    assert run_check("--also", "http://localhost:99999").to_paste == ["g4f-websim check --also https://api.websim.com"]
+
+
+# Malformed URLs are made of these parts.
+PARTS = ["http", "https", "htp", ":", "//", "://", "localhost", "127.0.0.1", "websim.com", "a", ":8080", ":99999", ":0"]
+PARTS += [
+    "ann:pass@",
+    "@",
+    "/",
+    "/p",
+    "/p/",
+    "?b",
+    "#c",
+    " ",
+    "\n",
+    "%41",
+    ".",
+    "-",
+    "[::1]",
+    "\u00e9",
+    "$(id)",
+    "'",
+    '"',
+]
+URLS = st.lists(st.sampled_from(PARTS), max_size=6).map("".join)
+
+
+def is_accepted(check_value: Callable[[str], object], value: str) -> bool:
+    try:
+        check_value(value)
+    except ValueError:
+        return False
+    return True
+
+
+def pasted_values(steps: list[diagnosis.Step], name: str, value: str) -> list[str]:
+    """Return the values that a variable has after each line to paste; placeholders such as <host> are filled in."""
+    lines = [line for step in steps for line in step.lines]
+    for placeholder, filled in {"<host>": "proxy.example", "<port>": "3128", "<id>": "mine"}.items():
+        lines = [line.replace(placeholder, filled) for line in lines]
+    script = "\n".join(f"({line}\nprintf '%s\\0' \"${name}\")" for line in lines)
+    output = subprocess.check_output(["sh", "-c", script], text=True, env={name: value}, timeout=LIMIT)
+    return output.split("\0")[:-1]
+
+
+@properties
+@given(url=URLS)
+@example(url="http://localhost:99999")
+def test_every_proposed_url_is_accepted(url):
+    assume(not is_accepted(Target, url))
+    for value in pasted_values(diagnosis.steps_for_url(url), "WEBSIM_URL", url):
+        assert value == "" or is_accepted(Target, value)
+    for step in diagnosis.steps_for_also(url):
+        assert all(is_accepted(Target, line.removeprefix("g4f-websim check --also ")) for line in step.lines)
+
+
+@properties
+@given(proxy=URLS)
+@example(proxy="http://127.0.0.1:99999")
+def test_every_proposed_proxy_is_accepted(proxy):
+    def check_proxy(url: str) -> Target:
+        return Target("https://websim.com", proxy=url)
+
+    assume(not is_accepted(check_proxy, proxy))
+    for value in pasted_values(diagnosis.steps_for_proxy(proxy), "G4F_PROXY", proxy):
+        assert is_accepted(check_proxy, value)
+
+
+@properties
+@given(project_id=URLS)
+def test_every_proposed_project_id_is_accepted(project_id):
+    assume(not is_accepted(check_project_id, project_id))
+    for value in pasted_values(diagnosis.steps_for_project(project_id), "WEBSIM_PROJECT_ID", project_id):
+        assert value == "" or is_accepted(check_project_id, value)
+
+
+@pytest.mark.parametrize("host", ["websim.example:99999", "websim.example:0"])
+def test_redirect_to_an_invalid_port_is_not_pasted(websim, run_check, host):
+    websim.inject(redirect(f"https://{host}/"), times=2)
+    assert run_check().to_paste == [USE_DEFAULT, SET_URL]
 
 
 # The report and the output

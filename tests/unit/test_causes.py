@@ -118,6 +118,12 @@ REDIRECTS = {
     "no location": ("", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
     "malformed location": ("//[", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
     "unprintable host": ("https://a\u202eb", Reason.API_MOVED, "https://a", "if Websim has moved, set WEBSIM_URL"),
+    "invalid port": (
+        "https://websim.example:99999/",
+        Reason.API_MOVED,
+        "https://websim.example:99999/",
+        "if Websim has moved, set WEBSIM_URL;",
+    ),
     "long host": (
         f"https://{'a' * 80}.example",
         Reason.API_MOVED,
@@ -220,11 +226,98 @@ def test_any_exception_after_the_response_began_is_a_broken_response():
     assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
 
 
-def test_tls_failure_does_not_blame_the_http_proxy():
-    error, *_ = EXCEPTIONS["TLS failure"]
-    assert cause_of_exception(error, target(proxy="http://127.0.0.1:1"), began=False).reason is Reason.NO_CONNECTION
+HTTP_PROXY, HTTPS_PROXY = "http://user:pass@Proxy.example:3128", "https://user:pass@Proxy.example:3128"
+PROXY_NAME = "the proxy Proxy.example:3128"
+CHECK_PROXY = "check that it runs and that its URL is right"
+CHECK_HTTPS_PROXY = f"{CHECK_PROXY}: most HTTP proxies are written http://"
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+NO_TLS = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+BAD_CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate has expired")
 
 
-def test_connection_timeout_blames_the_http_proxy():
-    cause = cause_of_exception(aiohttp.ConnectionTimeoutError(), target(proxy="http://127.0.0.1:1"), began=False)
-    assert (cause.reason, cause.summary) == (Reason.PROXY_FAILED, "the proxy 127.0.0.1:1 does not answer")
+def connector_error(kind: type[aiohttp.ClientConnectorError], host: str, port: int, error: OSError) -> Exception:
+    return kind(SimpleNamespace(host=host, port=port, ssl=True), error)
+
+
+# Each row: proxy, exception of the connection to the proxy, summary, advice.
+PROXY_FAILURES = {
+    "refused": (
+        HTTP_PROXY,
+        connector_error(aiohttp.ClientProxyConnectionError, "proxy.example", 3128, REFUSED),
+        f"{PROXY_NAME} does not answer",
+        CHECK_PROXY,
+    ),
+    "unknown host": (
+        HTTP_PROXY,
+        connector_error(aiohttp.ClientConnectorDNSError, "proxy.example", 3128, OSError(-2, "unknown")),
+        f"{PROXY_NAME} does not answer",
+        CHECK_PROXY,
+    ),
+    "refused with TLS": (
+        HTTPS_PROXY,
+        connector_error(aiohttp.ClientProxyConnectionError, "proxy.example", 3128, REFUSED),
+        f"{PROXY_NAME} does not answer",
+        CHECK_HTTPS_PROXY,
+    ),
+    "timeout": (
+        HTTP_PROXY,
+        aiohttp.ConnectionTimeoutError(),
+        f"no connection through {PROXY_NAME} in time",
+        CHECK_PROXY,
+    ),
+    "no TLS": (
+        HTTPS_PROXY,
+        connector_error(aiohttp.ClientConnectorSSLError, "proxy.example", 3128, NO_TLS),
+        f"no TLS connection to {PROXY_NAME}",
+        CHECK_HTTPS_PROXY,
+    ),
+    "invalid certificate": (
+        HTTPS_PROXY,
+        connector_error(aiohttp.ClientConnectorCertificateError, "proxy.example", 3128, BAD_CERTIFICATE),
+        f"the certificate of {PROXY_NAME} is not valid",
+        "check the clock and the URL of the proxy",
+    ),
+    "no TLS at the default port of an international host": (
+        "https://proxy.b\u00fccher.example",
+        connector_error(aiohttp.ClientConnectorSSLError, "proxy.xn--bcher-kva.example", 443, NO_TLS),
+        "no TLS connection to the proxy proxy.b\u00fccher.example",
+        CHECK_HTTPS_PROXY,
+    ),
+}
+
+
+@pytest.mark.parametrize(("proxy", "error", "summary", "advice"), PROXY_FAILURES.values(), ids=PROXY_FAILURES)
+def test_failed_connection_to_proxy_is_a_failure_of_the_proxy(proxy, error, summary, advice):
+    cause = cause_of_exception(error, target(proxy=proxy), began=False)
+    assert (cause.reason, cause.summary, cause.advice) == (Reason.PROXY_FAILED, summary, advice)
+
+
+# Each row: exception of the connection to the site through the proxy, summary.
+FAILURES_BEHIND_PROXY = {
+    "no TLS": (
+        connector_error(aiohttp.ClientConnectorSSLError, "websim.com", 443, NO_TLS),
+        "no connection",
+    ),
+    "invalid certificate": (
+        connector_error(aiohttp.ClientConnectorCertificateError, "websim.com", 443, BAD_CERTIFICATE),
+        "no connection: the certificate is not valid",
+    ),
+    "closed during TLS": (
+        connector_error(aiohttp.ClientConnectorError, "websim.com", 443, ConnectionResetError()),
+        "no connection",
+    ),
+    "closed": (aiohttp.ServerDisconnectedError(), "the connection was closed"),
+}
+
+
+@pytest.mark.parametrize("proxy", [HTTP_PROXY, HTTPS_PROXY])
+@pytest.mark.parametrize(("error", "summary"), FAILURES_BEHIND_PROXY.values(), ids=FAILURES_BEHIND_PROXY)
+def test_failed_connection_through_proxy_is_not_a_failure_of_the_proxy(proxy, error, summary):
+    cause = cause_of_exception(error, target(proxy=proxy), began=False)
+    assert (cause.reason, cause.summary) == (Reason.NO_CONNECTION, summary)
+
+
+def test_tls_failure_with_a_site_on_the_host_of_an_http_proxy_is_not_a_failure_of_the_proxy():
+    error = connector_error(aiohttp.ClientConnectorSSLError, "websim.com", 443, NO_TLS)
+    assert cause_of_exception(error, target(proxy="http://websim.com:443"), began=False).reason is Reason.NO_CONNECTION
