@@ -1,7 +1,9 @@
 """Fixtures for all tests. Tests write nothing into the folders of the user."""
 
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,14 @@ async def server(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(Websim, "url", server.url)
         monkeypatch.setattr(Websim, "backoff", 0.001)
         yield server
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A loopback port that refuses connections; no other program can take it during the test."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture
