@@ -50,7 +50,7 @@ API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED
 # A server chooses the host of a redirect. Only a plain host name and port are shown in a line to paste.
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
 _SHELL_CHARACTER = re.compile(r"[^\w/:@%\[\]=+,~.-]")
-# A word without a dot or a port may be anything.
+# A host name with a dot or a port, and a path. A word without both may be a key or a slip of the keyboard.
 _HOST = re.compile(
     r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(:[0-9]{1,5})?(/[\w/.-]*)?", re.ASCII
 )
@@ -69,7 +69,7 @@ class Settings:
         proxy: the URL of the proxy, if any.
         stored_token: the token that websim-cli stored, if any. It is never sent.
         unused_proxy: the name of a variable that contains a proxy for other programs, if any.
-        sends_token: whether the site may receive the token.
+        sends_token: whether the site receives the token.
     """
 
     site: str
@@ -109,7 +109,6 @@ class Settings:
 class Probe:
     """One request and its result; `error` is None if the endpoint works."""
 
-    kind: str
     settings: Settings
     target: Target
     seconds: float
@@ -142,6 +141,20 @@ class Probe:
     def reached_api(self) -> bool:
         """Whether the API responded, even if it refused the request."""
         return not self.error or self.error.reason in API_REASONS or self.status == 401
+
+
+class Results(NamedTuple):
+    """The requests of one check.
+
+    Attributes:
+        chat: the chat request to the site.
+        image: the image request to the site.
+        others: the chat requests with other settings.
+    """
+
+    chat: Probe
+    image: Probe
+    others: list[Probe]
 
 
 class Step(NamedTuple):
@@ -187,31 +200,25 @@ def _known_alternatives(chat: Probe) -> Iterator[Settings]:
 # What to do
 
 
-def most_telling(chat: Probe, image: Probe, others: list[Probe]) -> Probe | None:
-    """Return the failure to explain, or None if both endpoints work.
-
-    Args:
-        chat: the chat request to the site.
-        image: the image request to the site.
-        others: the chat requests with other settings.
-    """
+def failure_to_explain(results: Results) -> Probe | None:
+    """Return the failure that says most about the cause, or None if both endpoints work."""
+    chat, image, others = results
     if not chat.error:
         return image if image.error else None
     if chat.reached_api or any(not other.error for other in others):
         return chat
-    # Where the API was reached on another host, its refusal says more than the failure of the site.
+    # If the API was reached on another host, its refusal says more than the failure of the site.
     return next((other for other in others if other.reached_api), chat)
 
 
-def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> list[Step]:
+def steps_for(failed: Probe, results: Results) -> list[Step]:
     """Return what to do about a failure.
 
     Args:
-        failed: the result of `most_telling`.
-        chat: the chat request to the site.
-        image: the image request to the site.
-        others: the chat requests with other settings.
+        failed: the result of `failure_to_explain`.
+        results: the requests that were sent.
     """
+    chat, image, others = results
     working = next((other for other in others if not other.error), None)
     if working and working.settings.site == chat.settings.site:
         use_random = Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",))
@@ -220,8 +227,10 @@ def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> 
         return [_use_site(working)]
     if failed in others:
         return [_use_site(failed), *_steps_after(failed)]
-    is_partial = not chat.error or not image.error
-    return _upgrade() if is_partial and failed.error.reason == Reason.API_MOVED else _steps_after(failed)
+    if failed.error.reason == Reason.API_MOVED and not (chat.error and image.error):
+        # One endpoint is where it was, so the URL of the site is right.
+        return _upgrade()
+    return _steps_after(failed)
 
 
 def _use_site(probe: Probe) -> Step:
