@@ -13,7 +13,6 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from g4f import errors
 from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_openai
-from yarl import URL
 
 from .login import is_expired, token_expiry
 from .redaction import is_html, redact
@@ -299,9 +298,9 @@ def _is_tls_failure_of_proxy(error: Exception, target: Target) -> bool:
     """Return whether TLS failed with an https:// proxy, rather than with the site behind the proxy."""
     if not target.http_proxy or not isinstance(error, aiohttp.ClientSSLError):
         return False
-    # aiohttp parses the proxy's URL in the same way, so the host names are equal even if they are international.
-    proxy = URL(target.http_proxy)
-    return proxy.scheme == "https" and (error.host, error.port) == (proxy.raw_host, proxy.port)
+    # aiohttp describes a connection through a proxy with that proxy, and the connection to the proxy itself without.
+    connection_key = error.args[0]
+    return connection_key.proxy is None
 
 
 def _is_login_refused_by_proxy(error: Exception) -> bool:
