@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import diagnosis, login, request, response, transport
+from .causes import is_valid
 from .diagnosis import Probe, Results, Settings, Step
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .errors import timeout_error
@@ -112,9 +113,8 @@ def _read_settings() -> Settings:
         _validate(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
     if project:
         _validate(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
-    key = os.environ.get(login.TOKEN_VARIABLE, "").strip() or None
-    unused_proxy = next((name for name in OTHER_PROXY_VARIABLES if os.environ.get(name)), "")
-    return Settings(site, request.check_project_id(None), key, proxy, _read_stored_token(), unused_proxy)
+    project_id = request.check_project_id(None)
+    return Settings(site, project_id, _read_key() or None, proxy, _read_stored_token(), _find_unused_proxy())
 
 
 def _validate(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
@@ -131,11 +131,21 @@ def _validate(name: str, value: str, check: Callable[[str], object], steps: Call
     except ValueError as error:
         expected = str(error).partition(": ")[2].partition(", not ")[0]
         # A key may have been pasted into the wrong variable.
-        key = os.environ.get(login.TOKEN_VARIABLE)
+        key = _read_key()
         value = value.replace(key, REDACTED) if key else value
         # The user and password of a URL are not shown.
         shown = excerpt(re.sub("(.*?://)?.*@", r"\1", value, flags=re.DOTALL), (), MAX_EXCERPT_CHARS)
         raise SettingError(f"{name}: {expected}, not {shown!r}", steps(value)) from None
+
+
+def _read_key() -> str:
+    return os.environ.get(login.TOKEN_VARIABLE, "").strip()
+
+
+def _find_unused_proxy() -> str:
+    """Return the name of a variable that contains a usable proxy for other programs, or an empty string."""
+    values = {name: os.environ.get(name) for name in OTHER_PROXY_VARIABLES}
+    return next((name for name, value in values.items() if value and is_valid(DEFAULT_URL, value)), "")
 
 
 def _read_stored_token() -> str | None:

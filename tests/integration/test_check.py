@@ -708,6 +708,12 @@ def test_names_the_variable_with_a_proxy_for_other_programs(run_check, monkeypat
     assert result.to_paste == ['export G4F_PROXY="$https_proxy"', USE_DEFAULT]
 
 
+def test_does_not_propose_a_malformed_proxy_for_other_programs(run_check, monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    assert run_check().to_paste == [SET_PROXY, USE_DEFAULT]
+
+
 def test_reports_a_closed_connection_after_one_request(websim, run_check):
     websim.inject(Fault(disconnect=True), times=2)
     result = run_check()
