@@ -33,7 +33,7 @@ _NO_CREDITS = re.compile(
     re.IGNORECASE,
 )
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
-# What OpenSSL calls a server that answers a TLS handshake with plain text.
+# OpenSSL's names for a server that sends plain text in a TLS handshake.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 # What python_socks says when the proxy refuses the user and password, or accepts no request without them (RFC 1929).
 _SOCKS_LOGIN = re.compile("authentication failure|acceptable authentication|Unexpected SOCKS authentication")
@@ -44,6 +44,10 @@ TRY_LATER = "try again later or use another provider"
 RUN_CHECK = "run g4f-websim check"
 IF_MOVED = f"if Websim has moved, set WEBSIM_URL; {RUN_CHECK}"
 IF_CHANGED = "the API may have changed: look for a newer version of g4f-websim, or try again later"
+CHECK_NETWORK = f"check the network, or set WEBSIM_URL; {RUN_CHECK}"
+CHECK_PROXY = "check that it runs and that its URL is right"
+CHECK_HTTPS_PROXY = f"{CHECK_PROXY}: most HTTP proxies are written http://"
+CHECK_PROXY_CERTIFICATE = "check the clock and the URL of the proxy"
 PROXY_LOGIN = "put the right user and password into the URL of the proxy, as in http://user:password@host:3128"
 
 
@@ -123,6 +127,9 @@ REGION_BLOCKED = Cause(Reason.REGION_BLOCKED, "blocked for legal reasons", "try 
 API_CHANGED = Cause(Reason.API_CHANGED, "Websim does not accept this kind of request", IF_CHANGED)
 SERVER_ERROR = Cause(Reason.SERVER_ERROR, "the server failed", TRY_LATER, errors.ResponseStatusError)
 BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, errors.ResponseError)
+NOT_HTTP = Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", CHECK_NETWORK, errors.ResponseError)
+NO_CONNECTION = Cause(Reason.NO_CONNECTION, "no connection", CHECK_NETWORK, errors.ResponseError)
+CLOSED_CONNECTION = NO_CONNECTION._replace(summary="the connection was closed")
 NOT_HTTPS = Cause(
     Reason.NO_CONNECTION,
     "no connection",
@@ -132,7 +139,7 @@ NOT_HTTPS = Cause(
 INVALID_CERTIFICATE = Cause(
     Reason.NO_CONNECTION,
     "no connection: the certificate is not valid",
-    "check the clock and WEBSIM_URL; a network login or a proxy may answer instead of Websim",
+    "check the clock and WEBSIM_URL; a network login or a proxy may respond instead of Websim",
     errors.ResponseError,
 )
 NO_SOCKS = Cause(Reason.PROXY_FAILED, "a SOCKS proxy needs one more package", "pip install aiohttp_socks")
@@ -180,7 +187,7 @@ def cause_of_response(status: int, headers: Mapping[str, str], body: str, target
     if status in (401, 403) and target.token:
         return _cause_of_refused_token(target.token)
     if status == 407:
-        return _proxy_cause(target, "needs a login", PROXY_LOGIN)._replace(error=None)
+        return _proxy_cause(target, "{proxy} needs a login", PROXY_LOGIN)._replace(error=None)
     return _BY_STATUS.get(status) or (REQUEST_REFUSED if status < 500 else SERVER_ERROR)
 
 
@@ -198,9 +205,18 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
         advice = f"{LOG_IN}; if it is the login page of your network, open it"
         return Cause(Reason.LOGIN_NEEDED, summary, advice)
     is_shown = len(origin) <= MAX_ORIGIN_CHARS and origin == redact(origin, target.secrets)
-    if target.url.startswith(f"{origin}/") or not is_shown:
+    if target.url.startswith(f"{origin}/") or not is_shown or not is_valid(origin):
         return Cause(Reason.API_MOVED, summary, IF_MOVED)
     return Cause(Reason.API_MOVED, summary, f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}")
+
+
+def is_valid(url: str, proxy: str | None = None) -> bool:
+    """Return whether requests can be sent to a URL through a proxy."""
+    try:
+        Target(url, proxy=proxy)
+    except ValueError:
+        return False
+    return True
 
 
 def _cause_of_refused_token(token: str) -> Cause:
@@ -218,31 +234,47 @@ def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
         target: where the request went.
         began: whether the response had begun.
     """
-    check_network = f"check the network, or set WEBSIM_URL; {RUN_CHECK}"
     if isinstance(error, ResponseTooLargeError):
         return BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
     if began:
         return BROKEN_RESPONSE
-    if _is_socks_error(error, "ProxyConn", "ProxyTime") or (target.http_proxy and _is_tcp_failure(error)):
-        return _proxy_cause(target, "does not answer", "check that it runs and that its URL is right")
+    return _cause_of_proxy_failure(error, target) or _cause_of_connection_failure(error)
+
+
+def _cause_of_proxy_failure(error: Exception, target: Target) -> Cause | None:
+    """Return why the proxy failed, or None if the site may have failed."""
+    check_url = CHECK_HTTPS_PROXY if urlsplit(target.proxy or "").scheme == "https" else CHECK_PROXY
+    if _is_tls_failure_of_proxy(error, target):
+        if isinstance(error, ssl.CertificateError):
+            return _proxy_cause(target, "the certificate of {proxy} is not valid", CHECK_PROXY_CERTIFICATE)
+        return _proxy_cause(target, "no TLS connection to {proxy}", check_url)
+    if _is_socks_error(error, "ProxyConn", "ProxyTime") or _is_http_proxy_unreachable(error, target):
+        return _proxy_cause(target, "{proxy} does not answer", check_url)
+    if target.http_proxy and isinstance(error, aiohttp.ConnectionTimeoutError):
+        # The proxy is slow to accept the connection, or the site is slow to begin TLS through the proxy.
+        return _proxy_cause(target, "no connection through {proxy} in time", check_url)
     if _is_login_refused_by_proxy(error):
-        return _proxy_cause(target, "needs a login", PROXY_LOGIN)
+        return _proxy_cause(target, "{proxy} needs a login", PROXY_LOGIN)
     if isinstance(error, aiohttp.ClientHttpProxyError) or _is_socks_error(error):
-        return _proxy_cause(target, f"does not connect to {target.host}", "use another proxy or none")
+        return _proxy_cause(target, "{proxy} does not connect to {site}", "use another proxy or none")
+    return None
+
+
+def _cause_of_connection_failure(error: Exception) -> Cause:
     if isinstance(error, aiohttp.ClientResponseError):
-        return Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", check_network, errors.ResponseError)
+        return NOT_HTTP
     if isinstance(error, ssl.CertificateError):
         return INVALID_CERTIFICATE
-    if any(name in str(error) for name in _NO_TLS):
+    if isinstance(error, ssl.SSLError) and any(name in str(error) for name in _NO_TLS):
         return NOT_HTTPS
-    is_tls_failure = isinstance(error, aiohttp.ClientSSLError)
-    summary = "no connection" if is_tls_failure or _is_tcp_failure(error) else "the connection was closed"
-    return Cause(Reason.NO_CONNECTION, summary, check_network, errors.ResponseError)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return NO_CONNECTION
+    return CLOSED_CONNECTION
 
 
 def _proxy_cause(target: Target, summary: str, advice: str) -> Cause:
-    name = f"the proxy {target.proxy_host}" if target.proxy else "a proxy"
-    return Cause(Reason.PROXY_FAILED, f"{name} {summary}", advice, errors.ResponseError)
+    proxy = f"the proxy {target.proxy_host}" if target.proxy else "a proxy"
+    return Cause(Reason.PROXY_FAILED, summary.format(proxy=proxy, site=target.host), advice, errors.ResponseError)
 
 
 def is_socks_failure(error: Exception) -> bool:
@@ -256,10 +288,19 @@ def _is_socks_error(error: Exception, *kinds: str) -> bool:
     return kind.__module__.startswith(("aiohttp_socks", "python_socks")) and kind.__name__.startswith(kinds or "Proxy")
 
 
-def _is_tcp_failure(error: Exception) -> bool:
-    """Return whether aiohttp could not look up the host or connect to it; with an HTTP proxy, the host of the proxy."""
-    kinds = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-    return isinstance(error, kinds) and not isinstance(error, aiohttp.ClientSSLError)
+def _is_http_proxy_unreachable(error: Exception, target: Target) -> bool:
+    """Return whether aiohttp could not look up an HTTP proxy, which looks up the site, or connect to it."""
+    kinds = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError)
+    return target.http_proxy is not None and isinstance(error, kinds)
+
+
+def _is_tls_failure_of_proxy(error: Exception, target: Target) -> bool:
+    """Return whether TLS failed with an https:// proxy, rather than with the site behind the proxy."""
+    if not target.http_proxy or not isinstance(error, aiohttp.ClientSSLError):
+        return False
+    # aiohttp describes a connection through a proxy with that proxy, and the connection to the proxy itself without.
+    connection_key = error.args[0]
+    return connection_key.proxy is None
 
 
 def _is_login_refused_by_proxy(error: Exception) -> bool:

@@ -19,11 +19,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import diagnosis, login, request, response, transport
-from .diagnosis import Probe, Settings, Step
+from .causes import is_valid
+from .diagnosis import Probe, Results, Settings, Step
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .errors import timeout_error
 from .provider import Websim
-from .redaction import excerpt, redact
+from .redaction import REDACTED, excerpt, redact
 from .target import PROXY_VARIABLE, Target
 
 COLUMNS = 100
@@ -31,7 +32,7 @@ INDENT = " " * 4
 MAX_EXCERPT_CHARS = 300
 MAX_SHOWN_HOST_CHARS = 40
 
-# Seconds for one request: a person waits for the result.
+# Seconds for one request. A user waits for the result, so it is shorter than the timeout of a call.
 TIMEOUT = 60.0
 
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -57,35 +58,38 @@ def main(argv: Sequence[str]) -> int:
     Args:
         argv: the arguments after `g4f-websim check`.
     """
+    options = _parse(argv)
+    _print(_environment())
+    try:
+        settings = _read_settings()
+        for url in options.also:
+            _validate("--also", url, Target, diagnosis.steps_for_also)
+    except SettingError as error:
+        _print(f"\nNothing was sent, because a setting is malformed.\n{error}")
+        _print_steps(error.steps)
+        return 1
+    _print_settings(settings)
+    results = _run(settings, [url.rstrip("/") for url in options.also])
+    failed = diagnosis.failure_to_explain(results)
+    steps = diagnosis.steps_for(failed, results) if failed else []
+    if failed:
+        _print_cause(failed, results)
+        _print_steps(steps)
+    if not any(diagnosis.COPY_TOKEN in step.lines for step in steps):
+        _print_unused_token(settings)
+    if options.report:
+        _print_report(settings, results)
+    return 1 if failed else 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "g4f-websim check", description="Find out whether Websim works here, and if not, why."
     )
     also_help = "another site to try if Websim does not work, without your login; may be repeated"
     parser.add_argument("--also", metavar="URL", action="append", default=[], help=also_help)
     parser.add_argument("--report", action="store_true", help="print a block for a bug report; it contains no secret")
-    options = parser.parse_args(argv)
-    _print(_environment())
-    try:
-        settings = _read_settings()
-        for url in options.also:
-            _check("--also", url, Target, diagnosis.steps_for_also)
-    except SettingError as error:
-        _print(f"\nNothing was sent, because a setting is malformed.\n{error}")
-        _print_steps(error.steps)
-        return 1
-    _print_settings(settings)
-    probes = _run(settings, [url.rstrip("/") for url in options.also])
-    failed = diagnosis.most_telling(*probes)
-    steps = diagnosis.steps_for(failed, *probes) if failed else []
-    if failed:
-        _print_cause(failed, *probes[:2])
-        _print_steps(steps)
-    if settings.new_token and not settings.token and not any(diagnosis.COPY_TOKEN in step.lines for step in steps):
-        _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
-        _print_pasted(diagnosis.COPY_TOKEN)
-    if options.report:
-        _print_report(settings, probes)
-    return 1 if failed else 0
+    return parser.parse_args(argv)
 
 
 # Settings
@@ -104,25 +108,44 @@ def _read_settings() -> Settings:
     """
     site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
     project = os.environ.get(request.PROJECT_VARIABLE)
-    _check(URL_VARIABLE, site, Target, diagnosis.steps_for_url)
+    _validate(URL_VARIABLE, site, Target, diagnosis.steps_for_url)
     if proxy:
-        _check(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
+        _validate(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
     if project:
-        _check(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
-    key = os.environ.get(login.TOKEN_VARIABLE, "").strip() or None
-    unused_proxy = next((name for name in OTHER_PROXY_VARIABLES if os.environ.get(name)), "")
-    return Settings(site, request.check_project_id(None), key, proxy, _read_stored_token(), unused_proxy)
+        _validate(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
+    project_id = request.check_project_id(None)
+    return Settings(site, project_id, _read_key() or None, proxy, _read_stored_token(), _find_unused_proxy())
 
 
-def _check(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
-    """Raise a `SettingError` with what `steps` returns if `check` raises a `ValueError`."""
+def _validate(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
+    """Raise a `SettingError` if a setting is malformed.
+
+    Args:
+        name: the name of the setting.
+        value: its value.
+        check: raises a `ValueError` if the value is malformed.
+        steps: returns what to do about a malformed value.
+    """
     try:
         check(value)
     except ValueError as error:
-        expected, _, shown = str(error).partition(": ")[2].partition(", not ")
+        expected = str(error).partition(": ")[2].partition(", not ")[0]
         # A key may have been pasted into the wrong variable.
-        shown = redact(shown.replace("://***@", "://"), [os.environ.get(login.TOKEN_VARIABLE, "")])
-        raise SettingError(f"{name}: {expected}, not {shown}", steps(value)) from None
+        key = _read_key()
+        value = value.replace(key, REDACTED) if key else value
+        # The user and password of a URL are not shown.
+        shown = excerpt(re.sub("(.*?://)?.*@", r"\1", value, flags=re.DOTALL), (), MAX_EXCERPT_CHARS)
+        raise SettingError(f"{name}: {expected}, not {shown!r}", steps(value)) from None
+
+
+def _read_key() -> str:
+    return os.environ.get(login.TOKEN_VARIABLE, "").strip()
+
+
+def _find_unused_proxy() -> str:
+    """Return the name of a variable that contains a usable proxy for other programs, or an empty string."""
+    values = {name: os.environ.get(name) for name in OTHER_PROXY_VARIABLES}
+    return next((name for name, value in values.items() if value and is_valid(DEFAULT_URL, value)), "")
 
 
 def _read_stored_token() -> str | None:
@@ -166,23 +189,18 @@ def _describe_proxy(settings: Settings) -> str:
 # Requests
 
 
-def _run(settings: Settings, also: list[str]) -> tuple[Probe, Probe, list[Probe]]:
-    """Send the requests and print a line for each.
-
-    Returns:
-        The chat request and the image request to the site, and the chat requests with other settings.
-    """
-    chat, image = _probe("chat", settings), _probe("image", settings)
-    others: list[Probe] = []
-    if not chat.error:
-        return chat, image, others
-    for other in diagnosis.alternatives(chat, also):
-        if not others:
+def _run(settings: Settings, also: list[str]) -> Results:
+    """Send the requests and print a line for each."""
+    results = Results(_probe("chat", settings), _probe("image", settings), [])
+    if not results.chat.error:
+        return results
+    for other in diagnosis.alternatives(results.chat, also):
+        if not results.others:
             _print("\nTrying what else is known to work:")
-        others.append(_probe("chat", other, prefix=_describe_change(settings, other)))
-        if not others[-1].error:
+        results.others.append(_probe("chat", other, prefix=_describe_change(settings, other)))
+        if not results.others[-1].error:
             break
-    return chat, image, others
+    return results
 
 
 def _describe_change(settings: Settings, other: Settings) -> str:
@@ -199,8 +217,8 @@ def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
     started = time.perf_counter()
     # A new event loop opens a new connection. On a reused one, a request could be sent twice.
     outcome = asyncio.run(_send(_build(settings, target, is_image), _reader(settings, is_image)))
-    probe = Probe(kind, settings, target, time.perf_counter() - started, outcome.response, outcome.error)
-    start = f"{probe.status:<5}{probe.seconds:>6.2f} s  "
+    probe = Probe(settings, target, time.perf_counter() - started, outcome.response, outcome.error)
+    start = f"{probe.status or '-':<5}{probe.seconds:>6.2f} s  "
     _print(start + excerpt(prefix + probe.verdict, target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
     return probe
 
@@ -230,12 +248,12 @@ def _reader(settings: Settings, is_image: bool) -> Callable[[str], str]:
 # The result
 
 
-def _print_cause(failed: Probe, chat: Probe, image: Probe) -> None:
+def _print_cause(failed: Probe, results: Results) -> None:
     """Print in words why Websim does not work."""
     _print("")
-    if not image.error:
+    if not results.image.error:
         _print("Images work, chat does not.")
-    elif not chat.error:
+    elif not results.chat.error:
         _print("Chat works, images do not.")
     _print(f"Cause: {_describe_cause(failed)}", continued=" " * len("Cause: "))
 
@@ -266,14 +284,20 @@ def _print_pasted(line: str) -> None:
         _write(part)
 
 
-def _print_report(settings: Settings, probes: tuple[Probe, Probe, list[Probe]]) -> None:
+def _print_unused_token(settings: Settings) -> None:
+    """Print how to use the token that websim-cli stored, if no token is in use."""
+    if settings.new_token and not settings.token:
+        _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
+        _print_pasted(diagnosis.COPY_TOKEN)
+
+
+def _print_report(settings: Settings, results: Results) -> None:
     """Print a Markdown block for a bug report, without secrets."""
-    chat, image, others = probes
     project = "configured" if settings.project_id else "random"
     token = ("expired token" if login.is_expired(settings.token) else "token") if settings.token else "none"
     _print(f"\n### g4f-websim check\n\n```text\n{_environment()}")
     _print(f"project: {project}, login: {token}, proxy: {'yes' if settings.proxy else 'none'}")
-    for probe in (chat, image, *others):
+    for probe in (results.chat, results.image, *results.others):
         _print_reported(probe)
     _print("```")
 
@@ -282,7 +306,7 @@ def _print_reported(probe: Probe) -> None:
     secrets = probe.target.secrets
     _print("")
     _print(f"POST {redact(diagnosis.without_login(probe.target.url), secrets)}", continued=INDENT)
-    _print(f"status: {probe.status}, {probe.seconds:.2f} s")
+    _print(f"status: {probe.status or '-'}, {probe.seconds:.2f} s")
     if not probe.response:
         _print(f"error: {probe.message}", continued=INDENT)
         return

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from . import transport
-from .causes import INVALID_CERTIFICATE, NO_SOCKS, NOT_HTTPS, PROXY_LOGIN, TRY_LATER, Cause, Reason
+from .causes import (
+    CHECK_HTTPS_PROXY,
+    INVALID_CERTIFICATE,
+    NO_SOCKS,
+    NOT_HTTPS,
+    PROXY_LOGIN,
+    TRY_LATER,
+    Cause,
+    Reason,
+    is_valid,
+)
 from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_expired, is_token
 from .redaction import redact
@@ -27,6 +37,9 @@ COPY_TOKEN = f"""export {TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}" *: *"\\([
 CHECK = "g4f-websim check"
 UPGRADE = "pip install --upgrade g4f-websim"
 SET_PROXY = f"export {PROXY_VARIABLE}"
+SET_HTTP_PROXY = f"{SET_PROXY}=http://<host>:<port>"
+# Replaces the scheme of the proxy's URL. The shell inserts the rest, so that no password is shown.
+USE_HTTP_PROXY = f'{SET_PROXY}="http://${{{PROXY_VARIABLE}#*://}}"'
 PROJECT_PAGE = "websim.com/p/<id>"
 
 # Another host or project cannot help: the proxy fails for all of them, or the API works and declines.
@@ -37,7 +50,7 @@ API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED
 # A server chooses the host of a redirect. Only a plain host name and port are shown in a line to paste.
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
 _SHELL_CHARACTER = re.compile(r"[^\w/:@%\[\]=+,~.-]")
-# A word without a dot or a port may be anything.
+# A host name with a dot or a port, and a path. A word without both may be a key or a slip of the keyboard.
 _HOST = re.compile(
     r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(:[0-9]{1,5})?(/[\w/.-]*)?", re.ASCII
 )
@@ -56,7 +69,7 @@ class Settings:
         proxy: the URL of the proxy, if any.
         stored_token: the token that websim-cli stored, if any. It is never sent.
         unused_proxy: the name of a variable that contains a proxy for other programs, if any.
-        sends_token: whether the site may receive the token.
+        sends_token: whether the site receives the token.
     """
 
     site: str
@@ -96,7 +109,6 @@ class Settings:
 class Probe:
     """One request and its result; `error` is None if the endpoint works."""
 
-    kind: str
     settings: Settings
     target: Target
     seconds: float
@@ -104,10 +116,10 @@ class Probe:
     error: Any
 
     @property
-    def status(self) -> str:
-        """The HTTP status, or a dash if no response arrived."""
-        status = self.response.status if self.response else self.error.status
-        return str(status or "-")
+    def status(self) -> int | None:
+        """The HTTP status, or None if no response began."""
+        status: int | None = self.response.status if self.response else self.error.status
+        return status
 
     @property
     def cause(self) -> Cause:
@@ -128,7 +140,21 @@ class Probe:
     @property
     def reached_api(self) -> bool:
         """Whether the API responded, even if it refused the request."""
-        return not self.error or self.error.reason in API_REASONS or self.status == "401"
+        return not self.error or self.error.reason in API_REASONS or self.status == 401
+
+
+class Results(NamedTuple):
+    """The requests of one check.
+
+    Attributes:
+        chat: the chat request to the site.
+        image: the image request to the site.
+        others: the chat requests with other settings.
+    """
+
+    chat: Probe
+    image: Probe
+    others: list[Probe]
 
 
 class Step(NamedTuple):
@@ -174,31 +200,25 @@ def _known_alternatives(chat: Probe) -> Iterator[Settings]:
 # What to do
 
 
-def most_telling(chat: Probe, image: Probe, others: list[Probe]) -> Probe | None:
-    """Return the failure to explain, or None if both endpoints work.
-
-    Args:
-        chat: the chat request to the site.
-        image: the image request to the site.
-        others: the chat requests with other settings.
-    """
+def failure_to_explain(results: Results) -> Probe | None:
+    """Return the failure that says most about the cause, or None if both endpoints work."""
+    chat, image, others = results
     if not chat.error:
         return image if image.error else None
     if chat.reached_api or any(not other.error for other in others):
         return chat
-    # Where the API was reached on another host, its refusal says more than the failure of the site.
+    # If the API was reached on another host, its refusal says more than the failure of the site.
     return next((other for other in others if other.reached_api), chat)
 
 
-def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> list[Step]:
+def steps_for(failed: Probe, results: Results) -> list[Step]:
     """Return what to do about a failure.
 
     Args:
-        failed: the result of `most_telling`.
-        chat: the chat request to the site.
-        image: the image request to the site.
-        others: the chat requests with other settings.
+        failed: the result of `failure_to_explain`.
+        results: the requests that were sent.
     """
+    chat, image, others = results
     working = next((other for other in others if not other.error), None)
     if working and working.settings.site == chat.settings.site:
         use_random = Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",))
@@ -207,8 +227,10 @@ def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> 
         return [_use_site(working)]
     if failed in others:
         return [_use_site(failed), *_steps_after(failed)]
-    is_partial = not chat.error or not image.error
-    return _upgrade() if is_partial and failed.error.reason == Reason.API_MOVED else _steps_after(failed)
+    if failed.error.reason == Reason.API_MOVED and not (chat.error and image.error):
+        # One endpoint is where it was, so the URL of the site is right.
+        return _upgrade()
+    return _steps_after(failed)
 
 
 def _use_site(probe: Probe) -> Step:
@@ -230,7 +252,7 @@ def _steps_after(failed: Probe) -> list[Step]:
             first = Step(f"{sentence(failed.cause.advice)}. Then check again:", (CHECK,))
             return [first] if settings.token else [first, *_log_in(settings, "To log in")]
         case Reason.BOT_CHALLENGE | Reason.REGION_BLOCKED:
-            use_proxy = Step("Or use a proxy in another network:", (f"{SET_PROXY}=http://<host>:<port>",))
+            use_proxy = Step("Or use a proxy in another network:", (SET_HTTP_PROXY,))
             return [Step(f"{sentence(failed.cause.advice)}."), use_proxy]
         case Reason.API_MOVED:
             return _steps_after_move(failed)
@@ -253,7 +275,7 @@ def _steps_for_login(failed: Probe) -> list[Step]:
     origin = _redirect_origin(failed)
     if origin not in ("", _origin(failed.settings.site)):
         steps.insert(0, _use_network_login(origin))
-    if failed.status == "403":
+    if failed.status == 403:
         steps.append(Step("Or try from another network."))
     return steps
 
@@ -297,7 +319,7 @@ def _redirect_origin(probe: Probe) -> str:
     except ValueError:
         return ""
     is_safe = _ORIGIN.fullmatch(origin) and origin == redact(origin, probe.target.secrets)
-    return origin if is_safe else ""
+    return origin if is_safe and is_valid(origin) else ""
 
 
 def _origin(url: str) -> str:
@@ -324,12 +346,15 @@ def _steps_for_proxy(failed: Probe) -> list[Step]:
     if failed.cause == NO_SOCKS:
         return [Step("Install it:", (NO_SOCKS.advice,))]
     scheme = urlsplit(failed.settings.proxy or "http:").scheme
+    set_proxy = f"{SET_PROXY}={scheme}://"
     if failed.cause.advice == PROXY_LOGIN:
         host = failed.target.proxy_host or "<host>:<port>"
-        first = Step("Put its user and password into its URL:", (f"{SET_PROXY}={scheme}://<user>:<password>@{host}",))
+        steps = [Step("Put its user and password into its URL:", (f"{set_proxy}<user>:<password>@{_quoted(host)}",))]
     else:
-        first = Step("Check that the proxy works, and correct its URL:", (f"{SET_PROXY}={scheme}://<host>:<port>",))
-    return [first, Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))]
+        steps = [Step("Check that the proxy works, and correct its URL:", (f"{set_proxy}<host>:<port>",))]
+    if failed.cause.advice == CHECK_HTTPS_PROXY:
+        steps.insert(0, Step("If it is one of the many proxies whose URL begins with http://:", (USE_HTTP_PROXY,)))
+    return [*steps, _use_no_proxy()]
 
 
 def _steps_without_connection(failed: Probe) -> list[Step]:
@@ -345,7 +370,7 @@ def _steps_without_connection(failed: Probe) -> list[Step]:
         name = settings.unused_proxy
         steps.append(Step(f"{name} is not used. If you need a proxy:", (f'{SET_PROXY}="${name}"',)))
     elif not settings.proxy:
-        steps.append(Step("If you need a proxy:", (f"{SET_PROXY}=http://<host>:<port>",)))
+        steps.append(Step("If you need a proxy:", (SET_HTTP_PROXY,)))
     if not settings.is_known_site:
         steps.append(_use_default())
     return steps
@@ -361,15 +386,17 @@ def _use_default() -> Step:
 def steps_for_url(url: str) -> list[Step]:
     """Return what to do about a malformed WEBSIM_URL."""
     corrected = _correct(url)
+    if corrected in ("", DEFAULT_URL):
+        return [Step(f"Use the default, {DEFAULT_URL}:", (f"unset {URL_VARIABLE}",))]
     first = Step("Correct it:", (f"export {URL_VARIABLE}={corrected}",))
-    if corrected == DEFAULT_URL:
-        return [first]
     return [first, Step(f"Or use the default, {DEFAULT_URL}:", (f"unset {URL_VARIABLE}",))]
 
 
 def steps_for_also(url: str) -> list[Step]:
     """Return what to do about a malformed URL after --also."""
-    return [Step("Correct it:", (f"{CHECK} --also {_correct(url)}",))]
+    corrected = _correct(url)
+    start = "Correct it" if corrected else "Name a site, as in"
+    return [Step(f"{start}:", (f"{CHECK} --also {corrected or API_URL}",))]
 
 
 def steps_for_project(value: str) -> list[Step]:
@@ -382,24 +409,31 @@ def steps_for_project(value: str) -> list[Step]:
     return [*steps, Step("Or use random project ids:", (f"unset {PROJECT_VARIABLE}",))]
 
 
-def steps_for_proxy(value: str) -> list[Step]:
-    """Return what to do about a malformed G4F_PROXY; the line to paste does not show its password."""
-    steps = [Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))]
-    try:
-        Target(DEFAULT_URL, proxy=f"http://{value.rpartition('://')[2]}")
-    except ValueError:
-        return [Step("Correct it:", (f"{SET_PROXY}=http://<host>:<port>",)), *steps]
-    line = f'{SET_PROXY}="http://${{{PROXY_VARIABLE}#*://}}"'
-    return [Step("If it is an HTTP proxy:", (line,)), *steps]
+def steps_for_proxy(url: str) -> list[Step]:
+    """Return what to do about a malformed G4F_PROXY."""
+    # What USE_HTTP_PROXY makes of the URL.
+    corrected = f"http://{url.split('://', 1)[-1]}"
+    is_corrected = _HOST.fullmatch(_without_scheme_and_login(url)) and is_valid(DEFAULT_URL, corrected)
+    if is_corrected:
+        return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), _use_no_proxy()]
+    return [Step("Correct it:", (SET_HTTP_PROXY,)), _use_no_proxy()]
+
+
+def _use_no_proxy() -> Step:
+    return Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))
 
 
 def _correct(url: str) -> str:
-    """Return a URL with the scheme http or https and without a login, or a placeholder if it is not a URL at all."""
-    rest = url.strip().rpartition("://")[2].rpartition("@")[2].rstrip("/")
-    candidate = f"{'http' if _LOOPBACK.match(rest) else 'https'}://{rest}"
-    # A key or a token may have been pasted into the wrong variable.
-    is_secret = redact(candidate) != candidate
-    return candidate if _HOST.fullmatch(rest) and not is_secret else "https://<host>"
+    """Return a valid URL with the scheme http or https and without a login, or an empty string if there is none."""
+    rest = _without_scheme_and_login(url.strip()).rstrip("/")
+    corrected = f"{'http' if _LOOPBACK.match(rest) else 'https'}://{rest}"
+    # A token may have been pasted into the wrong variable.
+    is_secret = redact(corrected) != corrected
+    return corrected if _HOST.fullmatch(rest) and is_valid(corrected) and not is_secret else ""
+
+
+def _without_scheme_and_login(url: str) -> str:
+    return url.rpartition("://")[2].rpartition("@")[2]
 
 
 # Words and lines

@@ -1,4 +1,4 @@
-"""`g4f-websim check` in worlds that the emulator and raw servers play: what a person reads, and what is sent."""
+"""`g4f-websim check` against the emulator and raw servers: what it prints, and what it sends."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import asyncio
 import io
 import json
 import re
-import socket
+import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import pytest
 import trustme
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 
 from g4f_websim import Websim, check, diagnosis
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
+from g4f_websim.request import check_project_id
+from g4f_websim.target import Target
 from tests.support.calls import make_token
 from tests.support.processes import make_home, run
 from tests.support.raw_server import HOST, RawServer, Step, raw_server
@@ -28,6 +33,11 @@ from tests.support.raw_server import http as response
 from tests.support.tls import server_context
 
 COLUMNS = 100
+
+# Seconds after which a test gives up waiting.
+LIMIT = 20
+
+properties = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 
 # All secrets of these tests contain this word.
 MARKER = "marker"
@@ -153,13 +163,7 @@ def store_token(home, content: str) -> None:
 
 def run_in_shell(line: str, show: str) -> str:
     """Run lines in a shell and return the value of a variable."""
-    return subprocess.check_output(["sh", "-c", f'{line}\nprintf %s "${show}"'], text=True)
-
-
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]
+    return subprocess.check_output(["sh", "-c", f'{line}\nprintf %s "${show}"'], text=True, timeout=LIMIT)
 
 
 @contextmanager
@@ -168,22 +172,54 @@ def raw_server_in_thread(*scripts: object, **options: object) -> Iterator[RawSer
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    running = raw_server(**options)
+
+    def call(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(LIMIT)
+
+    stack = AsyncExitStack()
     try:
-        server = asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result()
+        server = call(stack.enter_async_context(raw_server(**options)))
         server.play(*scripts)
         yield server
-        asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result()
     finally:
+        call(stack.aclose())
         loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        thread.join(LIMIT)
         loop.close()
+
+
+@contextmanager
+def tunnel(reply: bytes) -> Iterator[str]:
+    """Run an HTTP proxy that opens tunnels, and yield its URL.
+
+    Args:
+        reply: what any site sends through the tunnel in reply to the first bytes of TLS.
+    """
+
+    class Handler(socketserver.StreamRequestHandler):
+        timeout = LIMIT
+
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            self.connection.recv(65536)
+            self.wfile.write(reply)
+
+    with socketserver.TCPServer((HOST, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://{HOST}:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join(LIMIT)
 
 
 # It works
 
 
-def test_both_endpoints_work(websim, other, run_check):
+def test_sends_one_request_to_each_endpoint_that_works(websim, other, run_check):
     result = run_check("--also", other.url)
     assert result.status == 0
     assert result.requests == ["chat   200  ok", "image  200  ok"]
@@ -235,7 +271,7 @@ def test_describes_login(websim, run_check, monkeypatch, key, shown):
     assert run_check().lines[3] == f"login    {shown}"
 
 
-def test_works_through_proxy(websim, other, run_check, monkeypatch):
+def test_sends_requests_through_the_proxy(websim, other, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", "http://websim.example")
     monkeypatch.setenv("G4F_PROXY", other.url.replace("//", f"//user:{MARKER}@"))
     result = run_check()
@@ -244,7 +280,7 @@ def test_works_through_proxy(websim, other, run_check, monkeypatch):
     assert len(other.requests) == 2
 
 
-def test_scheme_in_upper_case_is_no_login(websim, run_check, monkeypatch):
+def test_does_not_take_an_upper_case_scheme_for_a_login(websim, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", websim.url.replace("http", "HTTP"))
     assert "user and password" not in run_check().text
 
@@ -261,7 +297,7 @@ def test_help_fits_into_the_width(capsys, monkeypatch):
 # The project is refused
 
 
-def test_random_project_is_refused(websim, run_check):
+def test_advises_a_project_of_your_own_if_a_random_one_is_refused(websim, run_check):
     websim.inject(refusal(404, "Project not found"), times=2)
     result = run_check()
     assert result.status == 1
@@ -275,7 +311,7 @@ def test_random_project_is_refused(websim, run_check):
     assert len(websim.requests) == 2
 
 
-def test_configured_project_is_refused_and_random_one_is_accepted(websim, run_check, monkeypatch):
+def test_advises_random_projects_if_only_the_configured_one_is_refused(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "mine")
     websim.inject(refusal(400, "invalid project_id"), times=2)
     result = run_check()
@@ -286,7 +322,7 @@ def test_configured_project_is_refused_and_random_one_is_accepted(websim, run_ch
     assert len(websim.requests) == 3
 
 
-def test_every_project_is_refused(websim, run_check, monkeypatch):
+def test_advises_a_project_of_your_own_if_every_project_is_refused(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "mine")
     websim.inject(refusal(403, "this project is private"), times=3)
     result = run_check()
@@ -298,7 +334,7 @@ def test_every_project_is_refused(websim, run_check, monkeypatch):
 # Login
 
 
-def test_login_is_needed(websim, run_check):
+def test_advises_to_log_in(websim, run_check):
     websim.inject(refusal(401, f"no user {EMAIL}"), times=2)
     result = run_check()
     assert result.cause.startswith("Login needed. Response 401 from ")
@@ -306,7 +342,7 @@ def test_login_is_needed(websim, run_check):
     assert "the value of authToken in ~/.websim-cli.json" in result.advice
 
 
-def test_token_has_expired(websim, run_check, monkeypatch):
+def test_says_when_the_token_expired(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_API_KEY", EXPIRED_TOKEN)
     websim.inject(refusal(401, f"{EXPIRED_TOKEN} expired"), times=2)
     result = run_check()
@@ -314,7 +350,7 @@ def test_token_has_expired(websim, run_check, monkeypatch):
     assert result.to_paste == LOG_IN
 
 
-def test_token_is_refused(websim, run_check, monkeypatch):
+def test_advises_a_new_login_or_another_network_if_the_token_is_refused(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
     websim.inject(refusal(403, "forbidden"), times=2)
     result = run_check()
@@ -323,7 +359,7 @@ def test_token_is_refused(websim, run_check, monkeypatch):
     assert result.advice.endswith("Or try from another network.")
 
 
-def test_key_of_another_service_is_not_sent(websim, run_check, monkeypatch):
+def test_does_not_send_the_key_of_another_service(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
     websim.inject(refusal(401, f"not {FOREIGN_KEY}"), times=2)
     result = run_check("--report")
@@ -332,14 +368,14 @@ def test_key_of_another_service_is_not_sent(websim, run_check, monkeypatch):
     assert [request.header("authorization") for request in websim.requests] == [None, None]
 
 
-def test_login_page_of_the_site(websim, run_check):
+def test_advises_to_log_in_if_the_site_redirects_to_its_login_page(websim, run_check):
     websim.inject(redirect(f"/login?token={MARKER}"), times=2)
     result = run_check("--report")
     assert f"A redirect to {websim.url}/login, a login page, which was not followed." in result.cause
     assert result.to_paste == LOG_IN
 
 
-def test_login_page_of_the_network(websim, run_check):
+def test_names_the_login_page_of_the_network(websim, run_check):
     websim.inject(redirect(f"http://portal.example/login#{MARKER}"), times=2)
     result = run_check("--report")
     assert "A redirect to http://portal.example/login, a login page" in result.cause
@@ -348,7 +384,7 @@ def test_login_page_of_the_network(websim, run_check):
     )
 
 
-def test_stored_token_is_offered_but_not_sent(websim, run_check, home):
+def test_offers_the_stored_token_but_does_not_send_it(websim, run_check, home):
     store_token(home, json.dumps({"authToken": STORED_TOKEN}))
     result = run_check()
     assert result.status == 0
@@ -359,7 +395,7 @@ def test_stored_token_is_offered_but_not_sent(websim, run_check, home):
 
 
 @pytest.mark.parametrize("key", ["", FOREIGN_KEY, EXPIRED_TOKEN])
-def test_stored_token_is_what_to_log_in_with(websim, run_check, home, monkeypatch, key):
+def test_advises_to_log_in_with_the_stored_token(websim, run_check, home, monkeypatch, key):
     monkeypatch.setenv("WEBSIM_API_KEY", key)
     store_token(home, json.dumps({"authToken": STORED_TOKEN}))
     websim.inject(Fault(status=401), times=2)
@@ -370,7 +406,7 @@ def test_stored_token_is_what_to_log_in_with(websim, run_check, home, monkeypatc
 
 
 @pytest.mark.parametrize("key", ["", EXPIRED_TOKEN])
-def test_expired_stored_token_is_not_offered(websim, run_check, home, monkeypatch, key):
+def test_does_not_offer_an_expired_stored_token(websim, run_check, home, monkeypatch, key):
     monkeypatch.setenv("WEBSIM_API_KEY", key)
     store_token(home, json.dumps({"authToken": EXPIRED_TOKEN}))
     assert "websim-cli" not in run_check().text
@@ -396,7 +432,7 @@ def test_pasted_line_sets_the_stored_token(home, layout):
 
 
 @pytest.mark.parametrize("fault", [refusal(404, "Not Found"), page(404, "Not found"), Fault(status=410)])
-def test_api_is_not_at_the_configured_url(websim, run_check, fault):
+def test_advises_the_default_url_if_the_api_is_not_at_the_configured_url(websim, run_check, fault):
     websim.inject(fault, times=2)
     result = run_check()
     assert result.cause.startswith("The API is not at this URL. Response 4")
@@ -405,14 +441,14 @@ def test_api_is_not_at_the_configured_url(websim, run_check, fault):
     assert len(websim.requests) == 2
 
 
-def test_configured_url_has_a_path(websim, run_check, monkeypatch):
+def test_advises_to_remove_the_path_from_the_url(websim, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", f"{websim.url}/api/v1")
     result = run_check()
     assert result.advice == "Remove the path /api/v1 from WEBSIM_URL:"
     assert result.to_paste == [f"export WEBSIM_URL={websim.url}"]
 
 
-def test_redirect_to_another_host(websim, run_check):
+def test_names_the_host_of_a_redirect_as_one_to_check(websim, run_check):
     websim.inject(redirect(f"https://websim.example/api?token={MARKER}"), times=2)
     result = run_check("--report")
     assert "A redirect to https://websim.example/api, which was not followed." in result.cause
@@ -423,28 +459,31 @@ def test_redirect_to_another_host(websim, run_check):
     ]
 
 
-def test_redirect_from_http_to_https(websim, run_check):
+def test_advises_https_after_a_redirect_to_https(websim, run_check):
     https = websim.url.replace("http:", "https:")
     websim.inject(redirect(https + CHAT_PATH), times=2)
     assert f"export WEBSIM_URL={https}" in run_check().to_paste
 
 
-def test_redirect_to_another_path(websim, run_check):
+def test_advises_an_upgrade_after_a_redirect_to_another_path(websim, run_check):
     websim.inject(redirect("/api/v2"), times=2)
     assert run_check().to_paste == [USE_DEFAULT, *UPGRADE, SET_URL]
 
 
 @pytest.mark.parametrize(
     "location",
-    ["https://a$(touch${IFS}pwned).example/", "https://;reboot", "//[", "https://", f"https://{FOREIGN_KEY}.example/"],
+    [
+        *("https://a$(touch${IFS}pwned).example/", "https://;reboot", f"https://{FOREIGN_KEY}.example/"),
+        *("//[", "https://", "https://websim.example:99999/", "https://websim.example:0/"),
+    ],
 )
-def test_malicious_redirect_is_not_pasted(websim, run_check, monkeypatch, location):
+def test_does_not_propose_a_malicious_or_malformed_target_of_a_redirect(websim, run_check, monkeypatch, location):
     monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
     websim.inject(redirect(location), times=2)
     assert run_check().to_paste == [USE_DEFAULT, SET_URL]
 
 
-def test_captive_portal(websim, run_check):
+def test_names_a_captive_portal(websim, run_check):
     websim.inject(page(200, "Hotel Wi-Fi"), times=2)
     result = run_check()
     assert result.cause.startswith("Something other than the API responded. Response 200 from ")
@@ -459,7 +498,7 @@ def test_captive_portal(websim, run_check):
 # Websim's other host, and --also
 
 
-def test_other_host_of_websim_works(websim, other, default_site, run_check):
+def test_advises_the_other_host_of_websim_if_it_works(websim, other, default_site, run_check):
     websim.inject(refusal(404, "Not Found"), times=2)
     result = run_check()
     host = other.url.removeprefix("http://")
@@ -470,7 +509,7 @@ def test_other_host_of_websim_works(websim, other, default_site, run_check):
     assert [len(websim.requests), len(other.requests)] == [2, 1]
 
 
-def test_default_host_works_where_the_other_host_does_not(websim, other, default_site, run_check, monkeypatch):
+def test_advises_the_default_host_if_it_works(websim, other, default_site, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", other.url)
     other.inject(Fault(status=503), times=2)
     result = run_check()
@@ -478,7 +517,7 @@ def test_default_host_works_where_the_other_host_does_not(websim, other, default
     assert result.to_paste == [USE_DEFAULT]
 
 
-def test_neither_host_of_websim_has_the_api(websim, other, default_site, run_check):
+def test_advises_an_upgrade_if_neither_host_of_websim_has_the_api(websim, other, default_site, run_check):
     for emulator in (websim, other):
         emulator.inject(refusal(404, "Not Found"), times=2)
     result = run_check()
@@ -486,7 +525,7 @@ def test_neither_host_of_websim_has_the_api(websim, other, default_site, run_che
     assert [len(websim.requests), len(other.requests)] == [2, 1]
 
 
-def test_other_host_refuses_the_project(websim, other, default_site, run_check):
+def test_explains_the_refusal_of_the_host_that_was_reached(websim, other, default_site, run_check):
     websim.inject(page(403, "Just a moment...", **{"cf-mitigated": "challenge"}), times=2)
     other.inject(refusal(404, "Project not found"))
     result = run_check()
@@ -494,9 +533,9 @@ def test_other_host_refuses_the_project(websim, other, default_site, run_check):
     assert result.to_paste == [f"export WEBSIM_URL={other.url}", SET_PROJECT]
 
 
-def test_both_hosts_of_websim_are_unreachable(run_check, monkeypatch):
-    monkeypatch.setattr(diagnosis, "DEFAULT_URL", f"http://{HOST}:{unused_port()}")
-    monkeypatch.setattr(diagnosis, "API_URL", f"http://{HOST}:{unused_port()}")
+def test_advises_a_proxy_if_no_host_of_websim_is_reached(run_check, monkeypatch, closed_port):
+    monkeypatch.setattr(diagnosis, "DEFAULT_URL", f"http://{HOST}:{closed_port}")
+    monkeypatch.setattr(diagnosis, "API_URL", f"http://localhost:{closed_port}")
     monkeypatch.setattr(Websim, "url", diagnosis.DEFAULT_URL)
     result = run_check()
     assert [line.split()[1] for line in result.requests] == ["-", "-", "-"]
@@ -504,18 +543,18 @@ def test_both_hosts_of_websim_are_unreachable(run_check, monkeypatch):
     assert result.to_paste == [SET_PROXY]
 
 
-def test_also_is_tried_until_one_works(websim, other, run_check):
+def test_sends_requests_to_the_sites_of_also_until_one_works(websim, other, run_check, closed_port):
     websim.inject(Fault(status=404), times=2)
-    dead = f"{HOST}:{unused_port()}"
-    result = run_check("--also", f"http://{dead}", "--also", f"{other.url}/", "--also", f"http://{dead}/late")
+    closed = f"{HOST}:{closed_port}"
+    result = run_check("--also", f"http://{closed}", "--also", f"{other.url}/", "--also", f"http://{closed}/late")
     assert result.requests[2:] == [
-        f"chat   -  {dead}: no connection",
+        f"chat   -  {closed}: no connection",
         f"chat   200  {other.url.removeprefix('http://')}: ok",
     ]
     assert result.to_paste == [f"export WEBSIM_URL={other.url}"]
 
 
-def test_also_does_not_receive_the_token(websim, other, run_check, monkeypatch):
+def test_does_not_send_the_token_to_the_sites_of_also(websim, other, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
     websim.inject(Fault(status=404), times=2)
     result = run_check("--also", other.url)
@@ -523,7 +562,7 @@ def test_also_does_not_receive_the_token(websim, other, run_check, monkeypatch):
     assert result.advice == f"Use {other.url}, which responds. It will receive your login token:"
 
 
-def test_also_is_tried_once_and_not_if_it_is_the_site(websim, other, run_check):
+def test_sends_one_request_to_each_different_site_of_also(websim, other, run_check):
     websim.inject(Fault(status=404), times=2)
     other.inject(Fault(status=404))
     run_check("--also", websim.url, "--also", other.url, "--also", other.url)
@@ -539,7 +578,7 @@ def test_sends_at_most_eight_requests(websim, other, run_check, monkeypatch):
     assert len(websim.requests) == 3
 
 
-def test_long_url_of_also_is_wrapped_and_can_be_pasted(websim, run_check):
+def test_wraps_a_long_url_so_that_a_shell_joins_it(websim, run_check):
     websim.inject(Fault(status=404), times=2)
     with raw_server_in_thread() as server:
         url = server.url + "/deeper" * 40
@@ -555,7 +594,7 @@ def test_long_url_of_also_is_wrapped_and_can_be_pasted(websim, run_check):
     "fault",
     [page(403, "Just a moment...", **{"cf-mitigated": "challenge"}), refusal(503, "", cf_mitigated="challenge")],
 )
-def test_bot_challenge(websim, run_check, fault):
+def test_advises_another_network_after_a_bot_challenge(websim, run_check, fault):
     websim.inject(fault, times=2)
     result = run_check()
     assert result.cause.startswith("Cloudflare sent a bot challenge.")
@@ -564,7 +603,7 @@ def test_bot_challenge(websim, run_check, fault):
 
 
 @pytest.mark.parametrize("fault", [refusal(402, "Payment required"), refusal(403, "Insufficient credits")])
-def test_no_credits_are_left(websim, other, run_check, fault):
+def test_advises_to_wait_or_log_in_if_no_credits_are_left(websim, other, run_check, fault):
     websim.inject(fault, times=2)
     result = run_check("--also", other.url)
     assert result.cause.startswith("No credits left.")
@@ -573,7 +612,7 @@ def test_no_credits_are_left(websim, other, run_check, fault):
     assert run_check().to_paste == ["g4f-websim check", *LOG_IN]
 
 
-def test_rate_limit(websim, default_site, other, run_check, monkeypatch):
+def test_sends_nothing_more_after_a_rate_limit(websim, default_site, other, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
     websim.inject(refusal(429, "Rate limit exceeded", retry_after="30"), times=2)
     result = run_check()
@@ -583,7 +622,7 @@ def test_rate_limit(websim, default_site, other, run_check, monkeypatch):
     assert not other.requests
 
 
-def test_region_is_blocked(websim, run_check):
+def test_advises_another_network_if_the_region_is_blocked(websim, run_check):
     websim.inject(Fault(status=451), times=2)
     result = run_check()
     assert result.cause.startswith("Blocked for legal reasons.")
@@ -599,7 +638,7 @@ def test_region_is_blocked(websim, run_check):
         (refusal(400, "bad"), "Websim refused the request."),
     ],
 )
-def test_api_has_changed(websim, run_check, fault, cause):
+def test_advises_an_upgrade_if_the_api_has_changed(websim, run_check, fault, cause):
     websim.inject(fault, times=2)
     result = run_check()
     assert result.cause.startswith(cause)
@@ -615,7 +654,7 @@ def test_api_has_changed(websim, run_check, fault, cause):
         (Fault(status=200, body=b'{"content": "a'), "The response broke off."),
     ],
 )
-def test_server_fails(websim, run_check, fault, cause):
+def test_advises_to_wait_and_then_to_report_if_the_server_fails(websim, run_check, fault, cause):
     websim.inject(fault, times=2)
     result = run_check()
     assert result.cause.startswith(cause)
@@ -626,7 +665,7 @@ def test_server_fails(websim, run_check, fault, cause):
 # One endpoint only
 
 
-def test_chat_works_and_images_do_not(websim, other, run_check):
+def test_says_that_only_chat_works(websim, other, run_check):
     websim.reply("Hello")
     websim.inject(refusal(500, "no GPU"))
     result = run_check("--also", other.url)
@@ -635,14 +674,14 @@ def test_chat_works_and_images_do_not(websim, other, run_check):
     assert not other.requests
 
 
-def test_images_work_and_chat_does_not(websim, run_check):
+def test_says_that_only_images_work(websim, run_check):
     websim.inject(refusal(500, "no model"))
     result = run_check()
     assert result.status == 1
     assert "\n\nImages work, chat does not.\nCause: The server failed.\n" in result.text
 
 
-def test_only_one_endpoint_has_moved(websim, run_check):
+def test_advises_an_upgrade_if_only_one_endpoint_has_moved(websim, run_check):
     websim.reply("Hello")
     websim.inject(refusal(404, "Not Found"))
     assert run_check().to_paste == UPGRADE
@@ -651,8 +690,8 @@ def test_only_one_endpoint_has_moved(websim, run_check):
 # The network
 
 
-def test_site_refuses_connections(run_check, monkeypatch):
-    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{unused_port()}")
+def test_advises_to_open_the_site_that_refuses_connections(run_check, monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
     result = run_check("--report")
     assert [line.split("  ")[-1] for line in result.requests] == ["no connection", "no connection"]
     assert re.fullmatch(r"No response from 127.0.0.1:\d+: no connection \(.*\)", result.cause)
@@ -661,15 +700,21 @@ def test_site_refuses_connections(run_check, monkeypatch):
     assert result.to_paste == [SET_PROXY, USE_DEFAULT]
 
 
-def test_proxy_for_other_programs_is_named(run_check, monkeypatch):
-    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{unused_port()}")
+def test_names_the_variable_with_a_proxy_for_other_programs(run_check, monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
     monkeypatch.setenv("https_proxy", f"http://user:{MARKER}@127.0.0.1:3128")
     result = run_check()
     assert "https_proxy is not used. If you need a proxy:" in result.advice
     assert result.to_paste == ['export G4F_PROXY="$https_proxy"', USE_DEFAULT]
 
 
-def test_server_closes_the_connection(websim, run_check):
+def test_does_not_propose_a_malformed_proxy_for_other_programs(run_check, monkeypatch, closed_port):
+    monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    assert run_check().to_paste == [SET_PROXY, USE_DEFAULT]
+
+
+def test_reports_a_closed_connection_after_one_request(websim, run_check):
     websim.inject(Fault(disconnect=True), times=2)
     result = run_check()
     assert "the connection was closed" in result.cause
@@ -687,14 +732,14 @@ def test_opens_a_connection_for_each_request(run_check, monkeypatch):
         assert len(server.requests) == 2
 
 
-def test_connection_fails_behind_a_proxy(other, run_check, monkeypatch):
+def test_does_not_advise_a_proxy_if_one_is_set(other, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", "http://websim.example")
     monkeypatch.setenv("G4F_PROXY", other.url)
     other.inject(Fault(disconnect=True), times=2)
     assert run_check().to_paste == [USE_DEFAULT]
 
 
-def test_server_does_not_respond_in_time(websim, run_check, monkeypatch):
+def test_ends_a_request_without_a_response_after_the_timeout(websim, run_check, monkeypatch):
     monkeypatch.setattr(check, "TIMEOUT", 0.02)
     websim.inject(Fault(delay=5), times=2)
     result = run_check()
@@ -702,26 +747,26 @@ def test_server_does_not_respond_in_time(websim, run_check, monkeypatch):
     assert result.cause == f"No response from {websim.url.removeprefix('http://')} within 0.02 s"
 
 
-def test_https_to_a_server_without_tls(websim, run_check, monkeypatch):
+def test_advises_http_for_a_server_without_tls(websim, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", websim.url.replace("http:", "https:"))
     result = run_check()
     assert result.advice == "The server does not speak https. Use http:"
     assert result.to_paste == [f"export WEBSIM_URL={websim.url}"]
 
 
-def test_certificate_is_not_valid(run_check, monkeypatch):
+def test_advises_to_check_the_clock_if_the_certificate_is_not_valid(run_check, monkeypatch):
     with raw_server_in_thread(tls=server_context(trustme.CA(), HOST)) as server:
         monkeypatch.setattr(Websim, "url", server.url)
         result = run_check()
     assert "the certificate is not valid" in result.cause
-    assert result.advice.startswith("Check the clock and WEBSIM_URL; a network login or a proxy may answer")
+    assert result.advice.startswith("Check the clock and WEBSIM_URL; a network login or a proxy may respond")
 
 
 # The proxy
 
 
-def test_proxy_does_not_respond(websim, other, run_check, monkeypatch):
-    proxy = f"{HOST}:{unused_port()}"
+def test_names_the_proxy_that_refuses_connections(websim, run_check, monkeypatch, closed_port):
+    proxy = f"{HOST}:{closed_port}"
     monkeypatch.setenv("G4F_PROXY", f"http://user:{MARKER}@{proxy}")
     result = run_check()
     assert f"the proxy {proxy} does not answer" in result.cause
@@ -729,7 +774,44 @@ def test_proxy_does_not_respond(websim, other, run_check, monkeypatch):
     assert not websim.requests
 
 
-def test_proxy_needs_a_login(other, run_check, monkeypatch):
+def test_names_the_https_proxy_that_does_not_speak_tls(websim, other, run_check, monkeypatch):
+    proxy = other.url.replace("http://", f"https://user:{MARKER}@")
+    monkeypatch.setenv("G4F_PROXY", proxy)
+    result = run_check("--report")
+    assert f"no TLS connection to the proxy {other.url.removeprefix('http://')}" in result.cause
+    assert "If it is one of the many proxies whose URL begins with http://:" in result.advice
+    assert result.to_paste[1:] == ["export G4F_PROXY=https://<host>:<port>", "unset G4F_PROXY"]
+    assert run_in_shell(result.to_paste[0], "G4F_PROXY") == proxy.replace("https:", "http:")
+    assert not websim.requests
+
+
+def test_names_the_https_proxy_whose_certificate_is_not_valid(websim, run_check, monkeypatch):
+    with raw_server_in_thread(tls=server_context(trustme.CA(), HOST)) as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy.url)
+        result = run_check()
+    assert f"the certificate of the proxy {proxy.host} is not valid" in result.cause
+    assert result.to_paste == ["export G4F_PROXY=https://<host>:<port>", "unset G4F_PROXY"]
+    assert not websim.requests
+
+
+def test_names_the_site_that_does_not_speak_tls_behind_a_proxy(run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "https://websim.example")
+    with tunnel(b"220 mail.example ready\r\n") as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy)
+        result = run_check()
+    assert result.to_paste == ["export WEBSIM_URL=http://websim.example"]
+
+
+def test_does_not_blame_the_proxy_if_a_tunnel_is_closed(run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "https://websim.example")
+    with tunnel(b"") as proxy:
+        monkeypatch.setenv("G4F_PROXY", proxy)
+        result = run_check()
+    assert "No response from websim.example: no connection" in result.cause
+    assert result.to_paste == [USE_DEFAULT]
+
+
+def test_advises_the_form_of_a_proxy_url_with_a_login(other, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", "http://websim.example")
     monkeypatch.setenv("G4F_PROXY", other.url)
     other.inject(Fault(status=407, body=b""), times=2)
@@ -740,9 +822,9 @@ def test_proxy_needs_a_login(other, run_check, monkeypatch):
     assert result.to_paste == [f"export G4F_PROXY=http://<user>:<password>@{host}", "unset G4F_PROXY"]
 
 
-def test_socks_proxy_needs_a_package(run_check, monkeypatch):
+def test_names_the_package_for_a_socks_proxy(run_check, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
-    monkeypatch.setenv("G4F_PROXY", f"socks5://{HOST}:1")
+    monkeypatch.setenv("G4F_PROXY", "socks5://proxy.example:1080")
     monkeypatch.setattr(Websim, "url", "http://websim.example")
     result = run_check()
     assert result.cause == "A SOCKS proxy needs one more package"
@@ -755,30 +837,45 @@ def test_socks_proxy_needs_a_package(run_check, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "shown", "corrected"),
     [
-        ("websim.com", "websim.com", "https://websim.com"),
+        ("websim.example", "websim.example", "https://websim.example"),
         ("localhost:8765/", "localhost:8765", "http://localhost:8765"),
         (f"htps://user:{MARKER}@websim.example", "htps://websim.example", "https://websim.example"),
-        ("https://", "https:", "https://<host>"),
-        ("websim.com;$(reboot)", "websim.com;$(reboot)", "https://<host>"),
-        (TOKEN, "***", "https://<host>"),
-        (f"{TOKEN}, not a URL", "***, not a URL", "https://<host>"),
-        ("https://a.example?b", "https://a.example?b", "https://<host>"),
-        (FOREIGN_KEY, "***", "https://<host>"),
     ],
 )
-def test_url_is_malformed(run_check, monkeypatch, url, shown, corrected):
-    monkeypatch.setattr(Websim, "url", url.rstrip("/"))
-    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+def test_corrects_url(run_check, monkeypatch, url, shown, corrected):
+    monkeypatch.setattr(Websim, "url", url)
     result = run_check()
     assert result.status == 1
     assert "\n\nNothing was sent, because a setting is malformed.\nWEBSIM_URL: a URL like " in result.text
     assert f"not '{shown}'" in result.text
-    is_default = corrected == "https://websim.com"
-    assert result.to_paste == [f"export WEBSIM_URL={corrected}"] + [USE_DEFAULT] * (not is_default)
+    assert result.to_paste == [f"export WEBSIM_URL={corrected}", USE_DEFAULT]
     assert result.requests == []
 
 
-def test_project_id_is_malformed(websim, run_check, monkeypatch):
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("websim.com", "websim.com"),
+        ("https://", "https:"),
+        ("http://localhost:99999", "http://localhost:99999"),
+        ("websim.com;$(reboot)", "websim.com;$(reboot)"),
+        (TOKEN, "***"),
+        (f"{TOKEN}, not a URL", "***, not a URL"),
+        ("https://a.example?b", "https://a.example?b"),
+        (FOREIGN_KEY, "***"),
+        (f"{FOREIGN_KEY}.example", "***.example"),
+    ],
+)
+def test_proposes_default_url_if_the_url_cannot_be_corrected(run_check, monkeypatch, url, shown):
+    monkeypatch.setattr(Websim, "url", url)
+    monkeypatch.setenv("WEBSIM_API_KEY", FOREIGN_KEY)
+    result = run_check()
+    assert f"not '{shown}'" in " ".join(result.lines)
+    assert result.advice == "Use the default, https://websim.com:"
+    assert result.to_paste == [USE_DEFAULT]
+
+
+def test_rejects_a_malformed_project_id(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "my project")
     result = run_check()
     assert result.status == 1
@@ -787,14 +884,14 @@ def test_project_id_is_malformed(websim, run_check, monkeypatch):
     assert not websim.requests
 
 
-def test_project_page_without_the_id(websim, run_check, monkeypatch):
+def test_names_the_page_that_describes_a_project_without_an_id(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/@ann/my-game")
     result = run_check()
     assert "does not contain the id. See https://websim.com/api/v1/users/ann/slugs/my-game," in result.advice
     assert not websim.requests
 
 
-def test_token_in_the_wrong_variable_is_not_shown(websim, run_check, monkeypatch):
+def test_does_not_show_a_token_in_the_wrong_variable(websim, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", TOKEN)
     assert "not '***" in run_check().text
 
@@ -807,7 +904,7 @@ def test_token_in_the_wrong_variable_is_not_shown(websim, run_check, monkeypatch
         ("127.0.0.1:3128", "127.0.0.1:3128"),
     ],
 )
-def test_proxy_is_malformed(websim, run_check, monkeypatch, proxy, shown):
+def test_corrects_the_scheme_of_a_proxy(websim, run_check, monkeypatch, proxy, shown):
     monkeypatch.setenv("G4F_PROXY", proxy)
     result = run_check()
     assert "G4F_PROXY: a URL like http://user:password@host:3128 with" in result.text
@@ -817,12 +914,13 @@ def test_proxy_is_malformed(websim, run_check, monkeypatch, proxy, shown):
     assert not websim.requests
 
 
-def test_port_of_the_proxy_is_malformed(websim, run_check, monkeypatch):
-    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:99999")
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:99999", "http:/127.0.0.1:3128", "ftp://127.0.0.1:0", "x"])
+def test_proposes_a_proxy_url_to_fill_in_if_the_url_cannot_be_corrected(websim, run_check, monkeypatch, proxy):
+    monkeypatch.setenv("G4F_PROXY", proxy)
     assert run_check().to_paste == [SET_PROXY, "unset G4F_PROXY"]
 
 
-def test_also_is_malformed(websim, run_check):
+def test_corrects_the_url_of_also(websim, run_check):
     result = run_check("--also", "websim.example")
     assert result.status == 1
     assert "--also: a URL like https://websim.com with the scheme http or https, not 'websim.example'" in result.text
@@ -830,10 +928,87 @@ def test_also_is_malformed(websim, run_check):
     assert not websim.requests
 
 
+def test_proposes_the_other_host_of_websim_if_the_url_of_also_cannot_be_corrected(websim, run_check):
+    assert run_check("--also", "http://localhost:99999").to_paste == ["g4f-websim check --also https://api.websim.com"]
+
+
+# Malformed URLs are made of these parts.
+PARTS = ["http", "https", "htp", ":", "//", "://", "localhost", "127.0.0.1", "websim.com", "a", ":8080", ":99999", ":0"]
+PARTS += [
+    "ann:pass@",
+    "@",
+    "/",
+    "/p",
+    "/p/",
+    "?b",
+    "#c",
+    " ",
+    "\n",
+    "%41",
+    ".",
+    "-",
+    "[::1]",
+    "\u00e9",
+    "$(id)",
+    "'",
+    '"',
+]
+URLS = st.lists(st.sampled_from(PARTS), max_size=6).map("".join)
+
+
+def is_accepted(check_value: Callable[[str], object], value: str) -> bool:
+    try:
+        check_value(value)
+    except ValueError:
+        return False
+    return True
+
+
+def pasted_values(steps: list[diagnosis.Step], name: str, value: str) -> list[str]:
+    """Return the values that a variable has after each line to paste; placeholders such as <host> are filled in."""
+    lines = [line for step in steps for line in step.lines]
+    for placeholder, filled in {"<host>": "proxy.example", "<port>": "3128", "<id>": "mine"}.items():
+        lines = [line.replace(placeholder, filled) for line in lines]
+    script = "\n".join(f"({line}\nprintf '%s\\0' \"${name}\")" for line in lines)
+    output = subprocess.check_output(["sh", "-c", script], text=True, env={name: value}, timeout=LIMIT)
+    return output.split("\0")[:-1]
+
+
+@properties
+@given(url=URLS)
+@example(url="http://localhost:99999")
+def test_every_proposed_url_is_accepted(url):
+    assume(not is_accepted(Target, url))
+    for value in pasted_values(diagnosis.steps_for_url(url), "WEBSIM_URL", url):
+        assert value == "" or is_accepted(Target, value)
+    for step in diagnosis.steps_for_also(url):
+        assert all(is_accepted(Target, line.removeprefix("g4f-websim check --also ")) for line in step.lines)
+
+
+@properties
+@given(proxy=URLS)
+@example(proxy="http://127.0.0.1:99999")
+def test_every_proposed_proxy_is_accepted(proxy):
+    def check_proxy(url: str) -> Target:
+        return Target("https://websim.com", proxy=url)
+
+    assume(not is_accepted(check_proxy, proxy))
+    for value in pasted_values(diagnosis.steps_for_proxy(proxy), "G4F_PROXY", proxy):
+        assert is_accepted(check_proxy, value)
+
+
+@properties
+@given(project_id=URLS)
+def test_every_proposed_project_id_is_accepted(project_id):
+    assume(not is_accepted(check_project_id, project_id))
+    for value in pasted_values(diagnosis.steps_for_project(project_id), "WEBSIM_PROJECT_ID", project_id):
+        assert value == "" or is_accepted(check_project_id, value)
+
+
 # The report and the output
 
 
-def test_report(websim, run_check):
+def test_report_shows_requests_and_chosen_headers(websim, run_check):
     headers = {"cf-ray": "8a1-FRA", "Set-Cookie": MARKER, "Retry-After": "7", "X-Other": "hidden"}
     websim.inject(page(503, "Down", **headers))
     websim.inject(redirect(f"https://ann:{MARKER}@websim.example/x?{MARKER}"))
@@ -862,20 +1037,20 @@ def test_report_shows_errors_without_response(websim, run_check):
     assert re.search(r"\nstatus: -, \S+ s\nerror: No response from .*: the connection was closed", report)
 
 
-def test_password_of_the_site_is_not_shown(websim, run_check, monkeypatch):
+def test_does_not_show_the_password_of_the_site(websim, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", websim.url.replace("//", f"//user:{MARKER}@"))
     websim.inject(refusal(404, f"no {MARKER}"), times=2)
     result = run_check("--report")
     assert result.lines[1] == f"site     {websim.url} (with a user and password)"
 
 
-def test_long_and_hostile_bodies_fit_into_the_width(websim, run_check):
+def test_prints_no_control_character_of_a_body(websim, run_check):
     websim.inject(json_fault(200, {"\x1b[31m" + "x" * 500: 1, "two words": EMAIL}), times=2)
     result = run_check("--report")
     assert "\x1b" not in result.text
 
 
-def test_prints_to_a_terminal_that_knows_only_ascii(websim, monkeypatch):
+def test_replaces_characters_that_the_output_cannot_represent(websim, monkeypatch):
     websim.inject(Fault(status=500, body="größer".encode()), times=2)
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", output)

@@ -118,6 +118,12 @@ REDIRECTS = {
     "no location": ("", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
     "malformed location": ("//[", Reason.API_MOVED, SITE + CHAT_PATH, "if Websim has moved, set WEBSIM_URL"),
     "unprintable host": ("https://a\u202eb", Reason.API_MOVED, "https://a", "if Websim has moved, set WEBSIM_URL"),
+    "invalid port": (
+        "https://websim.example:99999/",
+        Reason.API_MOVED,
+        "https://websim.example:99999/",
+        "if Websim has moved, set WEBSIM_URL;",
+    ),
     "long host": (
         f"https://{'a' * 80}.example",
         Reason.API_MOVED,
@@ -220,11 +226,91 @@ def test_any_exception_after_the_response_began_is_a_broken_response():
     assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
 
 
-def test_tls_failure_does_not_blame_the_http_proxy():
-    error, *_ = EXCEPTIONS["TLS failure"]
-    assert cause_of_exception(error, target(proxy="http://127.0.0.1:1"), began=False).reason is Reason.NO_CONNECTION
+HTTP_PROXY, HTTPS_PROXY = "http://user:pass@Proxy.example:3128", "https://user:pass@Proxy.example:3128"
+PROXY_NAME = "the proxy Proxy.example:3128"
+CHECK_PROXY = "check that it runs and that its URL is right"
+CHECK_HTTPS_PROXY = f"{CHECK_PROXY}: most HTTP proxies are written http://"
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+NO_TLS = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+BAD_CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate has expired")
 
 
-def test_connection_timeout_blames_the_http_proxy():
-    cause = cause_of_exception(aiohttp.ConnectionTimeoutError(), target(proxy="http://127.0.0.1:1"), began=False)
-    assert (cause.reason, cause.summary) == (Reason.PROXY_FAILED, "the proxy 127.0.0.1:1 does not answer")
+def error_at_proxy(kind: type[aiohttp.ClientConnectorError], error: OSError) -> Exception:
+    return kind(SimpleNamespace(host="proxy.example", port=3128, ssl=True, proxy=None), error)
+
+
+def error_behind_proxy(kind: type[aiohttp.ClientConnectorError], error: OSError) -> Exception:
+    return kind(SimpleNamespace(host="websim.com", port=443, ssl=True, proxy=HTTP_PROXY), error)
+
+
+# Each row: proxy, exception of the connection to the proxy, summary, advice.
+PROXY_FAILURES = {
+    "refused": (
+        HTTP_PROXY,
+        error_at_proxy(aiohttp.ClientProxyConnectionError, REFUSED),
+        f"{PROXY_NAME} does not answer",
+        CHECK_PROXY,
+    ),
+    "unknown host": (
+        HTTP_PROXY,
+        error_at_proxy(aiohttp.ClientConnectorDNSError, OSError(-2, "unknown")),
+        f"{PROXY_NAME} does not answer",
+        CHECK_PROXY,
+    ),
+    "refused with TLS": (
+        HTTPS_PROXY,
+        error_at_proxy(aiohttp.ClientProxyConnectionError, REFUSED),
+        f"{PROXY_NAME} does not answer",
+        CHECK_HTTPS_PROXY,
+    ),
+    "timeout": (
+        HTTP_PROXY,
+        aiohttp.ConnectionTimeoutError(),
+        f"no connection through {PROXY_NAME} in time",
+        CHECK_PROXY,
+    ),
+    "no TLS": (
+        HTTPS_PROXY,
+        error_at_proxy(aiohttp.ClientConnectorSSLError, NO_TLS),
+        f"no TLS connection to {PROXY_NAME}",
+        CHECK_HTTPS_PROXY,
+    ),
+    "invalid certificate": (
+        HTTPS_PROXY,
+        error_at_proxy(aiohttp.ClientConnectorCertificateError, BAD_CERTIFICATE),
+        f"the certificate of {PROXY_NAME} is not valid",
+        "check the clock and the URL of the proxy",
+    ),
+}
+
+
+@pytest.mark.parametrize(("proxy", "error", "summary", "advice"), PROXY_FAILURES.values(), ids=PROXY_FAILURES)
+def test_failed_connection_to_proxy_is_a_failure_of_the_proxy(proxy, error, summary, advice):
+    cause = cause_of_exception(error, target(proxy=proxy), began=False)
+    assert (cause.reason, cause.summary, cause.advice) == (Reason.PROXY_FAILED, summary, advice)
+
+
+# Each row: exception of the connection to the site through the proxy, summary.
+FAILURES_BEHIND_PROXY = {
+    "no TLS": (
+        error_behind_proxy(aiohttp.ClientConnectorSSLError, NO_TLS),
+        "no connection",
+    ),
+    "invalid certificate": (
+        error_behind_proxy(aiohttp.ClientConnectorCertificateError, BAD_CERTIFICATE),
+        "no connection: the certificate is not valid",
+    ),
+    "closed during TLS": (
+        error_behind_proxy(aiohttp.ClientConnectorError, ConnectionResetError()),
+        "no connection",
+    ),
+    "closed": (aiohttp.ServerDisconnectedError(), "the connection was closed"),
+}
+
+
+@pytest.mark.parametrize("proxy", [HTTP_PROXY, HTTPS_PROXY])
+@pytest.mark.parametrize(("error", "summary"), FAILURES_BEHIND_PROXY.values(), ids=FAILURES_BEHIND_PROXY)
+def test_failed_connection_through_proxy_is_not_a_failure_of_the_proxy(proxy, error, summary):
+    cause = cause_of_exception(error, target(proxy=proxy), began=False)
+    assert (cause.reason, cause.summary) == (Reason.NO_CONNECTION, summary)
