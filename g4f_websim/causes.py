@@ -249,7 +249,7 @@ def _cause_of_proxy_failure(error: Exception, target: Target) -> Cause | None:
             return _proxy_cause(target, "the certificate of {proxy} is not valid", CHECK_PROXY_CERTIFICATE)
         return _proxy_cause(target, "no TLS connection to {proxy}", check_url)
     if _is_socks_error(error, "ProxyConn", "ProxyTime") or _is_http_proxy_unreachable(error, target):
-        return _proxy_cause(target, "{proxy} does not answer", check_url)
+        return _proxy_cause(target, "{proxy} does not respond", check_url)
     if target.http_proxy and isinstance(error, aiohttp.ConnectionTimeoutError):
         # The proxy is slow to accept the connection, or the site is slow to begin TLS through the proxy.
         return _proxy_cause(target, "no connection through {proxy} in time", check_url)
@@ -278,7 +278,7 @@ def _proxy_cause(target: Target, summary: str, advice: str) -> Cause:
 
 
 def is_socks_failure(error: Exception) -> bool:
-    """Return whether a SOCKS proxy does not answer or cannot connect, other than because of a login."""
+    """Return whether a SOCKS proxy does not respond or cannot connect, other than because of a login."""
     return _is_socks_error(error) and not _is_login_refused_by_proxy(error)
 
 

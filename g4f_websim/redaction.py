@@ -15,6 +15,8 @@ _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 _JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
 # "@" may be percent-encoded or a JSON escape.
 _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
+# The user and password in a URL, in whatever encoding aiohttp shows them.
+_USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 # The last word of truncated text may be the beginning of an e-mail address.
 _LAST_WORD = re.compile(r"[^\s\"'<>:,;/*]{0,80}\Z")
 
@@ -24,12 +26,13 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
     Args:
         text: any text, a response body for example.
-        secrets: strings to remove, in addition to JSON Web Tokens and e-mail addresses.
+        secrets: strings to remove, in addition to JSON Web Tokens, e-mail addresses, and users and passwords in URLs.
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, REDACTED)
     is_truncated = len(text) > MAX_SEARCHED_CHARS
-    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, text[:MAX_SEARCHED_CHARS]))
+    text = _USER_INFO.sub("", text[:MAX_SEARCHED_CHARS])
+    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, text))
     if is_truncated:
         text = _LAST_WORD.sub("", text)
     # str.isprintable() is false for escape sequences and for lone surrogates, which cannot be printed.

@@ -769,7 +769,7 @@ def test_names_the_proxy_that_refuses_connections(websim, run_check, monkeypatch
     proxy = f"{HOST}:{closed_port}"
     monkeypatch.setenv("G4F_PROXY", f"http://user:{MARKER}@{proxy}")
     result = run_check()
-    assert f"the proxy {proxy} does not answer" in result.cause
+    assert f"the proxy {proxy} does not respond" in result.cause
     assert result.to_paste == [SET_PROXY, "unset G4F_PROXY"]
     assert not websim.requests
 

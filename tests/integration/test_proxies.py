@@ -72,7 +72,7 @@ async def error_of(proxy: str) -> Exception:
 async def test_error_names_dead_proxy(monkeypatch, closed_port, scheme, site):
     monkeypatch.setattr(Websim, "url", site)
     error = await error_of(f"{scheme}://{HOST}:{closed_port}")
-    assert str(error).startswith(f"No response from websim.example: the proxy {HOST}:{closed_port} does not answer")
+    assert str(error).startswith(f"No response from websim.example: the proxy {HOST}:{closed_port} does not respond")
     assert str(error).endswith(f": {CHECK_PROXY}")
     assert (error.status, error.retry_after) == (None, None)
 
@@ -90,7 +90,7 @@ async def test_retries_dead_proxy(caplog, closed_port, scheme):
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_error_names_proxy_with_unknown_host_name(scheme):
     error = await error_of(f"{scheme}://proxy.invalid:3128")
-    assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not answer")
+    assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not respond")
 
 
 async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):

@@ -249,19 +249,19 @@ PROXY_FAILURES = {
     "refused": (
         HTTP_PROXY,
         error_at_proxy(aiohttp.ClientProxyConnectionError, REFUSED),
-        f"{PROXY_NAME} does not answer",
+        f"{PROXY_NAME} does not respond",
         CHECK_PROXY,
     ),
     "unknown host": (
         HTTP_PROXY,
         error_at_proxy(aiohttp.ClientConnectorDNSError, OSError(-2, "unknown")),
-        f"{PROXY_NAME} does not answer",
+        f"{PROXY_NAME} does not respond",
         CHECK_PROXY,
     ),
     "refused with TLS": (
         HTTPS_PROXY,
         error_at_proxy(aiohttp.ClientProxyConnectionError, REFUSED),
-        f"{PROXY_NAME} does not answer",
+        f"{PROXY_NAME} does not respond",
         CHECK_HTTPS_PROXY,
     ),
     "timeout": (

@@ -17,8 +17,18 @@ EMAIL = "ann.b+c@example.co.uk"
         (f'{{"email": "{EMAIL}"}}', '{"email": "***"}'),
         ('"ann\\u0040example.com" ann%40example.com', '"***" ***'),
         ("your key my-key-1 is wrong", "your key *** is wrong"),
+        (f"proxy http://ann:{'%C3%BC' * 90}@host:80 failed", "proxy http://host:80 failed"),
+        (f'{{"url":"http://host","email":"{EMAIL}"}}', '{"url":"http://host","email":"***"}'),
     ],
-    ids=["token", "token after an escaped line break", "e-mail", "encoded e-mail", "given secret"],
+    ids=[
+        "token",
+        "token after an escaped line break",
+        "e-mail",
+        "encoded e-mail",
+        "given secret",
+        "login in a URL",
+        "e-mail after a URL",
+    ],  # fmt: skip
 )
 def test_redacts_secrets(text, redacted):
     assert redact(text, ["my-key-1"]) == redacted
