@@ -99,7 +99,8 @@ def _parse_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> S
     shown = redact(rest)  # a token may have been set instead of a URL
     if at and "://" in login:
         shown = f"{login.partition('://')[0]}://***@{shown}"
-    raise ValueError(f"{name}: a URL like {example} with the scheme {_either(schemes)}, not {shown!r}")
+    expected = f"a URL like {example} with the scheme {_either(schemes)} and a valid host and port"
+    raise ValueError(f"{name}: {expected}, not {shown!r}")
 
 
 def _is_plain(url: str, parts: SplitResult) -> bool:

@@ -923,7 +923,8 @@ def test_proposes_a_proxy_url_to_fill_in_if_the_url_cannot_be_corrected(websim, 
 def test_corrects_the_url_of_also(websim, run_check):
     result = run_check("--also", "websim.example")
     assert result.status == 1
-    assert "--also: a URL like https://websim.com with the scheme http or https, not 'websim.example'" in result.text
+    expected = "a URL like https://websim.com with the scheme http or https and a valid host and port"
+    assert f"--also: {expected}, not 'websim.example'" in " ".join(result.text.split())
     assert result.to_paste == ["g4f-websim check --also https://websim.example"]
     assert not websim.requests
 

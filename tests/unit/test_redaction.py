@@ -28,7 +28,7 @@ EMAIL = "ann.b+c@example.co.uk"
         "given secret",
         "login in a URL",
         "e-mail after a URL",
-    ],  # fmt: skip
+    ],
 )
 def test_redacts_secrets(text, redacted):
     assert redact(text, ["my-key-1"]) == redacted
