@@ -4,7 +4,8 @@ The emulator answers every well-formed request and says in the answer that no mo
 next responses, let it fail, and limit its rate. It reads and writes no files.
 """
 
+from .fault import Fault
 from .limit import RateLimit
-from .server import Emulator, Fault, RecordedRequest
+from .server import Emulator, RecordedRequest
 
 __all__ = ["Emulator", "Fault", "RateLimit", "RecordedRequest"]

@@ -7,6 +7,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from http import HTTPStatus
 
 import pytest
 import requests
@@ -261,6 +262,82 @@ def test_fault_has_body_and_delay(emulator):
     assert response.elapsed.total_seconds() >= DELAY
 
 
+def test_fault_replaces_header(emulator):
+    emulator.inject(Fault(headers={"content-type": "text/html"}, body=b"<html>"))
+    assert chat(emulator).headers["Content-Type"] == "text/html"
+
+
+@pytest.mark.parametrize(("body", "status"), [(CHAT, 200), ({}, 400)], ids=["valid", "malformed"])
+def test_fault_without_status_and_body_changes_usual_response(emulator, body, status):
+    usual = chat(emulator, body)
+    emulator.inject(Fault(delay=DELAY, headers={"X-Request-Id": "7"}))
+    response = chat(emulator, body)
+    assert (response.status_code, response.json()) == (status, usual.json())
+    assert response.headers["X-Request-Id"] == "7"
+    assert response.elapsed.total_seconds() >= DELAY
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"status": "503"},
+        {"status": 100},
+        {"status": 600},
+        {"status": True},
+        {"headers": None},
+        {"headers": [("Retry-After", "7")]},
+        {"headers": {"Retry-After": 7}},
+        {"headers": {"": "7"}},
+        {"headers": {7: "7"}},
+        {"headers": {"Retry-After": "7\r\nSet-Cookie: a=b"}},
+        {"body": "text"},
+        {"body": {"content": "Hi"}},
+        {"delay": "5"},
+        {"delay": -1},
+        {"delay": float("nan")},
+        {"disconnect": "yes"},
+    ],
+    ids=str,
+)
+def test_malformed_fault_is_an_error(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"^{name}: .*, not "):
+        Fault(**arguments)
+
+
+def test_fault_accepts_http_status():
+    assert Fault(status=HTTPStatus.SERVICE_UNAVAILABLE) == Fault(status=503)
+
+
+@pytest.mark.parametrize("times", [0, -1, "2", 1.5])
+def test_malformed_times_is_an_error(emulator, times):
+    with pytest.raises(ValueError, match="^times: a positive integer"):
+        emulator.inject(Fault(status=503), times=times)
+
+
+def test_injects_faults_only(emulator):
+    with pytest.raises(ValueError, match="^fault: a Fault, as in .*, not 503$"):
+        emulator.inject(503)
+
+
+@pytest.mark.parametrize("text", [None, 42, b"42", {"content": "42"}])
+def test_replies_with_strings_only(emulator, text):
+    with pytest.raises(ValueError, match="^text: a string"):
+        emulator.reply(text)
+
+
+@pytest.mark.parametrize("png", [None, "cat.png"])
+def test_replies_with_bytes_as_image_only(emulator, png):
+    with pytest.raises(ValueError, match="^png: bytes"):
+        emulator.reply_image(png)
+
+
+def test_error_shows_start_of_long_value(emulator):
+    with pytest.raises(ValueError) as raised:
+        emulator.reply(["word"] * 1000)
+    assert len(str(raised.value)) < 200
+
+
 def test_fault_disconnects(emulator):
     emulator.inject(Fault(disconnect=True))
     with pytest.raises(requests.ConnectionError):
@@ -331,6 +408,12 @@ def test_parses_rate_limit(text, requests, period):
 def test_rejects_malformed_rate_limit(text):
     with pytest.raises(ValueError, match="a limit is REQUESTS/PERIOD, such as 10/10s"):
         Emulator(limit=text)
+
+
+@pytest.mark.parametrize(("name", "value"), [("limit", 10), ("delay", "1"), ("delay", -1)])
+def test_malformed_argument_of_emulator_is_an_error(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Emulator(**{name: value})
 
 
 def test_limit_refuses_requests_beyond_period():
