@@ -1,6 +1,7 @@
 """The command `g4f-websim emulator`."""
 
 import argparse
+import logging
 import sys
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ MAX_PORT = 65535
 
 
 def serve(argv: Sequence[str]) -> int:
-    """Run the emulator until Ctrl-C raises `KeyboardInterrupt`.
+    """Run the emulator until Ctrl-C raises `KeyboardInterrupt`, and print a line on stderr for each request.
 
     Args:
         argv: the words after `g4f-websim emulator`.
@@ -23,7 +24,7 @@ def serve(argv: Sequence[str]) -> int:
     """
     options = _parse(argv)
     try:
-        with Emulator(options.port, options.rate_limit, options.delay) as emulator:
+        with Emulator(options.port, options.rate_limit, options.delay, _access_log()) as emulator:
             print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
             print(f"To use it from another program, set WEBSIM_URL={emulator.url}", flush=True)
             threading.Event().wait()
@@ -32,6 +33,14 @@ def serve(argv: Sequence[str]) -> int:
     except OSError as error:
         print(f"g4f-websim: {error}; choose another --port", file=sys.stderr)
     return 1
+
+
+def _access_log() -> logging.Logger:
+    """Return a logger that prints on stderr."""
+    logger = logging.getLogger("aiohttp.access")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    return logger
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

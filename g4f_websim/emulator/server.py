@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import math
 import socket
 import threading
@@ -28,6 +29,9 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 # The maximum number and total size of the requests in `Emulator.requests`.
 KEPT_REQUESTS = 1000
 KEPT_BYTES = 2 * MAX_REQUEST_BYTES
+
+# The time, the request line and the status, without headers and bodies (aiohttp's documentation, "Logging").
+ACCESS_LOG_FORMAT = '%t "%r" %s'
 
 # The seconds for which a stopping emulator waits for requests in flight.
 SHUTDOWN_TIMEOUT = 0.1
@@ -76,18 +80,26 @@ class Emulator:
         port: the port to listen on; 0 means a free one.
         limit: a limit on requests, as a `RateLimit` or as a text such as `10/10s`.
         delay: the seconds before each response; an injected fault has a delay of its own.
+        access_log: a logger that gets a line for each request at level INFO; None means no log.
 
     Attributes:
         url: the URL of the server, for `Websim.url` or WEBSIM_URL.
     """
 
-    def __init__(self, port: int = 0, limit: RateLimit | str | None = None, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        limit: RateLimit | str | None = None,
+        delay: float = 0.0,
+        access_log: logging.Logger | None = None,
+    ) -> None:
         is_limit = limit is None or isinstance(limit, (str, RateLimit))
         check_argument(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
         self._port = port
         self._limit = RateLimit.parse(limit) if isinstance(limit, str) else limit or RateLimit()
         self._limiter = Limiter(self._limit)
         self._usual = Fault(delay=delay)
+        self._access_log = access_log
         self._queue: deque[Fault] = deque()
         self._images: dict[str, bytes] = {}  # by the SHA-256 digest in the URL
         self.url = ""
@@ -177,7 +189,12 @@ class Emulator:
         app.router.add_get(DRAWN_IMAGE_ROUTE, _drawn_image)
         app.router.add_get(REPLIED_IMAGE_ROUTE, self._replied_image)
         app.router.add_get("/", _home)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        self._runner = web.AppRunner(
+            app,
+            access_log=self._access_log,
+            access_log_format=ACCESS_LOG_FORMAT,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
+        )
         await self._runner.setup()
         await web.SockSite(self._runner, self._socket).start()
 
