@@ -47,10 +47,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
     parser.add_argument("--port", type=_port, default=0, help="the port to listen on (default: a free one)")
     parser.add_argument(
-        "--limit", type=_limit, default=RateLimit(), metavar="N/PERIOD", help="answer 429 beyond this, as in 10/10s"
+        "--limit",
+        type=_limit,
+        default=RateLimit(),
+        metavar="N/PERIOD",
+        help="respond with 429 beyond this, as in 10/10s",
     )
     parser.add_argument(
-        "--max-in-flight", type=_positive, metavar="N", help="answer 429 to more than N requests at the same time"
+        "--max-in-flight", type=_positive, metavar="N", help="respond with 429 to more than N requests at a time"
     )
     parser.add_argument("--no-retry-after", action="store_true", help="send no Retry-After header with a 429")
     parser.add_argument(

@@ -129,7 +129,7 @@ class Emulator:
         """Add a chat message to the queue of responses.
 
         Each request takes the first response of the queue, unless the rate limit refuses the request. If the queue is
-        empty, the emulator answers as usual.
+        empty, the response is the usual one.
 
         Args:
             text: the content of the message.

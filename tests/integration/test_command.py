@@ -31,6 +31,7 @@ from tests.support.processes import (
     MODULE,
     PNG_MAGIC,
     SCRIPT,
+    SECONDS_TO_ANSWER,
     first_on_path,
     make_home,
     run,
@@ -84,10 +85,8 @@ def used_port():
 
 
 @pytest.fixture
-def closed_url():
-    with socket.socket() as bound_but_not_listening:
-        bound_but_not_listening.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound_but_not_listening.getsockname()[1]}"
+def closed_url(closed_port):
+    return f"http://127.0.0.1:{closed_port}"
 
 
 def assert_fails_on_one_line(done, *expected, status=1):
@@ -520,8 +519,10 @@ def isolate_network():
     """Return the words that start a command without any network but a loopback interface of its own."""
     for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
         isolated = (*words, "sh", "-c", ISOLATED, "sh")
-        if shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0:
-            return isolated
+        if shutil.which("unshare"):
+            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=SECONDS_TO_ANSWER)
+            if done.returncode == 0:
+                return isolated
     return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
 
 

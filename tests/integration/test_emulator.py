@@ -24,6 +24,7 @@ IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
 ANSWER = "This is the offline Websim; no model was asked. You said: "
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
+SECONDS_TO_RESPOND = 30
 DELAY = 0.05
 STOPS = 20
 CONNECTIONS = 5
@@ -43,11 +44,18 @@ def emulator(shared_emulator):
 
 
 def chat(emulator, body=CHAT):
-    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=10)
+    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=SECONDS_TO_RESPOND)
 
 
 def image(emulator, body=IMAGE):
-    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=10)
+    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=SECONDS_TO_RESPOND)
+
+
+def wait_for_request(emulator):
+    deadline = time.monotonic() + SECONDS_TO_RESPOND
+    while not emulator.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def statuses(emulator, count):
@@ -79,7 +87,7 @@ def test_chat_repeats_last_user_text(emulator, messages, said):
     assert chat(emulator, {**CHAT, "messages": messages}).json() == {"role": "assistant", "content": ANSWER + said}
 
 
-def test_json_chat_answers_in_json(emulator):
+def test_responds_to_json_chat_with_json(emulator):
     assert chat(emulator, {**CHAT, "json": True}).json()["content"] == '{"offline": true, "you_said": "Hello"}'
 
 
@@ -97,7 +105,7 @@ def test_json_chat_answers_in_json(emulator):
     ],
 )
 def test_draws_png_of_requested_size(emulator, options, size):
-    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=10)
+    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=SECONDS_TO_RESPOND)
     assert response.headers["Content-Type"] == "image/png"
     assert size_of_png(response.content) == size
 
@@ -117,11 +125,11 @@ def test_image_depends_on_prompt_only(emulator):
     ],
 )
 def test_unknown_image_is_not_found(emulator, path):
-    assert requests.get(emulator.url + path, timeout=10).status_code == 404
+    assert requests.get(emulator.url + path, timeout=SECONDS_TO_RESPOND).status_code == 404
 
 
 def test_home_page_names_offline_websim(emulator):
-    assert "offline Websim" in requests.get(emulator.url, timeout=10).text
+    assert "offline Websim" in requests.get(emulator.url, timeout=SECONDS_TO_RESPOND).text
 
 
 # Validation
@@ -195,7 +203,7 @@ def test_rejects_malformed_image_request(emulator, body, field):
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[" * 200_000])
 def test_rejects_body_that_is_not_json(emulator, text):
-    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=10)
+    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=SECONDS_TO_RESPOND)
     assert (response.status_code, response.json()) == (400, {"error": "offline Websim: the body must be JSON"})
 
 
@@ -231,7 +239,7 @@ def test_replies_with_text(emulator):
 
 def test_replies_with_image(emulator):
     emulator.reply_image(b"a PNG file")
-    response = requests.get(image(emulator).json()["url"], timeout=10)
+    response = requests.get(image(emulator).json()["url"], timeout=SECONDS_TO_RESPOND)
     assert (response.content, response.headers["Content-Type"]) == (b"a PNG file", "image/png")
 
 
@@ -351,7 +359,7 @@ def test_reset_forgets_requests_replies_and_images(emulator):
     emulator.reset()
     assert not emulator.requests
     assert chat(emulator).json()["content"] == ANSWER + "Hello"
-    assert requests.get(url, timeout=10).status_code == 404
+    assert requests.get(url, timeout=SECONDS_TO_RESPOND).status_code == 404
 
 
 # Starting and stopping
@@ -455,7 +463,7 @@ def test_both_limits_apply():
         assert fourth == MINUTE
 
 
-def test_emulator_answers_429_beyond_limit():
+def test_responds_with_429_beyond_limit():
     with Emulator(limit="2/60s") as emulator:
         accepted, _, refused = chat(emulator), image(emulator), chat(emulator)
         assert (accepted.status_code, refused.status_code) == (200, 429)
@@ -478,7 +486,7 @@ def test_retry_after_can_be_left_out():
         assert "Retry-After" not in chat(emulator).headers
 
 
-def test_emulator_answers_429_beyond_requests_at_same_time():
+def test_responds_with_429_beyond_requests_at_same_time():
     with Emulator(limit=RateLimit(max_in_flight=2), delay=2) as emulator, ThreadPoolExecutor(4) as pool:
         responses = list(pool.map(lambda _: chat(emulator), range(4)))
         assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
@@ -491,10 +499,9 @@ def test_refused_request_uses_no_reply():
         emulator.inject(Fault(status=503, delay=2))
         emulator.reply("42")
         first = pool.submit(chat, emulator)
-        while not emulator.requests:
-            time.sleep(0.001)
+        wait_for_request(emulator)
         assert chat(emulator).status_code == 429
-        assert first.result().status_code == 503
+        assert first.result(SECONDS_TO_RESPOND).status_code == 503
         assert chat(emulator).json()["content"] == "42"
 
 

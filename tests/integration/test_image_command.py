@@ -229,10 +229,10 @@ def test_malformed_data_uri_is_not_saved(websim_server, capsys):
     assert_not_saved(capsys, "malformed data: URI")
 
 
-def test_unreachable_image_is_not_saved(websim_server, capsys):
-    websim_server.inject(image_at("http://127.0.0.1:9/cat.png"))
+def test_unreachable_image_is_not_saved(websim_server, closed_port, capsys):
+    websim_server.inject(image_at(f"http://127.0.0.1:{closed_port}/cat.png"))
     assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
-    assert_not_saved(capsys, "the download failed (ClientConnectorError) from 127.0.0.1:9\n")
+    assert_not_saved(capsys, f"the download failed (ClientConnectorError) from 127.0.0.1:{closed_port}\n")
 
 
 def test_malformed_image_url_is_not_saved(websim_server, capsys):
