@@ -45,7 +45,7 @@ def settings():
         "url": Websim.url,
         "version_check": g4f.debug.version_check,
         "cookies": CookiesConfig.cookies_dir,
-        "config": g4f.config.CONFIG_DIR,
+        "config": (g4f.config.CONFIG_DIR, g4f.config.COOKIES_DIR),
         "providers": ClientFactory._live_providers,
         "is_safe_url": copy_images.is_safe_url,
         "SIGTERM": signal.getsignal(signal.SIGTERM),
@@ -196,6 +196,13 @@ def test_command_saves_image(tmp_path):
     done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
     assert done.returncode == 0, done.stderr
     assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
+
+
+def test_command_writes_nothing_into_folders_of_g4f(tmp_path):
+    home = make_home(tmp_path)
+    before = sorted(home.rglob("*"))
+    assert run("--offline", "client", "Hello", home=home).returncode == 0
+    assert sorted(home.rglob("*")) == before
 
 
 def test_gui_serves_image(tmp_path):
