@@ -26,7 +26,7 @@ class Fault:
     `Fault(delay=5)` makes it slow.
 
     Attributes:
-        status: the HTTP status; None means 200 if there is a body.
+        status: the HTTP status; 200 if only a body is given, or else None for the usual response.
         headers: the headers to add or to replace.
         body: the body; None means a short JSON error if there is a status.
         delay: the seconds before the response is sent.
@@ -54,6 +54,8 @@ class Fault:
         is_delay = isinstance(self.delay, (int, float)) and self.delay >= 0
         check_argument(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
         check_argument(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
+        if self.status is None and self.body is not None:
+            object.__setattr__(self, "status", 200)  # the dataclass is frozen
 
 
 def check_argument(ok: object, name: str, expected: str, value: Any) -> None:

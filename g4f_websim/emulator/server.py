@@ -261,11 +261,11 @@ async def _record(request: web.Request) -> RecordedRequest:
 
 def _faulty_response(fault: Fault) -> web.Response | None:
     """Return the response that a fault describes, or None for the usual one."""
-    if fault.body is not None:
-        return web.Response(status=fault.status or 200, body=fault.body, content_type="application/json")
-    if fault.status is not None:
+    if fault.status is None:
+        return None
+    if fault.body is None:
         return web.json_response(_error("injected fault"), status=fault.status)
-    return None
+    return web.Response(status=fault.status, body=fault.body, content_type="application/json")
 
 
 def _usual_response(

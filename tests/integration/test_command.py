@@ -191,6 +191,11 @@ def test_gui_prints_url_and_listens_on_loopback(home):
         assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
 
 
+def test_gui_with_provider_list_prints_no_warning(home, websim_server):
+    with server("gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
+        assert "may not load" not in gui.output
+
+
 def test_gui_listens_on_host_of_user(home):
     with server("--offline", "gui", "--port", "0", "--host", "0.0.0.0", home=home) as gui:
         assert "all addresses" in gui.output

@@ -313,6 +313,10 @@ def test_malformed_fault_is_an_error(arguments):
         Fault(**arguments)
 
 
+def test_fault_with_body_has_status_200():
+    assert Fault(body=b"{}") == Fault(status=200, body=b"{}")
+
+
 def test_fault_accepts_http_status():
     assert Fault(status=HTTPStatus.SERVICE_UNAVAILABLE) == Fault(status=503)
 
