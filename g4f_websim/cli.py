@@ -305,7 +305,7 @@ def _check_files(inputs: Sequence[str]) -> None:
         # Path.is_file() raises an OSError for a text that is too long for the name of a file.
         if os.path.isfile(word):  # noqa: PTH113
             if not _can_be_sent(Path(word)):
-                _fail(f"{word} is neither a text nor a JPEG, PNG, GIF or WebP image", status=1)
+                _fail(f"{word} is neither text nor a JPEG, PNG, GIF or WebP image", status=1)
             continue
         if Path(word).suffix.lower() in FILE_SUFFIXES and not re.search(r"\s", word):
             _fail(f"no such file: {word}", status=1)

@@ -229,7 +229,10 @@ class Emulator:
             if fault.disconnect:
                 request.protocol.force_close()
                 return web.Response()
-            response = _faulty_response(fault) or _usual_response(recorded, check, respond)
+            if fault.status is None:
+                response = _usual_response(recorded, check, respond)
+            else:
+                response = _faulty_response(fault.status, fault.body)
             response.headers.update(fault.headers)
             return response
 
@@ -259,13 +262,10 @@ async def _record(request: web.Request) -> RecordedRequest:
     return RecordedRequest(request.path, headers, await request.read())
 
 
-def _faulty_response(fault: Fault) -> web.Response | None:
-    """Return the response that a fault describes, or None for the usual one."""
-    if fault.status is None:
-        return None
-    if fault.body is None:
-        return web.json_response(_error("injected fault"), status=fault.status)
-    return web.Response(status=fault.status, body=fault.body, content_type="application/json")
+def _faulty_response(status: int, body: bytes | None) -> web.Response:
+    if body is None:
+        return web.json_response(_error("injected fault"), status=status)
+    return web.Response(status=status, body=body, content_type="application/json")
 
 
 def _usual_response(

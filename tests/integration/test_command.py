@@ -347,7 +347,7 @@ def test_missing_file_fails_before_request(words, websim_server, capsys):
 )
 def test_file_of_other_format_fails_before_request(file, content, websim_server, capsys):
     Path(file).write_bytes(content)
-    message = f"g4f-websim: {file} is neither a text nor a JPEG, PNG, GIF or WebP image\n"
+    message = f"g4f-websim: {file} is neither text nor a JPEG, PNG, GIF or WebP image\n"
     assert end(capsys, "client", file, "What is this?") == (1, "", message)
     assert websim_server.requests == []
 
