@@ -12,14 +12,16 @@ import os
 import re
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, redirect_stderr, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import g4f.debug
 from g4f.errors import MissingRequirementsError
+from g4f.image import is_accepted_format
 
 from . import Websim, __version__, check, image_command
 from .emulator.command import is_port, serve
@@ -53,6 +55,9 @@ VERSION_OPTIONS = ("--version", "-v", "-V")
 # g4f's option (8.7 and later) against a download of further providers from GitHub when the server starts.
 NO_DOWNLOAD_OPTION = "--disable-pa-auto-download"
 
+# g4f's default for `api`.
+API_PORT = "1337"
+
 GUI_HOST = "127.0.0.1"
 ALL_HOSTS = ("0.0.0.0", "::", "")
 
@@ -70,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    # If stdout cannot encode a character, g4f's client prints nothing of the response and succeeds.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     try:
         try:
             with exit_on_sigterm():
@@ -162,7 +170,7 @@ def _run_command(command: str, words: list[str], is_offline: bool, stack: ExitSt
     if command == "api":
         return _run_api(words, is_offline, stack)
     if command == "gui":
-        return _run_gui(words, stack)
+        return _run_gui(words, is_offline, stack)
     if command in COMMANDS_WITH_ALL_PROVIDERS:
         stack.enter_context(provider_list())
     return _run_g4f(command, words)
@@ -240,7 +248,7 @@ def _run_api(words: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
     return _run_g4f("api", words)
 
 
-def _run_gui(words: Sequence[str], stack: ExitStack) -> int:
+def _run_gui(words: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
     """Run g4f's web page on loopback, with or without a network, and print the URL to open."""
     # g4f's default is to listen on all interfaces.
     words = ["--host", GUI_HOST, *words]
@@ -250,11 +258,14 @@ def _run_gui(words: Sequence[str], stack: ExitStack) -> int:
     from g4f.gui.gui_parser import gui_parser
 
     options = _parse("gui", gui_parser(), words)
+    if not is_port(str(options.port)):
+        _fail(f"--port PORT, as in 8080, not {options.port}", status=2)
+    _check_can_listen(options.host, options.port, "--host or --port")
     # g4f keeps the error if one of the packages that its GUI needs is missing, and raises it below.
     if not getattr(g4f.gui, "import_error", None):
         print(_gui_instruction(options.host, options.port), flush=True)
-        if not has_network:
-            print("g4f-websim: the page itself also comes from g4f's site and may not load", file=sys.stderr)
+        if is_offline or not has_network:
+            print("g4f-websim: g4f downloads the page itself, which may not load without a network", file=sys.stderr)
     return _run_g4f("gui", words)
 
 
@@ -284,15 +295,36 @@ def _check_image_model(options: argparse.Namespace) -> None:
 
 
 def _check_files(inputs: Sequence[str]) -> None:
-    """Fail if the first words name a file that does not exist: g4f would send the name as text."""
+    """Fail if the first words name a file that g4f cannot send.
+
+    g4f would send the name of a missing file as text, and its error for a file of another format contains no name.
+    """
     for word in inputs:
+        if word.startswith(("http://", "https://")):
+            continue
         # Path.is_file() raises an OSError for a text that is too long for the name of a file.
-        if os.path.isfile(word) or word.startswith(("http://", "https://")):  # noqa: PTH113
+        if os.path.isfile(word):  # noqa: PTH113
+            if not _can_be_sent(Path(word)):
+                _fail(f"{word} is neither text nor a JPEG, PNG, GIF or WebP image", status=1)
             continue
         if Path(word).suffix.lower() in FILE_SUFFIXES and not re.search(r"\s", word):
             _fail(f"no such file: {word}", status=1)
         # g4f takes the other words for text.
         return
+
+
+def _can_be_sent(file: Path) -> bool:
+    """Return whether g4f's client can send a file: as an image in one of its formats, or as UTF-8 text."""
+    content = file.read_bytes()
+    with suppress(ValueError):
+        is_accepted_format(content)
+        return True
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        return False
+    with suppress(UnicodeDecodeError):
+        content.decode()
+        return True
+    return False
 
 
 def _modified(file: Path | None) -> int | None:
@@ -303,11 +335,23 @@ def _modified(file: Path | None) -> int | None:
 def _check_address(bind: str | None, port: str | None) -> None:
     """Fail if g4f's server cannot listen there: g4f would raise a ValueError that does not name the option."""
     if bind is not None:
-        host, _, port_of_bind = bind.partition(":")
-        if not host or not is_port(port_of_bind):
+        host, _, port = bind.partition(":")
+        if not host or not is_port(port):
             _fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {bind}", status=2)
-    elif port is not None and not is_port(port):
-        _fail(f"--port PORT, as in 8080, not {port}", status=2)
+    else:
+        host, port = ALL_HOSTS[0], port or API_PORT
+        if not is_port(port):
+            _fail(f"--port PORT, as in 8080, not {port}", status=2)
+    _check_can_listen(host, int(port), "--bind or --port")
+
+
+def _check_can_listen(host: str, port: int, options: str) -> None:
+    """Fail if a port is in use or forbidden: g4f would report that after lines that look like success."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        _fail(f"{error.strerror}; choose another {options}", status=1)
 
 
 def _gui_instruction(host: str, port: int) -> str:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from g4f.requests.aiohttp import get_connector
 
 from .endpoints import DEFAULT_URL
 from .provider import Websim
+from .request import MAX_IMAGES, MAX_INT
 from .target import PROXY_VARIABLE, Target, host_in
 
 DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
@@ -46,13 +48,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         Exception: Websim's error, if it returned no image at all.
     """
-    options = _parse(argv)
-    folder = options.output.parent
-    if options.output.is_dir():
-        sys.exit(f"g4f-websim: {options.output} is a folder; name a file, as in -O {options.output / 'cat.png'}")
-    if not folder.is_dir():
-        sys.exit(f"g4f-websim: no such folder: {folder}; create it first")
-    return asyncio.run(_request_and_save(options))
+    return asyncio.run(_request_and_save(_parse(argv)))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -66,12 +62,54 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "-O", "--output", type=Path, required=True, metavar="FILE",
         help="the file to write, replaced if it exists; several images become FILE-1, FILE-2, ...",
     )  # fmt: skip
-    parser.add_argument("-n", type=int, default=1, metavar="N", help="the number of images, 1 to 10 (default: 1)")
-    parser.add_argument("--aspect-ratio", metavar="W:H", help="as in 16:9 (default: 1:1)")
-    parser.add_argument("--size", metavar="WxH", help="in pixels, as in 1024x768")
-    parser.add_argument("--seed", type=int, metavar="N", help="a whole number, as in 42")
+    parser.add_argument(
+        "-n", type=int, choices=range(1, MAX_IMAGES + 1), default=1, metavar="N",
+        help=f"the number of images, 1 to {MAX_IMAGES} (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--aspect-ratio", type=_aspect_ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as in 1024x768")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="a whole number, as in 42")
     parser.add_argument("--transparent", action="store_true", default=None, help="request a transparent background")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not " ".join(options.prompt).strip():
+        parser.error("argument prompt: expected what the image shows, as in 'a cat on a couch'")
+    if problem := _output_problem(options.output, options.n):
+        parser.error(f"argument -O/--output: {problem}")
+    return options
+
+
+def _aspect_ratio(text: str) -> str:
+    _check_option(re.fullmatch("[1-9][0-9]*:[1-9][0-9]*", text), "W:H with positive numbers, as in 16:9", text)
+    return text
+
+
+def _size(text: str) -> str:
+    _check_option(re.fullmatch("[1-9][0-9]{0,8}x[1-9][0-9]{0,8}", text), "WxH in pixels, as in 1024x768", text)
+    return text
+
+
+def _seed(text: str) -> int:
+    is_seed = re.fullmatch("-?[0-9]{1,16}", text) and abs(int(text)) <= MAX_INT
+    _check_option(is_seed, f"a whole number from {-MAX_INT} to {MAX_INT}", text)
+    return int(text)
+
+
+def _check_option(ok: object, expected: str, text: str) -> None:
+    """Raise the error that argparse reports with the name of the option, unless `ok`."""
+    if not ok:
+        raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
+
+
+def _output_problem(output: Path, count: int) -> str | None:
+    """Return why the images cannot be saved, or None."""
+    if output.is_dir():
+        return f"{output} is a folder; name a file, as in {output / 'cat.png'}"
+    if not output.parent.is_dir():
+        return f"no such folder: {output.parent}; create it first"
+    for file in _files(output, count):
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            return f"no permission to write {file}"
+    return None
 
 
 async def _request_and_save(options: argparse.Namespace) -> int:

@@ -119,6 +119,8 @@ def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
         from g4f import config
 
         yield config, "CONFIG_DIR", Path(folder)
+        # g4f's client uses this folder instead of `CookiesConfig.cookies_dir`, and writes a log of its calls there.
+        yield config, "COOKIES_DIR", Path(folder)
     with suppress(ImportError):  # older releases of g4f download no list of providers
         from g4f.client import ClientFactory
 

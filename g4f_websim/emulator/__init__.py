@@ -1,10 +1,11 @@
 """An emulator of Websim for offline use and for tests: the two endpoints over real HTTP on loopback.
 
-The emulator answers every well-formed request and says in the answer that no model was asked. A program can choose its
-next responses, let it fail, and limit its rate. It reads and writes no files.
+The emulator accepts every well-formed request and says in the response that it is the offline Websim. A program can
+choose its next responses, let it fail, and limit its rate. It reads and writes no files.
 """
 
+from .fault import Fault
 from .limit import RateLimit
-from .server import Emulator, Fault, RecordedRequest
+from .server import Emulator, RecordedRequest
 
 __all__ = ["Emulator", "Fault", "RateLimit", "RecordedRequest"]

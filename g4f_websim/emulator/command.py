@@ -1,6 +1,7 @@
 """The command `g4f-websim emulator`."""
 
 import argparse
+import logging
 import sys
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ MAX_PORT = 65535
 
 
 def serve(argv: Sequence[str]) -> int:
-    """Run the emulator until Ctrl-C raises `KeyboardInterrupt`.
+    """Run the emulator until Ctrl-C raises `KeyboardInterrupt`, and print a line on stderr for each request.
 
     Args:
         argv: the words after `g4f-websim emulator`.
@@ -23,7 +24,7 @@ def serve(argv: Sequence[str]) -> int:
     """
     options = _parse(argv)
     try:
-        with Emulator(options.port, options.rate_limit, options.delay) as emulator:
+        with Emulator(options.port, options.rate_limit, options.delay, _access_log()) as emulator:
             print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
             print(f"To use it from another program, set WEBSIM_URL={emulator.url}", flush=True)
             threading.Event().wait()
@@ -34,14 +35,26 @@ def serve(argv: Sequence[str]) -> int:
     return 1
 
 
+def _access_log() -> logging.Logger:
+    """Return a logger that prints on stderr."""
+    logger = logging.getLogger("aiohttp.access")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    return logger
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
     parser.add_argument("--port", type=_port, default=0, help="the port to listen on (default: a free one)")
     parser.add_argument(
-        "--limit", type=_limit, default=RateLimit(), metavar="N/PERIOD", help="answer 429 beyond this, as in 10/10s"
+        "--limit",
+        type=_limit,
+        default=RateLimit(),
+        metavar="N/PERIOD",
+        help="respond with 429 beyond this, as in 10/10s",
     )
     parser.add_argument(
-        "--max-in-flight", type=_positive, metavar="N", help="answer 429 to more than N requests at the same time"
+        "--max-in-flight", type=_positive, metavar="N", help="respond with 429 to more than N requests at a time"
     )
     parser.add_argument("--no-retry-after", action="store_true", help="send no Retry-After header with a 429")
     parser.add_argument(

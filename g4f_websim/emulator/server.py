@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import math
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
 
 from ..endpoints import CHAT_PATH, IMAGE_PATH
+from .fault import Fault, check_argument
 from .limit import Limiter, RateLimit
 from .png import draw_gradient
 from .validation import InvalidBodyError, check_chat, check_image
@@ -27,6 +29,9 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 # The maximum number and total size of the requests in `Emulator.requests`.
 KEPT_REQUESTS = 1000
 KEPT_BYTES = 2 * MAX_REQUEST_BYTES
+
+# The time, the request line and the status, without headers and bodies (aiohttp's documentation, "Logging").
+ACCESS_LOG_FORMAT = '%t "%r" %s'
 
 # The seconds for which a stopping emulator waits for requests in flight.
 SHUTDOWN_TIMEOUT = 0.1
@@ -42,25 +47,6 @@ REPLIED_IMAGE_ROUTE = r"/offline/{name:[0-9a-f]{64}}.png"
 # The longer side of a drawn image in pixels: the default, and the maximum.
 DEFAULT_SIDE = 512
 MAX_SIDE = 2048
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A response that the emulator sends instead of its usual one.
-
-    Attributes:
-        status: the HTTP status.
-        headers: the headers to add to the usual ones.
-        body: the body; None means a short JSON error.
-        delay: the seconds to wait before the response is sent.
-        disconnect: whether to close the connection instead of sending a response.
-    """
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
-    delay: float = 0.0
-    disconnect: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,17 +79,27 @@ class Emulator:
     Args:
         port: the port to listen on; 0 means a free one.
         limit: a limit on requests, as a `RateLimit` or as a text such as `10/10s`.
-        delay: the seconds that each response takes; an injected fault has a delay of its own.
+        delay: the seconds before each response; an injected fault has a delay of its own.
+        access_log: a logger that gets a line for each request at level INFO; None means no log.
 
     Attributes:
         url: the URL of the server, for `Websim.url` or WEBSIM_URL.
     """
 
-    def __init__(self, port: int = 0, limit: RateLimit | str | None = None, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        limit: RateLimit | str | None = None,
+        delay: float = 0.0,
+        access_log: logging.Logger | None = None,
+    ) -> None:
+        is_limit = limit is None or isinstance(limit, (str, RateLimit))
+        check_argument(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
         self._port = port
         self._limit = RateLimit.parse(limit) if isinstance(limit, str) else limit or RateLimit()
         self._limiter = Limiter(self._limit)
-        self._delay = delay
+        self._usual = Fault(delay=delay)
+        self._access_log = access_log
         self._queue: deque[Fault] = deque()
         self._images: dict[str, bytes] = {}  # by the SHA-256 digest in the URL
         self.url = ""
@@ -133,30 +129,44 @@ class Emulator:
         """Add a chat message to the queue of responses.
 
         Each request takes the first response of the queue, unless the rate limit refuses the request. If the queue is
-        empty, the emulator answers as usual.
+        empty, the response is the usual one.
 
         Args:
             text: the content of the message.
+
+        Raises:
+            ValueError: the argument is not a string.
         """
-        self._queue.append(_json_response({"role": "assistant", "content": text}, self._delay))
+        check_argument(isinstance(text, str), "text", 'a string, as in reply("42")', text)
+        self._queue.append(self._reply_with({"role": "assistant", "content": text}))
 
     def reply_image(self, png: bytes) -> None:
         """Add an image to the queue of responses. See `reply`.
 
         Args:
             png: the contents of a PNG file, which the emulator serves at a URL of its own.
+
+        Raises:
+            ValueError: the argument is not bytes.
         """
+        check_argument(isinstance(png, bytes), "png", 'bytes, as in reply_image(Path("cat.png").read_bytes())', png)
         name = hashlib.sha256(png).hexdigest()
         self._images[name] = png
-        self._queue.append(_json_response({"url": self.url + REPLIED_IMAGE_PATH.format(name=name)}, self._delay))
+        self._queue.append(self._reply_with({"url": self.url + REPLIED_IMAGE_PATH.format(name=name)}))
 
     def inject(self, fault: Fault, times: int = 1) -> None:
         """Add a fault to the queue of responses. See `reply`.
 
         Args:
-            fault: the response to send.
-            times: the number of requests that get it.
+            fault: how the responses differ from the usual ones.
+            times: the number of requests that get such a response.
+
+        Raises:
+            ValueError: an argument is malformed.
         """
+        check_argument(isinstance(fault, Fault), "fault", "a Fault, as in inject(Fault(status=503))", fault)
+        is_count = isinstance(times, int) and times > 0
+        check_argument(is_count, "times", "a positive integer, as in inject(Fault(status=503), times=2)", times)
         self._queue.extend([fault] * times)
 
     def reset(self) -> None:
@@ -165,6 +175,9 @@ class Emulator:
         self._queue.clear()
         self._images.clear()
         self._limiter.reset()
+
+    def _reply_with(self, content: dict[str, str]) -> Fault:
+        return replace(self._usual, body=json.dumps(content).encode())
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -176,7 +189,12 @@ class Emulator:
         app.router.add_get(DRAWN_IMAGE_ROUTE, _drawn_image)
         app.router.add_get(REPLIED_IMAGE_ROUTE, self._replied_image)
         app.router.add_get("/", _home)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        self._runner = web.AppRunner(
+            app,
+            access_log=self._access_log,
+            access_log_format=ACCESS_LOG_FORMAT,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
+        )
         await self._runner.setup()
         await web.SockSite(self._runner, self._socket).start()
 
@@ -192,23 +210,31 @@ class Emulator:
             handler.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
 
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
+    async def _chat(self, request: web.Request) -> web.Response:
         return await self._handle(request, check_chat, _chat_message)
 
-    async def _image(self, request: web.Request) -> web.StreamResponse:
+    async def _image(self, request: web.Request) -> web.Response:
         return await self._handle(request, check_image, self._image_url)
 
     async def _handle(
         self, request: web.Request, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
-    ) -> web.StreamResponse:
+    ) -> web.Response:
         recorded = await _record(request)
         self._keep(recorded)
         with self._limiter.admit() as seconds:
             if seconds is not None:
                 return self._refuse(seconds)
-            if self._queue:
-                return await _send(request, self._queue.popleft())
-            return await _send(request, _usual_response(recorded, check, respond, self._delay))
+            fault = self._queue.popleft() if self._queue else self._usual
+            await asyncio.sleep(fault.delay)
+            if fault.disconnect:
+                request.protocol.force_close()
+                return web.Response()
+            if fault.status is None:
+                response = _usual_response(recorded, check, respond)
+            else:
+                response = _faulty_response(fault.status, fault.body)
+            response.headers.update(fault.headers)
+            return response
 
     def _keep(self, recorded: RecordedRequest) -> None:
         self._requests.append(recorded)
@@ -236,33 +262,25 @@ async def _record(request: web.Request) -> RecordedRequest:
     return RecordedRequest(request.path, headers, await request.read())
 
 
-async def _send(request: web.Request, fault: Fault) -> web.StreamResponse:
-    await asyncio.sleep(fault.delay)
-    if fault.disconnect:
-        request.protocol.force_close()
-        return web.Response()
-    body = json.dumps(_error("injected fault")).encode() if fault.body is None else fault.body
-    headers = {"Content-Type": "application/json", **fault.headers}
-    return web.Response(status=fault.status, headers=headers, body=body)
+def _faulty_response(status: int, body: bytes | None) -> web.Response:
+    if body is None:
+        return web.json_response(_error("injected fault"), status=status)
+    return web.Response(status=status, body=body, content_type="application/json")
 
 
 def _usual_response(
-    recorded: RecordedRequest, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]], delay: float
-) -> Fault:
-    """Return the response to a request for which the queue is empty: the answer, or status 400."""
+    recorded: RecordedRequest, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
+) -> web.Response:
+    """Return the response to a well-formed request, or status 400."""
     try:
         body = recorded.json
     except (ValueError, RecursionError):
-        return _json_response(_error("the body must be JSON"), delay, status=400)
+        return web.json_response(_error("the body must be JSON"), status=400)
     try:
         check(body)
     except InvalidBodyError as error:
-        return _json_response(_error(str(error)), delay, status=400)
-    return _json_response(respond(body), delay)
-
-
-def _json_response(content: dict[str, str], delay: float, status: int = 200) -> Fault:
-    return Fault(status=status, body=json.dumps(content).encode(), delay=delay)
+        return web.json_response(_error(str(error)), status=400)
+    return web.json_response(respond(body))
 
 
 def _error(reason: str) -> dict[str, str]:

@@ -28,10 +28,10 @@ from tests.support.calls import HELLO, PNG_URI
 from tests.support.paths import ROOT
 from tests.support.processes import (
     ANSWER,
-    API,
     MODULE,
     PNG_MAGIC,
     SCRIPT,
+    SECONDS_TO_ANSWER,
     first_on_path,
     make_home,
     run,
@@ -85,10 +85,8 @@ def used_port():
 
 
 @pytest.fixture
-def closed_url():
-    with socket.socket() as bound_but_not_listening:
-        bound_but_not_listening.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound_but_not_listening.getsockname()[1]}"
+def closed_url(closed_port):
+    return f"http://127.0.0.1:{closed_port}"
 
 
 def assert_fails_on_one_line(done, *expected, status=1):
@@ -178,11 +176,24 @@ def test_needs_no_stdout(home, words):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
+def test_replaces_characters_that_stdout_cannot_encode(home, words):
+    done = run("--offline", *words, home=home, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Gr??e" in done.stdout
+
+
 def test_gui_prints_url_and_listens_on_loopback(home):
     with server("--offline", "gui", "--port", "0", home=home) as gui:
+        assert "may not load without a network" in gui.output
         assert "Open the URL below and choose the provider Websim." in gui.output
         assert "all addresses" not in gui.output
         assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
+
+
+def test_gui_with_provider_list_prints_no_warning(home, websim_server):
+    with server("gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
+        assert "may not load" not in gui.output
 
 
 def test_gui_listens_on_host_of_user(home):
@@ -205,14 +216,14 @@ def test_gui_prints_url_of_its_host(host, url):
 
 def test_emulator_runs_until_ctrl_c(home):
     with server("emulator", home=home) as emulator:
-        answer = httpx.post(emulator.url + CHAT_PATH, json={"project_id": "a", "messages": HELLO}).json()
         url = emulator.url
+        response = httpx.post(url + CHAT_PATH, json={"project_id": "a", "messages": HELLO})
         stop(emulator.process, signal.SIGINT)
-    assert answer["content"] == ANSWER
+    assert response.json()["content"] == ANSWER
     assert emulator.process.returncode == 128 + signal.SIGINT
-    assert emulator.output == (
-        f"The offline Websim listens on {url}; Ctrl-C stops it.\nTo use it from another program, set WEBSIM_URL={url}\n"
-    )
+    first, second, *_ = emulator.output.splitlines()
+    assert first == f"The offline Websim listens on {url}; Ctrl-C stops it."
+    assert second == f"To use it from another program, set WEBSIM_URL={url}"
 
 
 def test_check_succeeds_offline(home):
@@ -331,6 +342,24 @@ def test_missing_file_fails_before_request(words, websim_server, capsys):
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [("cat.png", b""), ("cat.png", b"not an image"), ("cat.heic", b"\0\0\0\x18ftypheic\xff"), ("cat.pdf", b"%PDF\xff")],
+)
+def test_file_of_other_format_fails_before_request(file, content, websim_server, capsys):
+    Path(file).write_bytes(content)
+    message = f"g4f-websim: {file} is neither text nor a JPEG, PNG, GIF or WebP image\n"
+    assert end(capsys, "client", file, "What is this?") == (1, "", message)
+    assert websim_server.requests == []
+
+
+def test_client_sends_text_file(home, websim_server):
+    home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
+    done = run("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
+    assert done.returncode == 0, done.stderr
+    assert "Grüße" in websim_server.requests[-1].json["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(
     "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
 )
 def test_text_is_not_mistaken_for_file(words, capsys):
@@ -354,19 +383,22 @@ def test_malformed_bind_fails(bind, capsys):
     assert end(capsys, "api", "--bind", bind) == (2, "", message)
 
 
-def test_malformed_port_fails(capsys):
-    assert end(capsys, "api", "--port", "abc") == (2, "", "g4f-websim: --port PORT, as in 8080, not abc\n")
+@pytest.mark.parametrize(("command", "port"), [("api", "abc"), ("api", "65536"), ("gui", "65536"), ("gui", "-1")])
+def test_malformed_port_fails(command, port, capsys):
+    message = f"g4f-websim: --port PORT, as in 8080, not {port}\n"
+    assert end(capsys, "--offline", command, f"--port={port}") == (2, "", message)
 
 
 def test_used_port_of_emulator_fails(home, used_port):
     assert_fails_on_one_line(run("emulator", "--port", str(used_port), home=home), "Address already in use")
 
 
-def test_used_port_of_server_fails(home, used_port):
-    done = run("--offline", *API, "--bind", f"127.0.0.1:{used_port}", home=home)
-    assert done.returncode != 0
-    assert os.strerror(errno.EADDRINUSE).lower() in done.stderr.lower()
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(("command", "options"), [("api", "--bind or --port"), ("gui", "--host or --port")])
+def test_used_port_of_server_fails(command, options, used_port, capsys):
+    status, output, errors = end(capsys, "--offline", command, "--port", str(used_port))
+    assert (status, output, len(errors.splitlines())) == (1, "", 1)
+    assert os.strerror(errno.EADDRINUSE) in errors
+    assert errors.endswith(f"; choose another {options}\n")
 
 
 @pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
@@ -491,8 +523,10 @@ def isolate_network():
     """Return the words that start a command without any network but a loopback interface of its own."""
     for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
         isolated = (*words, "sh", "-c", ISOLATED, "sh")
-        if shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0:
-            return isolated
+        if shutil.which("unshare"):
+            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=SECONDS_TO_ANSWER)
+            if done.returncode == 0:
+                return isolated
     return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
 
 

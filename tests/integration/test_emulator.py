@@ -7,6 +7,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from http import HTTPStatus
 
 import pytest
 import requests
@@ -23,6 +24,7 @@ IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
 ANSWER = "This is the offline Websim; no model was asked. You said: "
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
+SECONDS_TO_RESPOND = 30
 DELAY = 0.05
 STOPS = 20
 CONNECTIONS = 5
@@ -42,11 +44,18 @@ def emulator(shared_emulator):
 
 
 def chat(emulator, body=CHAT):
-    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=10)
+    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=SECONDS_TO_RESPOND)
 
 
 def image(emulator, body=IMAGE):
-    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=10)
+    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=SECONDS_TO_RESPOND)
+
+
+def wait_for_request(emulator):
+    deadline = time.monotonic() + SECONDS_TO_RESPOND
+    while not emulator.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def statuses(emulator, count):
@@ -78,7 +87,7 @@ def test_chat_repeats_last_user_text(emulator, messages, said):
     assert chat(emulator, {**CHAT, "messages": messages}).json() == {"role": "assistant", "content": ANSWER + said}
 
 
-def test_json_chat_answers_in_json(emulator):
+def test_responds_to_json_chat_with_json(emulator):
     assert chat(emulator, {**CHAT, "json": True}).json()["content"] == '{"offline": true, "you_said": "Hello"}'
 
 
@@ -96,7 +105,7 @@ def test_json_chat_answers_in_json(emulator):
     ],
 )
 def test_draws_png_of_requested_size(emulator, options, size):
-    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=10)
+    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=SECONDS_TO_RESPOND)
     assert response.headers["Content-Type"] == "image/png"
     assert size_of_png(response.content) == size
 
@@ -116,11 +125,11 @@ def test_image_depends_on_prompt_only(emulator):
     ],
 )
 def test_unknown_image_is_not_found(emulator, path):
-    assert requests.get(emulator.url + path, timeout=10).status_code == 404
+    assert requests.get(emulator.url + path, timeout=SECONDS_TO_RESPOND).status_code == 404
 
 
 def test_home_page_names_offline_websim(emulator):
-    assert "offline Websim" in requests.get(emulator.url, timeout=10).text
+    assert "offline Websim" in requests.get(emulator.url, timeout=SECONDS_TO_RESPOND).text
 
 
 # Validation
@@ -194,7 +203,7 @@ def test_rejects_malformed_image_request(emulator, body, field):
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[" * 200_000])
 def test_rejects_body_that_is_not_json(emulator, text):
-    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=10)
+    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=SECONDS_TO_RESPOND)
     assert (response.status_code, response.json()) == (400, {"error": "offline Websim: the body must be JSON"})
 
 
@@ -230,7 +239,7 @@ def test_replies_with_text(emulator):
 
 def test_replies_with_image(emulator):
     emulator.reply_image(b"a PNG file")
-    response = requests.get(image(emulator).json()["url"], timeout=10)
+    response = requests.get(image(emulator).json()["url"], timeout=SECONDS_TO_RESPOND)
     assert (response.content, response.headers["Content-Type"]) == (b"a PNG file", "image/png")
 
 
@@ -261,6 +270,86 @@ def test_fault_has_body_and_delay(emulator):
     assert response.elapsed.total_seconds() >= DELAY
 
 
+def test_fault_replaces_header(emulator):
+    emulator.inject(Fault(headers={"content-type": "text/html"}, body=b"<html>"))
+    assert chat(emulator).headers["Content-Type"] == "text/html"
+
+
+@pytest.mark.parametrize(("body", "status"), [(CHAT, 200), ({}, 400)], ids=["valid", "malformed"])
+def test_fault_without_status_and_body_changes_usual_response(emulator, body, status):
+    usual = chat(emulator, body)
+    emulator.inject(Fault(delay=DELAY, headers={"X-Request-Id": "7"}))
+    response = chat(emulator, body)
+    assert (response.status_code, response.json()) == (status, usual.json())
+    assert response.headers["X-Request-Id"] == "7"
+    assert response.elapsed.total_seconds() >= DELAY
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"status": "503"},
+        {"status": 100},
+        {"status": 600},
+        {"status": True},
+        {"headers": None},
+        {"headers": [("Retry-After", "7")]},
+        {"headers": {"Retry-After": 7}},
+        {"headers": {"": "7"}},
+        {"headers": {7: "7"}},
+        {"headers": {"Retry-After": "7\r\nSet-Cookie: a=b"}},
+        {"body": "text"},
+        {"body": {"content": "Hi"}},
+        {"delay": "5"},
+        {"delay": -1},
+        {"delay": float("nan")},
+        {"disconnect": "yes"},
+    ],
+    ids=str,
+)
+def test_malformed_fault_is_an_error(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"^{name}: .*, not "):
+        Fault(**arguments)
+
+
+def test_fault_with_body_has_status_200():
+    assert Fault(body=b"{}") == Fault(status=200, body=b"{}")
+
+
+def test_fault_accepts_http_status():
+    assert Fault(status=HTTPStatus.SERVICE_UNAVAILABLE) == Fault(status=503)
+
+
+@pytest.mark.parametrize("times", [0, -1, "2", 1.5])
+def test_malformed_times_is_an_error(emulator, times):
+    with pytest.raises(ValueError, match="^times: a positive integer"):
+        emulator.inject(Fault(status=503), times=times)
+
+
+def test_injects_faults_only(emulator):
+    with pytest.raises(ValueError, match="^fault: a Fault, as in .*, not 503$"):
+        emulator.inject(503)
+
+
+@pytest.mark.parametrize("text", [None, 42, b"42", {"content": "42"}])
+def test_replies_with_strings_only(emulator, text):
+    with pytest.raises(ValueError, match="^text: a string"):
+        emulator.reply(text)
+
+
+@pytest.mark.parametrize("png", [None, "cat.png"])
+def test_replies_with_bytes_as_image_only(emulator, png):
+    with pytest.raises(ValueError, match="^png: bytes"):
+        emulator.reply_image(png)
+
+
+def test_error_shows_start_of_long_value(emulator):
+    with pytest.raises(ValueError) as raised:
+        emulator.reply(["word"] * 1000)
+    assert len(str(raised.value)) < 200
+
+
 def test_fault_disconnects(emulator):
     emulator.inject(Fault(disconnect=True))
     with pytest.raises(requests.ConnectionError):
@@ -274,7 +363,7 @@ def test_reset_forgets_requests_replies_and_images(emulator):
     emulator.reset()
     assert not emulator.requests
     assert chat(emulator).json()["content"] == ANSWER + "Hello"
-    assert requests.get(url, timeout=10).status_code == 404
+    assert requests.get(url, timeout=SECONDS_TO_RESPOND).status_code == 404
 
 
 # Starting and stopping
@@ -333,6 +422,12 @@ def test_rejects_malformed_rate_limit(text):
         Emulator(limit=text)
 
 
+@pytest.mark.parametrize(("name", "value"), [("limit", 10), ("delay", "1"), ("delay", -1)])
+def test_malformed_argument_of_emulator_is_an_error(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Emulator(**{name: value})
+
+
 def test_limit_refuses_requests_beyond_period():
     now = 100.0
     limiter = Limiter(RateLimit(2, period=10), clock=lambda: now)
@@ -372,7 +467,7 @@ def test_both_limits_apply():
         assert fourth == MINUTE
 
 
-def test_emulator_answers_429_beyond_limit():
+def test_responds_with_429_beyond_limit():
     with Emulator(limit="2/60s") as emulator:
         accepted, _, refused = chat(emulator), image(emulator), chat(emulator)
         assert (accepted.status_code, refused.status_code) == (200, 429)
@@ -395,7 +490,7 @@ def test_retry_after_can_be_left_out():
         assert "Retry-After" not in chat(emulator).headers
 
 
-def test_emulator_answers_429_beyond_requests_at_same_time():
+def test_responds_with_429_beyond_requests_at_same_time():
     with Emulator(limit=RateLimit(max_in_flight=2), delay=2) as emulator, ThreadPoolExecutor(4) as pool:
         responses = list(pool.map(lambda _: chat(emulator), range(4)))
         assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
@@ -408,10 +503,9 @@ def test_refused_request_uses_no_reply():
         emulator.inject(Fault(status=503, delay=2))
         emulator.reply("42")
         first = pool.submit(chat, emulator)
-        while not emulator.requests:
-            time.sleep(0.001)
+        wait_for_request(emulator)
         assert chat(emulator).status_code == 429
-        assert first.result().status_code == 503
+        assert first.result(SECONDS_TO_RESPOND).status_code == 503
         assert chat(emulator).json()["content"] == "42"
 
 

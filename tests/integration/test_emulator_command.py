@@ -33,6 +33,14 @@ def test_limits_requests_at_same_time(tmp_path):
     assert sorted(response.status_code for response in responses) == [200, 429]
 
 
+def test_prints_line_for_each_request_without_headers_and_body(tmp_path):
+    with server("emulator", home=make_home(tmp_path)) as emulator:
+        httpx.post(emulator.url + CHAT_PATH, json=CHAT, headers={"Authorization": "Bearer secret"})
+        httpx.get(emulator.url + "/missing")
+        lines = emulator.wait_for_output(r"(?m)^\[.+\] (.+)$", times=2)
+    assert lines == [f'"POST {CHAT_PATH} HTTP/1.1" 200', '"GET /missing HTTP/1.1" 404']
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -88,7 +88,7 @@ def test_lists_models(gui):
     assert {model["id"]: model["image"] for model in models} == {name: name == "flux" for name in Websim.models}
 
 
-def test_conversation_answers(gui):
+def test_conversation_returns_text(gui):
     assert conversation(gui, model="gemini-2.5-pro")["content"]["content"] == ANSWER
 
 

@@ -5,6 +5,7 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientTimeout
@@ -62,6 +63,16 @@ def assert_not_saved(capsys, reason):
     assert first.startswith("g4f-websim: cat.png was not saved: ")
     assert reason in f"{first}\n"
     assert last == "g4f-websim: 0 of 1 image saved"
+
+
+def usage_error(capsys, *words):
+    """Run the command, which must end with status 2 and one line below the usage, and return that line."""
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.main(["image", *words])
+    output, errors = capsys.readouterr()
+    assert (output, errors[:7]) == ("", "usage: ")
+    *_, line = errors.splitlines()
+    return line
 
 
 def test_saves_image(tmp_path):
@@ -154,40 +165,46 @@ def test_failed_request_fails_on_one_line(websim_server, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("words", "error"),
     [
-        (("-O", "cat.png", "-n", "11"), "n: 1 to 10 images"),
-        (("-O", "cat.png", "--aspect-ratio", "16x9"), "aspect_ratio: W:H with positive integers"),
-        (("-O", "cat.png", "--size", "1024"), "size: WIDTHxHEIGHT"),
+        (("-n", "0"), "-n: invalid choice: "),
+        (("-n", "11"), "-n: invalid choice: "),
+        (("-n", "two"), "-n: invalid int value: 'two'"),
+        (("--aspect-ratio", "16x9"), "--aspect-ratio: expected W:H with positive numbers, as in 16:9, not '16x9'"),
+        (("--aspect-ratio", "0:1"), "--aspect-ratio: expected "),
+        (("--size", "1024"), "--size: expected WxH in pixels, as in 1024x768, not '1024'"),
+        (("--seed", "abc"), "--seed: expected a whole number from "),
+        (("--seed", str(2**53)), "--seed: expected a whole number from -9007199254740991 to 9007199254740991, "),
+        (("-O", "images/cat.png"), "-O/--output: no such folder: images; create it first"),
+        (("-O", "."), "-O/--output: . is a folder; name a file, as in cat.png"),
     ],
 )
-def test_invalid_option_fails_before_request(websim_server, words, reason, capsys):
-    with pytest.raises(SystemExit, match="^1$"):
-        cli.main(["image", "a cat", *words])
-    error = capsys.readouterr().err
-    assert error.startswith(f"g4f-websim: {reason}")
-    assert len(error.splitlines()) == 1
-    assert list(websim_server.requests) == []
+def test_malformed_argument_fails_before_request(websim_server, words, error, capsys):
+    line = usage_error(capsys, "a cat", "-O", "cat.png", *words)
+    assert line.startswith(f"g4f-websim image: error: argument {error}")
+    assert websim_server.requests == []
 
 
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        ("images/cat.png", "no such folder: images; create it first"),
-        (".", ". is a folder; name a file, as in -O cat.png"),
-    ],
-)
-def test_invalid_output_fails_before_request(websim_server, output, message):
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(["image", "a cat", "-O", output])
-    assert exit_info.value.code == f"g4f-websim: {message}"
-    assert list(websim_server.requests) == []
+def test_empty_prompt_fails_before_request(websim_server, capsys):
+    line = usage_error(capsys, " ", "-O", "cat.png")
+    assert line.endswith("argument prompt: expected what the image shows, as in 'a cat on a couch'")
+    assert websim_server.requests == []
 
 
 def test_missing_output_fails(capsys):
-    with pytest.raises(SystemExit, match="^2$"):
-        cli.main(["image", "a cat"])
-    assert "the following arguments are required: -O/--output" in capsys.readouterr().err
+    assert "the following arguments are required: -O/--output" in usage_error(capsys, "a cat")
+
+
+@pytest.mark.parametrize(
+    ("protected", "file"), [(".", "cat-1.png"), ("cat-2.png", "cat-2.png")], ids=["folder", "file"]
+)
+def test_write_protected_output_fails_before_request(websim_server, monkeypatch, protected, file, capsys):
+    Path("cat-2.png").touch()
+    # The superuser may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: path != Path(protected))
+    line = usage_error(capsys, "a cat", "-O", "cat.png", "-n", "2")
+    assert line.endswith(f"argument -O/--output: no permission to write {file}")
+    assert websim_server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -212,10 +229,10 @@ def test_malformed_data_uri_is_not_saved(websim_server, capsys):
     assert_not_saved(capsys, "malformed data: URI")
 
 
-def test_unreachable_image_is_not_saved(websim_server, capsys):
-    websim_server.inject(image_at("http://127.0.0.1:9/cat.png"))
+def test_unreachable_image_is_not_saved(websim_server, closed_port, capsys):
+    websim_server.inject(image_at(f"http://127.0.0.1:{closed_port}/cat.png"))
     assert cli.main(["image", "a cat", "-O", "cat.png"]) == 1
-    assert_not_saved(capsys, "the download failed (ClientConnectorError) from 127.0.0.1:9\n")
+    assert_not_saved(capsys, f"the download failed (ClientConnectorError) from 127.0.0.1:{closed_port}\n")
 
 
 def test_malformed_image_url_is_not_saved(websim_server, capsys):

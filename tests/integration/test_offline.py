@@ -28,13 +28,13 @@ from tests.support.paths import ROOT
 from tests.support.processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, make_home, run, server
 
 VARIABLES = ("WEBSIM_URL", "G4F_CACHE_DIR", "G4F_CONFIG_DIR", "G4F_PROXY")
-ASKS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
+CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
 WAITS_OFFLINE = """
 import os, threading
 from g4f_websim.offline import offline
 with offline():
     print(os.environ["G4F_CACHE_DIR"], flush=True)
-    threading.Event().wait()
+    threading.Event().wait(60)
 """
 
 
@@ -45,7 +45,7 @@ def settings():
         "url": Websim.url,
         "version_check": g4f.debug.version_check,
         "cookies": CookiesConfig.cookies_dir,
-        "config": g4f.config.CONFIG_DIR,
+        "config": (g4f.config.CONFIG_DIR, g4f.config.COOKIES_DIR),
         "providers": ClientFactory._live_providers,
         "is_safe_url": copy_images.is_safe_url,
         "SIGTERM": signal.getsignal(signal.SIGTERM),
@@ -64,21 +64,22 @@ async def test_points_websim_at_emulator():
         assert len(emulator.requests) == 1
 
 
-def test_points_child_processes_at_emulator(monkeypatch):
-    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:9")
+def test_points_child_processes_at_emulator(monkeypatch, closed_port):
+    monkeypatch.setenv("G4F_PROXY", f"http://127.0.0.1:{closed_port}")
     with offline():
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", ASKS_WEBSIM], capture_output=True, text=True, env=environment)
+        command = [sys.executable, "-c", CALLS_WEBSIM]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_ANSWER)
     assert done.stdout.strip() == ANSWER, done.stderr
 
 
-def test_g4f_needs_no_provider_list_from_its_site(monkeypatch):
-    monkeypatch.setattr(ClientFactory, "_live_providers_url", "http://127.0.0.1:9/providers.json")
+def test_g4f_needs_no_provider_list_from_its_site(monkeypatch, closed_port):
+    monkeypatch.setattr(ClientFactory, "_live_providers_url", f"http://127.0.0.1:{closed_port}/providers.json")
     with offline(), pytest.raises(ProviderNotFoundError):
         ClientFactory.create_provider("Typo", "Typo")
 
 
-@pytest.mark.parametrize("variables", [{}, dict.fromkeys(VARIABLES, "http://127.0.0.1:9")], ids=["unset", "set"])
+@pytest.mark.parametrize("variables", [{}, dict.fromkeys(VARIABLES, "http://proxy.example:3128")], ids=["unset", "set"])
 def test_restores_everything(monkeypatch, variables):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -123,9 +124,9 @@ def test_works_outside_main_thread():
         with offline() as emulator:
             urls.append((emulator.url, Websim.url))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join()
+    thread.join(SECONDS_TO_ANSWER)
     ((emulator_url, websim_url),) = urls
     assert emulator_url == websim_url
 
@@ -195,6 +196,13 @@ def test_command_saves_image(tmp_path):
     done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
     assert done.returncode == 0, done.stderr
     assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
+
+
+def test_command_writes_nothing_into_folders_of_g4f(tmp_path):
+    home = make_home(tmp_path)
+    before = sorted(home.rglob("*"))
+    assert run("--offline", "client", "Hello", home=home).returncode == 0
+    assert sorted(home.rglob("*")) == before
 
 
 def test_gui_serves_image(tmp_path):

@@ -12,7 +12,7 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Emulator
 from tests.support.calls import HELLO, ask
 from tests.support.paths import ROOT
-from tests.support.processes import ANSWER, PNG_MAGIC
+from tests.support.processes import ANSWER, PNG_MAGIC, SECONDS_TO_ANSWER
 
 pytest_plugins = ["pytester"]
 
@@ -23,15 +23,15 @@ from g4f_websim import Websim
 from g4f_websim.testing import Fault
 
 
-def answer(question):
+def reply_to(question):
     """Stand for the application."""
     messages = [{"role": "user", "content": question}]
     return Client(provider=Websim).chat.completions.create(messages).choices[0].message.content
 
 
-def test_answers(websim_server):
+def test_returns_reply(websim_server):
     websim_server.reply("42")
-    assert answer("What is 6 * 7?") == "42"
+    assert reply_to("What is 6 * 7?") == "42"
     request = websim_server.requests[-1]
     assert request.path == "/api/v1/inference/run_chat_completion"
     assert request.json["messages"] == [{"role": "user", "content": "What is 6 * 7?"}]
@@ -41,10 +41,10 @@ def test_answers(websim_server):
 def test_survives_rate_limit(websim_server):
     websim_server.inject(Fault(status=429), times=2)
     websim_server.reply("42")
-    assert answer("What is 6 * 7?") == "42"
+    assert reply_to("What is 6 * 7?") == "42"
     assert len(websim_server.requests) == 3
 '''
-ASKS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
+CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def pytester(pytester, monkeypatch):
 def test_fixture_works_in_tests_of_an_application(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_application=TEST_OF_APPLICATION)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_ANSWER)
     result.assert_outcomes(passed=2)
 
 
@@ -66,7 +66,7 @@ def test_copied_test_is_clean_for_ruff(pytester):
     folder.joinpath("conftest.py").write_text(CONFTEST)
     folder.joinpath("test_application.py").write_text(TEST_OF_APPLICATION)
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", str(folder)]
-    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=SECONDS_TO_ANSWER).returncode == 0
 
 
 async def test_points_websim_at_emulator(websim_server):
@@ -87,13 +87,14 @@ async def test_settings_of_the_developer_do_not_apply(own_settings, websim_serve
 
 def test_points_child_processes_at_emulator(websim_server):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", ASKS_WEBSIM], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", CALLS_WEBSIM]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_ANSWER)
     assert done.stdout.strip() == ANSWER, done.stderr
     assert len(websim_server.requests) == 1
 
 
 def test_restores_settings(pytester, monkeypatch):
-    monkeypatch.setenv("G4F_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("G4F_PROXY", "http://proxy.example:3128")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile("""
         import os
@@ -108,9 +109,9 @@ def test_restores_settings(pytester, monkeypatch):
             assert settings() == (websim_server.url, 0.001, websim_server.url, None)
 
         def test_after():
-            assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://127.0.0.1:9")
+            assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://proxy.example:3128")
     """)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_ANSWER)
     result.assert_outcomes(passed=2)
 
 

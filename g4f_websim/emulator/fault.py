@@ -1,0 +1,70 @@
+"""How the emulator's next response differs from the usual one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# A client waits for another response after a status below 200 (RFC 9110, section 15.2).
+MIN_STATUS, MAX_STATUS = 200, 599
+
+# An error shows no more of an invalid value.
+MAX_SHOWN_CHARS = 80
+
+# RFC 9110, sections 5.1 and 5.5.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\r\n\0]*")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a response of the emulator differs from the usual one.
+
+    Without a status and a body, the response is the usual one, with the delay and the headers of the fault:
+    `Fault(delay=5)` makes it slow.
+
+    Attributes:
+        status: the HTTP status; 200 if only a body is given, or else None for the usual response.
+        headers: the headers to add or to replace.
+        body: the body; None means a short JSON error if there is a status.
+        delay: the seconds before the response is sent.
+        disconnect: whether to close the connection after the delay instead of sending a response.
+
+    Raises:
+        ValueError: an argument is malformed.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    delay: float = 0.0
+    disconnect: bool = False
+
+    def __post_init__(self) -> None:
+        is_status = isinstance(self.status, int) and MIN_STATUS <= self.status <= MAX_STATUS
+        example = f"an HTTP status from {MIN_STATUS} to {MAX_STATUS}, as in Fault(status=503)"
+        check_argument(self.status is None or is_status, "status", example, self.status)
+        is_headers = isinstance(self.headers, Mapping) and all(map(_is_header, self.headers.items()))
+        example = 'names and values without line ends, as in Fault(headers={"Retry-After": "7"})'
+        check_argument(is_headers, "headers", example, self.headers)
+        example = """bytes, as in Fault(body=b'{"content": ""}')"""
+        check_argument(self.body is None or isinstance(self.body, bytes), "body", example, self.body)
+        is_delay = isinstance(self.delay, (int, float)) and self.delay >= 0
+        check_argument(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
+        check_argument(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
+        if self.status is None and self.body is not None:
+            object.__setattr__(self, "status", 200)  # the dataclass is frozen
+
+
+def check_argument(ok: object, name: str, expected: str, value: Any) -> None:
+    """Raise a `ValueError` that names an argument and shows a valid value and the invalid one, unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name}: {expected}, not {value!r:.{MAX_SHOWN_CHARS}}")
+
+
+def _is_header(header: tuple[Any, Any]) -> bool:
+    name, value = header
+    is_text = isinstance(name, str) and isinstance(value, str)
+    return is_text and bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
