@@ -289,7 +289,7 @@ def _error(reason: str) -> dict[str, str]:
 
 def _chat_message(body: Mapping[str, Any]) -> dict[str, str]:
     said = next((_text(message) for message in reversed(body["messages"]) if message["role"] == "user"), "")
-    content = f"This is the offline Websim; no model was asked. You said: {said}"
+    content = f"This is the offline Websim; no model was used. You said: {said}"
     if body.get("json"):
         content = json.dumps({"offline": True, "you_said": said})
     return {"role": "assistant", "content": content}

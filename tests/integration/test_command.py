@@ -3,7 +3,6 @@
 It runs in a process of its own, unless it ends before it does anything.
 """
 
-import base64
 import errno
 import importlib
 import json
@@ -24,14 +23,12 @@ import pytest
 from g4f_websim import __version__, cli
 from g4f_websim.emulator import Fault
 from g4f_websim.endpoints import CHAT_PATH
-from tests.support.calls import HELLO, PNG_URI
+from tests.support.calls import HELLO, PNG, PNG_URI
 from tests.support.paths import ROOT
 from tests.support.processes import (
-    ANSWER,
     MODULE,
-    PNG_MAGIC,
     SCRIPT,
-    SECONDS_TO_ANSWER,
+    SECONDS_TO_RESPOND,
     first_on_path,
     make_home,
     run,
@@ -39,8 +36,7 @@ from tests.support.processes import (
     server,
     stop,
 )
-
-PNG = base64.b64decode(PNG_URI.partition(",")[2])
+from tests.support.responses import PNG_MAGIC, REPLY
 
 LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
 # Longer than the delay before the queue is reported.
@@ -114,7 +110,7 @@ def without_package(home, package):
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
 def test_client_prints_response(home, command):
     done = run("--offline", "client", "Hello", home=home, command=command)
-    assert (done.returncode, done.stdout, done.stderr) == (0, ANSWER + "\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, REPLY + "\n", "")
 
 
 def test_client_keeps_offline_conversation_separate(home, websim_server):
@@ -137,7 +133,7 @@ def test_client_saves_code(home, websim_server):
 
 
 def test_client_reads_stdin(home):
-    assert run("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{ANSWER}, pipe"
+    assert run("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
 
 
 def test_client_sends_image_file(home, websim_server):
@@ -167,7 +163,7 @@ def test_client_without_input_fails(home, command):
 
 def test_client_needs_no_stdin(home):
     done = run("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
-    assert done.stdout.strip() == ANSWER
+    assert done.stdout.strip() == REPLY
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
@@ -219,7 +215,7 @@ def test_emulator_runs_until_ctrl_c(home):
         url = emulator.url
         response = httpx.post(url + CHAT_PATH, json={"project_id": "a", "messages": HELLO})
         stop(emulator.process, signal.SIGINT)
-    assert response.json()["content"] == ANSWER
+    assert response.json()["content"] == REPLY
     assert emulator.process.returncode == 128 + signal.SIGINT
     first, second, *_ = emulator.output.splitlines()
     assert first == f"The offline Websim listens on {url}; Ctrl-C stops it."
@@ -435,7 +431,7 @@ def test_terminal_shows_retry(home, websim_server):
     websim_server.inject(BUSY)
     done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert re.search(r"g4f-websim: .*503.* before attempt 2 of 3", done.stderr)
-    assert done.stdout.strip() == ANSWER
+    assert done.stdout.strip() == REPLY
 
 
 def test_terminal_shows_queue(home, websim_server):
@@ -444,7 +440,7 @@ def test_terminal_shows_queue(home, websim_server):
     assert re.search(
         r"g4f-websim: rate limit of 127.0.0.1:\d+: 1 call waits, the next one is sent in about 1 s", done.stderr
     )
-    assert done.stdout.strip() == ANSWER
+    assert done.stdout.strip() == REPLY
 
 
 def test_terminal_shows_retry_once_with_debug(home, websim_server):
@@ -457,7 +453,7 @@ def test_terminal_shows_retry_once_with_debug(home, websim_server):
 def test_redirected_stderr_shows_no_retry(home, websim_server):
     websim_server.inject(BUSY)
     done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert (done.stdout.strip(), done.stderr) == (ANSWER, "")
+    assert (done.stdout.strip(), done.stderr) == (REPLY, "")
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("emulator",), ("-h",)])
@@ -474,7 +470,7 @@ def test_closed_pipe_prints_nothing(home, words):
 
 def test_server_starts_without_provider_list(home, websim_server):
     with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(home / "empty")) as api:
-        assert api.chat() == ANSWER
+        assert api.chat() == REPLY
         assert api.output.count(NO_PROVIDER_LIST) == 1
         assert "Auto-download" not in api.output
     assert list(home.rglob("providers.json")) == list(home.joinpath("cache").rglob("providers.json"))
@@ -485,7 +481,7 @@ def test_workers_start_without_provider_list(home, websim_server):
     variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(home / "empty")}
     with server(*PLAIN_API, "--workers", "2", home=home, **variables) as api:
         api.wait_for_output("Application startup complete", times=2)
-        assert api.chat() == ANSWER
+        assert api.chat() == REPLY
 
 
 def test_sigterm_deletes_temporary_provider_list(home):
@@ -524,7 +520,7 @@ def isolate_network():
     for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
         isolated = (*words, "sh", "-c", ISOLATED, "sh")
         if shutil.which("unshare"):
-            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=SECONDS_TO_ANSWER)
+            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=SECONDS_TO_RESPOND)
             if done.returncode == 0:
                 return isolated
     return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
@@ -532,10 +528,10 @@ def isolate_network():
 
 def test_offline_client_needs_no_network(home):
     done = run("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
-    assert (done.stdout, done.stderr) == (ANSWER + "\n", "")
+    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
 
 
 def test_offline_server_needs_no_network(home):
     program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
     done = run(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
-    assert (done.stdout, done.stderr) == (ANSWER + "\n", "")
+    assert (done.stdout, done.stderr) == (REPLY + "\n", "")

@@ -16,13 +16,12 @@ from g4f_websim.emulator import Emulator, Fault, RateLimit
 from g4f_websim.emulator.limit import IN_FLIGHT_DELAY, Limiter
 from g4f_websim.emulator.server import MAX_SIDE
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
+from tests.support.responses import PNG_MAGIC, REPLY
 
 CHAT = {"project_id": "a", "messages": [{"role": "user", "content": "Hello"}]}
 IMAGE = {"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}
 TEXT_PART = {"type": "text", "text": "Hello"}
 IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
-ANSWER = "This is the offline Websim; no model was asked. You said: "
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 SECONDS_TO_RESPOND = 30
 DELAY = 0.05
@@ -84,7 +83,10 @@ def size_of_png(data: bytes) -> tuple[int, int]:
     ],
 )
 def test_chat_repeats_last_user_text(emulator, messages, said):
-    assert chat(emulator, {**CHAT, "messages": messages}).json() == {"role": "assistant", "content": ANSWER + said}
+    assert chat(emulator, {**CHAT, "messages": messages}).json() == {
+        "role": "assistant",
+        "content": REPLY.replace("Hello", said),
+    }
 
 
 def test_responds_to_json_chat_with_json(emulator):
@@ -234,7 +236,7 @@ def test_keeps_newest_requests_if_they_are_large(emulator, monkeypatch):
 def test_replies_with_text(emulator):
     emulator.reply("42")
     assert chat(emulator).json() == {"role": "assistant", "content": "42"}
-    assert chat(emulator).json()["content"] == ANSWER + "Hello"
+    assert chat(emulator).json()["content"] == REPLY
 
 
 def test_replies_with_image(emulator):
@@ -253,7 +255,7 @@ def test_uses_replies_and_faults_in_order_of_calls(emulator):
     assert responses[0].json()["content"] == "first"
     assert responses[3].json()["url"].startswith(f"{emulator.url}/offline/")
     assert responses[4].json()["content"] == "last"
-    assert responses[5].json()["content"] == ANSWER + "Hello"
+    assert responses[5].json()["content"] == REPLY
 
 
 def test_fault_has_status_and_headers(emulator):
@@ -362,7 +364,7 @@ def test_reset_forgets_requests_replies_and_images(emulator):
     emulator.reply("42")
     emulator.reset()
     assert not emulator.requests
-    assert chat(emulator).json()["content"] == ANSWER + "Hello"
+    assert chat(emulator).json()["content"] == REPLY
     assert requests.get(url, timeout=SECONDS_TO_RESPOND).status_code == 404
 
 

@@ -12,7 +12,8 @@ import pytest
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator
 from tests.support.calls import HELLO
-from tests.support.processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, first_on_path, make_home, server
+from tests.support.processes import API, SECONDS_TO_RESPOND, first_on_path, make_home, server
+from tests.support.responses import PNG_MAGIC, REPLY
 
 PACKAGE = Path(g4f.__file__).parent
 LIST = "providers.json"
@@ -46,7 +47,7 @@ def gui(request, emulator, tmp_path_factory):
 def conversation(gui, **fields):
     """Send a conversation and return its events by type."""
     body = {"provider": "Websim", "messages": HELLO, **fields}
-    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_ANSWER)
+    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_RESPOND)
     lines = response.raise_for_status().text.splitlines()
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     return {event["type"]: event for event in events}
@@ -89,7 +90,7 @@ def test_lists_models(gui):
 
 
 def test_conversation_returns_text(gui):
-    assert conversation(gui, model="gemini-2.5-pro")["content"]["content"] == ANSWER
+    assert conversation(gui, model="gemini-2.5-pro")["content"]["content"] == REPLY
 
 
 def test_conversation_generates_image(gui):
@@ -100,4 +101,4 @@ def test_conversation_generates_image(gui):
 def test_gui_command_lists_websim(tmp_path):
     with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
         assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
-        assert conversation(gui)["content"]["content"] == ANSWER
+        assert conversation(gui)["content"]["content"] == REPLY

@@ -1,6 +1,5 @@
 """The command `g4f-websim image`."""
 
-import base64
 import json
 import threading
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from aiohttp import ClientTimeout
 
 from g4f_websim import Websim, cli, image_command
 from g4f_websim.emulator import Fault
-from tests.support.calls import JWT, PNG_URI
-from tests.support.processes import PNG_MAGIC, make_home, run, run_on_terminal
+from tests.support.calls import JWT, PNG, PNG_URI
+from tests.support.processes import make_home, run, run_on_terminal
+from tests.support.responses import PNG_MAGIC
 
-PNG = base64.b64decode(PNG_URI.partition(",")[2])
 FAILURE = Fault(status=500)
 
 

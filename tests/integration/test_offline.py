@@ -23,12 +23,13 @@ from g4f.image import copy_images
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.offline import accept_images_from, offline, write_provider_list
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.paths import ROOT
-from tests.support.processes import ANSWER, API, PNG_MAGIC, SECONDS_TO_ANSWER, make_home, run, server
+from tests.support.processes import API, SECONDS_TO_RESPOND, make_home, run, server
+from tests.support.responses import PNG_MAGIC, REPLY
 
 VARIABLES = ("WEBSIM_URL", "G4F_CACHE_DIR", "G4F_CONFIG_DIR", "G4F_PROXY")
-CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
+CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
 WAITS_OFFLINE = """
 import os, threading
 from g4f_websim.offline import offline
@@ -59,7 +60,7 @@ def saved_image() -> bytes:
 
 async def test_points_websim_at_emulator():
     with offline() as emulator:
-        assert await ask(messages=HELLO) == [ANSWER]
+        assert await call_websim(messages=HELLO) == [REPLY]
         assert Websim.url == emulator.url
         assert len(emulator.requests) == 1
 
@@ -69,8 +70,8 @@ def test_points_child_processes_at_emulator(monkeypatch, closed_port):
     with offline():
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", CALLS_WEBSIM]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_ANSWER)
-    assert done.stdout.strip() == ANSWER, done.stderr
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_RESPOND)
+    assert done.stdout.strip() == REPLY, done.stderr
 
 
 def test_g4f_needs_no_provider_list_from_its_site(monkeypatch, closed_port):
@@ -126,7 +127,7 @@ def test_works_outside_main_thread():
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(SECONDS_TO_ANSWER)
+    thread.join(SECONDS_TO_RESPOND)
     ((emulator_url, websim_url),) = urls
     assert emulator_url == websim_url
 
@@ -208,7 +209,7 @@ def test_command_writes_nothing_into_folders_of_g4f(tmp_path):
 def test_gui_serves_image(tmp_path):
     with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
         body = {"provider": "Websim", "model": "flux", "messages": HELLO}
-        response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_ANSWER)
+        response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_RESPOND)
         events = [json.loads(line[len("data: ") :]) for line in response.text.splitlines() if line.startswith("data: ")]
         (url,) = next(event["urls"] for event in events if event["type"] == "content")
         assert url.startswith("/media/")
@@ -227,7 +228,7 @@ def offline_api(tmp_path_factory):
 def test_api_returns_image(offline_api, response_format):
     body = {"prompt": "a cat", "model": "flux", "response_format": response_format}
     url = f"{offline_api.url}/api/Websim/images/generations"
-    (image,) = httpx.post(url, json=body, timeout=SECONDS_TO_ANSWER).raise_for_status().json()["data"]
+    (image,) = httpx.post(url, json=body, timeout=SECONDS_TO_RESPOND).raise_for_status().json()["data"]
     encoded = image.get("b64_json")
     png = base64.b64decode(encoded) if encoded else httpx.get(image["url"]).content
     assert png.startswith(PNG_MAGIC)

@@ -10,9 +10,10 @@ from g4f.client import Client
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator
-from tests.support.calls import HELLO, ask
+from tests.support.calls import HELLO, call_websim
 from tests.support.paths import ROOT
-from tests.support.processes import ANSWER, PNG_MAGIC, SECONDS_TO_ANSWER
+from tests.support.processes import SECONDS_TO_RESPOND
+from tests.support.responses import PNG_MAGIC, REPLY
 
 pytest_plugins = ["pytester"]
 
@@ -44,7 +45,7 @@ def test_survives_rate_limit(websim_server):
     assert reply_to("What is 6 * 7?") == "42"
     assert len(websim_server.requests) == 3
 '''
-CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(ask(messages=HELLO)))"
+CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def pytester(pytester, monkeypatch):
 def test_fixture_works_in_tests_of_an_application(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_application=TEST_OF_APPLICATION)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_ANSWER)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_RESPOND)
     result.assert_outcomes(passed=2)
 
 
@@ -66,13 +67,13 @@ def test_copied_test_is_clean_for_ruff(pytester):
     folder.joinpath("conftest.py").write_text(CONFTEST)
     folder.joinpath("test_application.py").write_text(TEST_OF_APPLICATION)
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", str(folder)]
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=SECONDS_TO_ANSWER).returncode == 0
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=SECONDS_TO_RESPOND).returncode == 0
 
 
 async def test_points_websim_at_emulator(websim_server):
     assert isinstance(websim_server, Emulator)
     assert Websim.url == websim_server.url
-    assert await ask(messages=HELLO) == [ANSWER]
+    assert await call_websim(messages=HELLO) == [REPLY]
 
 
 @pytest.fixture
@@ -82,14 +83,14 @@ def own_settings(monkeypatch):
 
 
 async def test_settings_of_the_developer_do_not_apply(own_settings, websim_server):
-    assert await ask(None, HELLO)
+    assert await call_websim(None, HELLO)
 
 
 def test_points_child_processes_at_emulator(websim_server):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CALLS_WEBSIM]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_ANSWER)
-    assert done.stdout.strip() == ANSWER, done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_RESPOND)
+    assert done.stdout.strip() == REPLY, done.stderr
     assert len(websim_server.requests) == 1
 
 
@@ -111,7 +112,7 @@ def test_restores_settings(pytester, monkeypatch):
         def test_after():
             assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://proxy.example:3128")
     """)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_ANSWER)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_RESPOND)
     result.assert_outcomes(passed=2)
 
 

@@ -40,7 +40,3 @@ JWT = make_token(sub="1")
 async def call_websim(model: str | None = None, messages: Any = None, **arguments: Any) -> list[Any]:
     """Call Websim and return all chunks of the response."""
     return [chunk async for chunk in Websim.create_async_generator(model, messages, **arguments)]
-
-
-# The name in some tests.
-ask = call_websim

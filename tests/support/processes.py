@@ -21,7 +21,6 @@ import httpx
 from g4f_websim.offline import write_provider_list
 from tests.support.calls import HELLO
 from tests.support.loopback import HOST, refusing_socket
-from tests.support.responses import PNG_MAGIC, REPLY  # noqa: F401
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
 MODULE = (sys.executable, "-m", "g4f_websim")
@@ -30,14 +29,11 @@ MODULE = (sys.executable, "-m", "g4f_websim")
 API = ("api", "--bind", "127.0.0.1:0", "--disable-colors", "--disable-pa-auto-download")
 ADDRESS = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
 
-# The name in some tests.
-ANSWER = REPLY
-
 LOG = "output.txt"
 
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 20
-SECONDS_TO_RESPOND = SECONDS_TO_ANSWER = 60
+SECONDS_TO_RESPOND = 60
 POLL_SECONDS = 0.02
 
 TERMINAL_BYTES = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # The emulator's reply to HELLO, and the first bytes of its images.
-REPLY = "This is the offline Websim; no model was asked. You said: Hello"
+REPLY = "This is the offline Websim; no model was used. You said: Hello"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 # The page that Cloudflare sends to a client that it takes for a bot.
