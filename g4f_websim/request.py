@@ -197,9 +197,10 @@ def check_timeout(timeout: Any) -> float | None:
 
 def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is not a number or is negative."""
-    values = (max_attempts, backoff, max_wait)
-    valid = isinstance(max_attempts, int) and all(isinstance(value, int | float) and value >= 0 for value in values)
-    _check(valid, "Websim.max_attempts, backoff, max_wait", "three numbers, as in 3, 2.0, 60.0", values)
+    is_count = isinstance(max_attempts, int) and max_attempts >= 0
+    valid = is_count and _is_duration(backoff) and _is_duration(max_wait)
+    example = "three numbers, as in 3, 2.0, 60.0"
+    _check(valid, "Websim.max_attempts, backoff, max_wait", example, (max_attempts, backoff, max_wait))
 
 
 def image_urls(media: Any) -> list[str]:
@@ -338,6 +339,10 @@ def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
 def _check_text(field: str, text: Any) -> str:
     _check(text is None or isinstance(text, str), field, "text", text)
     return text or ""
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value >= 0
 
 
 def _is_int(value: Any) -> bool:
