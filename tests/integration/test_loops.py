@@ -31,6 +31,9 @@ with warnings.catch_warnings():
     from g4f_websim import Websim
     from tests.support.calls import HELLO, call_websim
 
+# A shell starts a process in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
 
 NEW_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

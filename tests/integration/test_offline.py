@@ -87,6 +87,7 @@ def test_restores_everything(monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(g4f.debug, "version_check", True)
+    monkeypatch.setattr(ClientFactory, "_live_providers", {})
     before = settings()
     for _ in range(2):
         with offline():
