@@ -72,10 +72,13 @@ class Pace:
         self._resume = now  # the end of the pause
         self._next_probe = now
 
-    def touch(self, now: float) -> None:
-        """Record that a call has to wait; the limit ends if none had to for a while."""
+    def end_if_quiet(self, now: float) -> None:
+        """End the limit if no call had to wait for a while."""
         if now - max(self._last_busy, self._resume) > QUIET_TIME:
             self._reset(now)
+
+    def call_waits(self, now: float) -> None:
+        """Record that a call has to wait."""
         self._last_busy = now
 
     def due(self, now: float, is_last_attempt: bool) -> float:

@@ -1,8 +1,9 @@
 """The queue of one host and login, in which calls wait from the first request that the host refuses with 429.
 
-pace.py knows when the next request may be sent. The calls of all threads wait here, those with the fewest attempts
-first, then first come, first served. The first call sleeps until its time has come, and wakes the next when it leaves.
-A call that cannot wake, because its event loop is closed or blocked, is passed over.
+pace.py knows when the next request may be sent. The calls of all threads wait here, first come, first served. A refused
+call returns to the end of the queue; on its last attempt, it lets all others pass. The first call sleeps until its time
+has come, and wakes the next when it leaves. A call that cannot wake, because its event loop is closed or blocked, is
+passed over.
 """
 
 import asyncio
@@ -32,12 +33,17 @@ class QueueTooLongError(Exception):
 
 @dataclass(eq=False)
 class _Waiter:
-    """A call in the queue, which is sorted by `rank`: the number of the attempt, then the order of arrival."""
+    """A call in the queue, which is sorted by `rank`."""
 
-    rank: tuple[int, int]
     is_last_attempt: bool
+    arrival: int
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """The position in the queue, from which no call uses up its attempts while others wait."""
+        return self.is_last_attempt, self.arrival
 
 
 class Throttle:
@@ -50,13 +56,12 @@ class Throttle:
         self._arrivals = itertools.count()
         self._report = QueueReport(host, self._measure)
 
-    async def wait_turn(self, attempt: int, is_last_attempt: bool, max_wait: float) -> float:
+    async def wait_turn(self, is_last_attempt: bool, max_wait: float) -> float:
         """Wait until a request may be sent, and return the time at which it is sent.
 
         The caller sends it at once, and then calls `accepted`, `refused` or `failed`.
 
         Args:
-            attempt: the number of the call's attempt.
             is_last_attempt: whether the call fails if this attempt is refused.
             max_wait: the seconds that the call may wait.
 
@@ -68,7 +73,7 @@ class Throttle:
             if not self._pace.limited:
                 self._pace.sent(start, is_last_attempt)
                 return start
-        waiter = _Waiter((attempt, next(self._arrivals)), is_last_attempt)
+        waiter = _Waiter(is_last_attempt, next(self._arrivals))
         try:
             while (delay := self._send_or_wait(waiter, start, max_wait)) > 0:
                 self._report.schedule()
@@ -92,7 +97,7 @@ class Throttle:
         """Record a refusal; `retry_after` or else `backoff` are the seconds to wait."""
         with self._lock:
             self._pace.refused(monotonic(), sent_at, retry_after, backoff)
-            # A call whose wait has become too long leaves, and wakes the next one.
+            # A call that would now wait longer than max_wait leaves the queue, and wakes the next one.
             self._wake_first()
 
     def failed(self, sent_at: float) -> None:
@@ -105,7 +110,7 @@ class Throttle:
         """Return 0 if the call may send its request now, else the seconds after which to look again."""
         with self._lock:
             now = monotonic()
-            self._pace.touch(now)
+            self._pace.end_if_quiet(now)
             waiter.woken.clear()
             if waiter not in self._queue:
                 bisect.insort(self._queue, waiter, key=attrgetter("rank"))
@@ -115,10 +120,11 @@ class Throttle:
             if first is waiter and due <= now:
                 self._pace.sent(now, waiter.is_last_attempt)
                 return 0.0
+            self._pace.call_waits(now)
             delay = max(0.0, due - now)
-            wait = now - start + delay + self._queue.index(waiter) * self._pace.interval()
-            if wait > max_wait:
-                raise QueueTooLongError(wait)
+            seconds = now - start + delay + self._queue.index(waiter) * self._pace.interval()
+            if seconds > max_wait:
+                raise QueueTooLongError(seconds)
             return delay if first is waiter else POLL_INTERVAL
 
     def _is_lost(self, waiter: _Waiter, now: float) -> bool:

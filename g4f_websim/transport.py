@@ -155,7 +155,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         is_last = attempt >= policy.max_attempts
         start = monotonic()
         try:
-            sent_at = await throttle.wait_turn(attempt, is_last, policy.max_wait - waited)
+            sent_at = await throttle.wait_turn(is_last, policy.max_wait - waited)
         except QueueTooLongError as error:
             return Outcome(error=errors.queue_error(waited + error.seconds, policy.max_wait, request.target))
         waited += sent_at - start

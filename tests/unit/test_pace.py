@@ -29,7 +29,8 @@ def no_growth_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def due(pace: Pace, now: float, is_last_attempt: bool = False) -> float:
-    pace.touch(now)
+    pace.end_if_quiet(now)
+    pace.call_waits(now)
     return pace.due(now, is_last_attempt)
 
 
@@ -276,7 +277,8 @@ def test_interval_shrinks_with_time_if_few_requests_are_accepted(pace):
 def test_interval_is_known_after_a_whole_round(pace):
     start_round(pace)
     assert pace.interval() == 0
-    now = second_round(pace := Pace())
+    pace = Pace()
+    now = second_round(pace)
     assert pace.interval() == pytest.approx(3, rel=0.01)
     now = due(pace, now)
     send(pace, now)
@@ -332,7 +334,7 @@ def test_last_attempt_waits_no_longer_than_a_pause_and_an_interval(pace):
     assert due(pace, now, is_last_attempt=True) == pytest.approx(now + 10 - LATENCY + 2.5, rel=0.01)
 
 
-def test_last_attempt_waits_as_long_as_it_took_before(pace):
+def test_last_attempt_waits_as_long_as_the_longest_earlier_silence(pace):
     start = start_round(pace, accepted=4)
     send(pace, start + 2)
     refuse(pace, start + 2)

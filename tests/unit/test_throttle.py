@@ -39,7 +39,7 @@ def run(loop: virtual_time.VirtualTimeLoop) -> Run:
 
 async def refuse_one(throttle: Throttle, retry_after: float | None = 10.0) -> None:
     """Start a rate limit: one request is refused."""
-    throttle.refused(await throttle.wait_turn(1, False, MAX_WAIT), retry_after, BACKOFF)
+    throttle.refused(await throttle.wait_turn(False, MAX_WAIT), retry_after, BACKOFF)
 
 
 class Server:
@@ -104,7 +104,7 @@ async def call(throttle: Throttle, server: Server) -> bool:
     """Send until the server accepts, as transport.py does; return whether it did."""
     clock = asyncio.get_running_loop().time
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        turn = await throttle.wait_turn(attempt, attempt == MAX_ATTEMPTS, MAX_WAIT)
+        turn = await throttle.wait_turn(attempt == MAX_ATTEMPTS, MAX_WAIT)
         is_accepted, retry_after = await server.respond(clock())
         if is_accepted:
             throttle.accepted(turn)
@@ -148,7 +148,7 @@ def test_calls_of_two_processes_take_at_most_three_times_the_shortest_time(run: 
 
 def test_sends_at_once_without_suspending_before_the_first_refusal() -> None:
     async def never_suspended() -> None:
-        coroutine = Throttle("host").wait_turn(1, False, 0)
+        coroutine = Throttle("host").wait_turn(False, 0)
         with pytest.raises(StopIteration):
             coroutine.send(None)
 
@@ -161,7 +161,7 @@ def test_sends_nothing_before_retry_after_is_over(run: Run, loop: virtual_time.V
     async def wait() -> float:
         await refuse_one(throttle, 10)
         start = loop.time()
-        return await throttle.wait_turn(1, False, MAX_WAIT) - start
+        return await throttle.wait_turn(False, MAX_WAIT) - start
 
     assert 10 <= run(wait()) <= 12.5
 
@@ -172,7 +172,7 @@ def test_waits_for_the_backoff_without_retry_after(run: Run, loop: virtual_time.
     async def wait() -> float:
         await refuse_one(throttle, None)
         start = loop.time()
-        return await throttle.wait_turn(1, False, MAX_WAIT) - start
+        return await throttle.wait_turn(False, MAX_WAIT) - start
 
     assert BACKOFF <= run(wait()) <= BACKOFF * 1.25
 
@@ -181,39 +181,63 @@ def test_a_later_refusal_of_the_same_burst_prolongs_the_pause(run: Run) -> None:
     throttle = Throttle("host")
 
     async def wait() -> float:
-        turns = [await throttle.wait_turn(1, False, MAX_WAIT) for _ in range(2)]
+        turns = [await throttle.wait_turn(False, MAX_WAIT) for _ in range(2)]
         throttle.refused(turns[0], 5, BACKOFF)
         throttle.refused(turns[1], 20, BACKOFF)
-        return await throttle.wait_turn(2, False, MAX_WAIT) - turns[0]
+        return await throttle.wait_turn(False, MAX_WAIT) - turns[0]
 
     assert run(wait()) >= 20
 
 
-def test_serves_fewer_attempts_first_and_then_in_order_of_arrival(run: Run) -> None:
+def test_serves_in_order_of_arrival_and_last_attempts_after_all_others(run: Run) -> None:
     throttle, order = Throttle("host"), []
 
-    async def wait(name: str, attempt: int) -> None:
-        turn = await throttle.wait_turn(attempt, attempt == MAX_ATTEMPTS, MAX_WAIT)
+    async def wait(name: str) -> None:
+        turn = await throttle.wait_turn(name.startswith("last attempt"), MAX_WAIT)
         order.append(name)
         throttle.accepted(turn)
 
     async def queue() -> None:
         await refuse_one(throttle)
-        names = [("third attempt", 3), ("refused", 2), ("refused later", 2), ("new", 1), ("newer", 1)]
-        await asyncio.gather(*(wait(*name) for name in names))
+        names = ["first", "last attempt", "second", "last attempt too", "third"]
+        await asyncio.gather(*map(wait, names))
 
     run(queue())
-    assert order == ["new", "newer", "refused", "refused later", "third attempt"]
+    assert order == ["first", "second", "third", "last attempt", "last attempt too"]
 
 
-def test_a_wait_longer_than_allowed_fails_at_once(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
+def test_steady_stream_of_new_calls_does_not_keep_refused_calls_waiting(run: Run) -> None:
+    throttle, server = Throttle("host"), WindowServer(True)
+    seconds_of_burst: list[float] = []
+
+    async def timed_call() -> None:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        assert await call(throttle, server)
+        seconds_of_burst.append(clock() - start)
+
+    async def run_burst_and_stream() -> None:
+        burst = asyncio.gather(*(timed_call() for _ in range(20)))
+        stream = []
+        for _ in range(60):
+            await asyncio.sleep(1)
+            stream.append(asyncio.create_task(call(throttle, server)))
+        await burst
+        assert all(await asyncio.gather(*stream))
+
+    run(run_burst_and_stream())
+    # 10 of the 20 calls are refused at first, and the server accepts one call a second.
+    assert max(seconds_of_burst) < 30
+
+
+def test_call_that_would_wait_longer_than_max_wait_fails_at_once(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
     throttle = Throttle("host")
 
     async def wait() -> float:
         await refuse_one(throttle, 120)
         start = loop.time()
         with pytest.raises(QueueTooLongError) as caught:
-            await throttle.wait_turn(2, False, 60)
+            await throttle.wait_turn(False, 60)
         assert caught.value.seconds == pytest.approx(120, rel=0.3)
         return loop.time() - start
 
@@ -224,9 +248,9 @@ def test_a_long_retry_after_fails_the_calls_in_the_queue(run: Run, loop: virtual
     throttle = Throttle("host")
 
     async def wait() -> float:
-        turns = [await throttle.wait_turn(1, False, MAX_WAIT) for _ in range(2)]
+        turns = [await throttle.wait_turn(False, MAX_WAIT) for _ in range(2)]
         throttle.refused(turns[0], 5, BACKOFF)
-        waiting = asyncio.create_task(throttle.wait_turn(2, False, 60))
+        waiting = asyncio.create_task(throttle.wait_turn(False, 60))
         await asyncio.sleep(1)
         throttle.refused(turns[1], 300, BACKOFF)
         start = loop.time()
@@ -242,9 +266,9 @@ def test_a_cancelled_call_keeps_nobody_waiting(run: Run, loop: virtual_time.Virt
 
     async def wait() -> float:
         await refuse_one(throttle, 10)
-        cancelled = [asyncio.create_task(throttle.wait_turn(1, False, MAX_WAIT)) for _ in range(50)]
+        cancelled = [asyncio.create_task(throttle.wait_turn(False, MAX_WAIT)) for _ in range(50)]
         start = loop.time()
-        behind = asyncio.create_task(throttle.wait_turn(1, False, MAX_WAIT))
+        behind = asyncio.create_task(throttle.wait_turn(False, MAX_WAIT))
         await asyncio.sleep(1)
         for task in cancelled:
             task.cancel()
@@ -259,10 +283,25 @@ def test_sends_at_once_again_after_the_quiet_time(run: Run, loop: virtual_time.V
 
     async def burst() -> float:
         await refuse_one(throttle, 1)
-        throttle.accepted(await throttle.wait_turn(2, False, MAX_WAIT))
+        throttle.accepted(await throttle.wait_turn(False, MAX_WAIT))
         await asyncio.sleep(QUIET_TIME + 1)
         start = loop.time()
-        await asyncio.gather(*(throttle.wait_turn(1, False, 0) for _ in range(100)))
+        await asyncio.gather(*(throttle.wait_turn(False, 0) for _ in range(100)))
+        return loop.time() - start
+
+    assert run(burst()) == 0
+
+
+def test_sends_at_once_again_after_a_time_in_which_no_call_waited(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
+    throttle = Throttle("host")
+
+    async def burst() -> float:
+        await refuse_one(throttle, 1)
+        for _ in range(4):
+            throttle.accepted(await throttle.wait_turn(False, MAX_WAIT))
+            await asyncio.sleep(QUIET_TIME / 2)
+        start = loop.time()
+        await asyncio.gather(*(throttle.wait_turn(False, 0) for _ in range(100)))
         return loop.time() - start
 
     assert run(burst()) == 0
@@ -273,8 +312,8 @@ def test_a_request_without_response_keeps_nobody_waiting_for_good(run: Run) -> N
 
     async def wait() -> None:
         await refuse_one(throttle, 1)
-        throttle.failed(await throttle.wait_turn(2, False, MAX_WAIT))
-        await throttle.wait_turn(2, False, 10)
+        throttle.failed(await throttle.wait_turn(False, MAX_WAIT))
+        await throttle.wait_turn(False, 10)
 
     run(wait())
 
@@ -285,7 +324,7 @@ def test_reports_the_queue(run: Run, caplog: pytest.LogCaptureFixture) -> None:
 
     async def wait() -> None:
         await refuse_one(throttle, 4)
-        tasks = [asyncio.create_task(throttle.wait_turn(1, False, MAX_WAIT)) for _ in range(3)]
+        tasks = [asyncio.create_task(throttle.wait_turn(False, MAX_WAIT)) for _ in range(3)]
         await asyncio.sleep(2)
         for task in tasks:
             task.cancel()
@@ -302,7 +341,7 @@ def test_reports_nothing_if_the_queue_is_already_empty(run: Run, caplog: pytest.
 
     async def wait() -> None:
         await refuse_one(throttle, 0.01)
-        throttle.accepted(await throttle.wait_turn(2, False, MAX_WAIT))
+        throttle.accepted(await throttle.wait_turn(False, MAX_WAIT))
         await asyncio.sleep(2)
 
     run(wait())
@@ -315,7 +354,7 @@ def test_threads_wait_for_the_same_pause() -> None:
     asyncio.run(refuse_one(throttle, 0.1))
 
     async def send() -> None:
-        turn = await throttle.wait_turn(2, False, 60)
+        turn = await throttle.wait_turn(False, 60)
         turns.append(turn)
         throttle.accepted(turn)
 
@@ -331,15 +370,16 @@ def test_threads_wait_for_the_same_pause() -> None:
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "stopped"])
 def test_passes_over_a_call_whose_event_loop_has_ended(is_closed: bool) -> None:
     throttle = Throttle("host")
-    asyncio.run(refuse_one(throttle, 0.3))
+    asyncio.run(refuse_one(throttle, 1))
     gone = asyncio.new_event_loop()
-    task = gone.create_task(throttle.wait_turn(1, False, 60))
+    task = gone.create_task(throttle.wait_turn(False, 60))
     gone.run_until_complete(asyncio.sleep(0))
+    assert len(throttle._queue) == 1
     if is_closed:
         gone.close()
 
     async def wait() -> None:
-        await asyncio.wait_for(throttle.wait_turn(2, False, 60), 10)
+        await asyncio.wait_for(throttle.wait_turn(False, 60), 10)
 
     try:
         asyncio.run(wait())
@@ -353,7 +393,7 @@ def test_garbage_collector_may_finalize_a_pending_call_while_the_lock_is_held() 
     throttle = Throttle("host")
 
     async def wait() -> None:
-        await throttle.wait_turn(2, False, 60)
+        await throttle.wait_turn(False, 60)
 
     def leave_pending_call() -> weakref.ref[object]:
         loop = asyncio.new_event_loop()

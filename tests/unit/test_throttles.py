@@ -22,9 +22,9 @@ def test_hosts_and_logins_do_not_slow_each_other_down() -> None:
     assert shared_throttle("a.example", "x") is throttles[0]
 
     async def send() -> None:
-        throttles[0].refused(await throttles[0].wait_turn(1, False, 0), 30, 2)
+        throttles[0].refused(await throttles[0].wait_turn(False, 0), 30, 2)
         for throttle in throttles[1:]:
-            await throttle.wait_turn(1, False, 0)
+            await throttle.wait_turn(False, 0)
 
     asyncio.run(send())
 
@@ -66,7 +66,7 @@ def test_a_forked_process_does_not_wait_for_a_lock_of_its_parent() -> None:
         if not child:
             signal.alarm(10)  # ends the child if it waits for the lock
             try:
-                asyncio.run(shared_throttle("fork.example", "").wait_turn(1, False, 0))
+                asyncio.run(shared_throttle("fork.example", "").wait_turn(False, 0))
                 os._exit(0)
             finally:
                 os._exit(1)
