@@ -1,4 +1,4 @@
-"""Why a call fails and what to do about it: one table of causes, and two pure functions that choose from it.
+"""Why a call fails and what to do about it: one table of causes, and two functions that choose from it.
 
 errors.py builds the exceptions.
 """

@@ -1,4 +1,4 @@
-"""What the results of `g4f-websim check` mean: what else to try, and what to do; pure functions.
+"""What the results of `g4f-websim check` mean: what else to try, and what to do.
 
 check.py sends the requests and prints the results.
 """

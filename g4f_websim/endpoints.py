@@ -3,7 +3,7 @@
 # The site. It was https://websim.ai until mid 2025.
 DEFAULT_URL = "https://websim.com"
 
-# The variable that replaces it.
+# The environment variable that replaces DEFAULT_URL.
 URL_VARIABLE = "WEBSIM_URL"
 
 # The other host that serves the same API.

@@ -25,7 +25,7 @@ from .causes import (
 from .redaction import excerpt, redact
 from .target import Target
 
-# The maximum length of a message (specification, section 4).
+# The maximum length of a message.
 MAX_MESSAGE_CHARS = 300
 # A shorter excerpt of a response is left out.
 MIN_EXCERPT_CHARS = 20
@@ -46,7 +46,7 @@ async def response_error(
         response: the response, with `status`, `ok`, `headers` and `text`.
         target: where the request went.
         unexpected: why the body of a successful response is of no use.
-        retry_after: the seconds that the server asks to wait.
+        retry_after: the seconds in the header `Retry-After`.
     """
     cause = cause_of_response(response.status, response.headers, response.text, target)
     if unexpected:
@@ -76,7 +76,7 @@ def exception_error(error: Exception, target: Target, status: int | None) -> Exc
         status: the HTTP status, if the response had begun.
     """
     if isinstance(error, errors.MissingRequirementsError):
-        return _new(type(error), f"{NO_SOCKS.summary}: {NO_SOCKS.advice}", NO_SOCKS)
+        return _new(type(error), f"No response from {target.host}: {NO_SOCKS.summary}: {NO_SOCKS.advice}", NO_SOCKS)
     cause = cause_of_exception(error, target, began=status is not None)
     start = f"Response {status}" if status else "No response"
     message = _message(f"{start} from {target.host}: {cause.summary}", _text_of(error), cause, target)

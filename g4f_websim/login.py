@@ -1,4 +1,4 @@
-"""Websim's login token: which keys are tokens, and when a token expires; pure functions.
+"""Websim's login token: which keys are tokens, and when a token expires.
 
 Websim hands out JSON Web Tokens (`websim-cli login` stores one). Any other key belongs to another service.
 """

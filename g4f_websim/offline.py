@@ -19,13 +19,13 @@ from g4f.cookies import CookiesConfig
 from g4f.image import copy_images
 
 from .emulator import Emulator
-from .endpoints import URL_VARIABLE
-from .provider import Websim
+from .endpoints import CHAT_PATH, IMAGE_PATH, URL_VARIABLE
+from .provider import SiteUrl, Websim
 from .target import PROXY_VARIABLE
 from .throttles import forget_limits
 
-# g4f downloads a list of providers from its own site when it starts. These two entries are enough. Their URL has a port
-# on which no server listens.
+# g4f downloads a list of providers from its own site when it starts. It needs these two entries: its code names
+# "orcarouter". Their URL has a port on which no server listens.
 _NO_SERVER = {"baseUrl": "http://127.0.0.1:9/v1"}
 PROVIDER_LIST = {"providers": {"default": _NO_SERVER, "orcarouter": _NO_SERVER}, "defaultModels": {}}
 
@@ -43,9 +43,9 @@ def offline() -> Iterator[Emulator]:
             client = Client(provider=Websim)
             client.images.generate("a cat", model="flux")
 
-    This replaces `Websim.url`, g4f's configuration, cookie and cache folders, its check for a new version, and the
-    environment variables WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY. The end of the block restores all of
-    them, except in modules of g4f that are first imported inside the block and read a variable at that moment.
+    This replaces the URLs of `Websim`, g4f's configuration, cookie and cache folders, its check for a new version, and
+    the environment variables WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY. The end of the block restores
+    all of them, except in modules of g4f that are first imported inside the block and read a variable at that moment.
 
     Yields:
         The emulator, which records the requests and whose responses can be chosen.
@@ -57,12 +57,20 @@ def offline() -> Iterator[Emulator]:
         write_provider_list(Path(folder))
         for name, value in _environment(emulator.url, folder):
             stack.enter_context(environment_variable(name, value))
-        stack.enter_context(_attribute(Websim, "url", emulator.url))
+        for name, attribute in websim_attributes(emulator.url):
+            stack.enter_context(_attribute(Websim, name, attribute))
         for owner, name, value in _g4f_settings(folder):
             stack.enter_context(_attribute(owner, name, value))
         stack.enter_context(accept_images_from(emulator.url))
         stack.enter_context(exit_on_sigterm())
         yield emulator
+
+
+def websim_attributes(url: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the attributes of `Websim` that direct its requests to the emulator at `url`."""
+    yield "url", url
+    yield "chat_api_endpoint", SiteUrl(CHAT_PATH)
+    yield "image_api_endpoint", SiteUrl(IMAGE_PATH)
 
 
 def write_provider_list(cache_dir: Path) -> None:

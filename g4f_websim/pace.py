@@ -5,8 +5,8 @@ accepted, the others follow at an interval: the time since the last round began,
 The interval shrinks while requests are accepted, slowly at first, until the next refusal starts a new round. No more
 requests are in flight at once than the server accepted at once. The limit ends after a quiet time.
 
-Where the pace is a guess, the calls on their last attempt take no risk: they wait until others have shown that the
-server accepts requests, or as long as that took before, and they keep to the average of the last round.
+A call on its last attempt is sent later: after another request was accepted, or after the longest silence so far, and
+no faster than the average of the last round.
 """
 
 import math
@@ -53,19 +53,19 @@ class Pace:
         self.limited = False
         self._reset_at = now
         self._last_busy = now  # when a call last had to wait
-        self._latency = 0.0  # of the slowest response
+        self._latency = 0.0  # the seconds that the slowest response took
         self._in_flight = 0
         self._concurrency = 0  # how many requests the server accepted at once; 0 if unknown
         # A round begins with an accepted request and ends with a refusal.
         self._rounds = 0
         self._round_start = now
-        self._round_interval = 0.0  # at its start
+        self._round_interval = 0.0  # the interval at the start of the round
         self._last_sent = now
         self._sent = self._accepted = 0
         # From the refusal until a request is accepted, pauses alternate with single requests.
         self._probing = False
         self._silence_start = now
-        self._silence = 0.0  # the longest so far
+        self._silence = 0.0  # the longest time from a refusal to an accepted request
         self._pauses = 0
         self._pause = self._backoff = 0.0
         self._guessed = False  # whether the server sent no Retry-After
@@ -139,7 +139,7 @@ class Pace:
         Args:
             now: the time.
             sent_at: the time at which the request was sent.
-            retry_after: the seconds that the server asks to wait, if it does.
+            retry_after: the seconds in the header `Retry-After`, if any.
             backoff: the seconds to wait otherwise.
         """
         self.failed(sent_at)

@@ -10,25 +10,33 @@ import json
 import logging
 import os
 import random
+import string
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar
 
-import g4f.debug
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
 from . import login, request, response, transport
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
+from .log import log
 from .target import Target
 
-logger = logging.getLogger("g4f_websim")
+# The characters of a project id, beside the underscore.
+ID_CHARACTERS = string.ascii_lowercase + string.digits
+
+# g4f removes a message that repeats an earlier one of the same role.
+LAST_IS_ASSISTANT = (
+    "the last message is the assistant's, so Websim may respond to an earlier question: "
+    "g4f removes messages that repeat an earlier one"
+)
 
 # Sends a prepared request and returns what the given function reads from the response body.
 Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 
-class _SiteUrl:
+class SiteUrl:
     """A class attribute: the current value of the class's `url`, followed by a path."""
 
     def __init__(self, path: str) -> None:
@@ -48,14 +56,14 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         url: the URL of the site.
         max_attempts: the maximum number of attempts of a request.
         backoff: seconds before the second attempt; doubled before each further one.
-        max_wait: the longest time in seconds that a call waits because of a rate limit.
+        max_wait: the longest time in seconds that a call waits because of a rate limit or of `Retry-After`.
     """
 
     label = "Websim"
     url: str = (os.environ.get(URL_VARIABLE) or DEFAULT_URL).strip().rstrip("/")
-    login_url = health_url = _SiteUrl("")
-    chat_api_endpoint = _SiteUrl(CHAT_PATH)
-    image_api_endpoint = _SiteUrl(IMAGE_PATH)
+    login_url = health_url = SiteUrl("")
+    chat_api_endpoint = SiteUrl(CHAT_PATH)
+    image_api_endpoint = SiteUrl(IMAGE_PATH)
 
     working = supports_stream = supports_system_message = supports_message_history = True
     # g4f's stream_timeout limits the gap between two chunks. There is only one chunk, so `timeout` applies instead.
@@ -79,13 +87,13 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        characters = f"{random.getrandbits(4 * 19):019x}"
+        characters = "".join(random.choices(ID_CHARACTERS, k=19))
         position = 7 if for_image else 3
         return f"{characters[:position]}_{characters[position:]}"
 
     @classmethod
     def is_provider_api_key(cls, api_key: Any) -> bool:
-        """Return whether a key is a Websim token, a JSON Web Token; g4f asks this before it passes a key on."""
+        """Return whether a key is a Websim token; g4f calls this before it passes a key to the provider."""
         return login.is_token(api_key)
 
     @classmethod
@@ -122,7 +130,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Request a chat completion or images from Websim.
 
         Args:
-            model: one of `image_models` for an image, any other name for a chat. None, "" or "auto" is an image with
+            model: one of `image_models` for an image, any other name for a chat, except the names of other services'
+                image models. None, "" or "auto" is an image with
                 a prompt, and a chat without one.
             messages: the conversation in OpenAI's form.
             prompt: what to draw, or the last user message of a chat.
@@ -130,7 +139,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             aspect_ratio: the aspect ratio of the image, `W:H`.
             project_id: a Websim project id or the URL of a project page. The default is WEBSIM_PROJECT_ID, or else a
                 random id.
-            media: images to ask about in a chat, or reference images for an image.
+            media: images for a chat, or reference images for an image.
             n: the number of images, 1 to 10.
             width: the width of the image in pixels.
             height: the height of the image in pixels.
@@ -191,7 +200,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Return the text of a chat response."""
         body = request.chat_body(project_id, messages, prompt, media, response_format)
         if body["messages"][-1]["role"] == "assistant":
-            logger.warning("the assistant's message is the last: g4f removes a question that repeats an earlier one")
+            log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key, timeout)
         return await send(response.chat_text)
 
@@ -220,9 +229,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         failures = [result for result in results if isinstance(result, BaseException)]
         if not urls:
             raise failures[0]
-        for number, failure in enumerate(failures, 1):
-            logger.warning("an image failed (%d of %d): %s", number, count, failure)
-            g4f.debug.error(f"Websim: an image failed ({number} of {count}):", failure)
+        for failure in failures:
+            log(logging.WARNING, f"{len(failures)} of {count} images failed: {failure}")
         return ImageResponse(urls, body["prompt"])
 
     @classmethod
@@ -230,7 +238,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, api_key: Any, timeout: Any
     ) -> Send:
         """Return a function that sends the request; each of its calls has its own attempts."""
-        # The handlers are given headers, not the token (specification, section 2).
+        # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
         target = Target(str(url), token or None, api_key, str(proxy) if proxy else None)
         request.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
@@ -253,6 +261,4 @@ def _choose_token(api_key: Any) -> str | None:
 @cache
 def _report_other_key(source: str) -> None:
     """Log once for each source that a key is not sent."""
-    message = f"{source} is not a Websim token (a JSON Web Token): not sent"
-    logger.info(message)
-    g4f.debug.log(f"Websim: {message}")
+    log(logging.INFO, f"{source} is not a Websim token (a JSON Web Token): not sent")

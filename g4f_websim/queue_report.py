@@ -1,4 +1,4 @@
-"""Report how many calls wait in a queue, and for how long; the command prints the reports on stderr."""
+"""Log how many calls wait in a queue, and for how long; the command prints the log on stderr."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from time import monotonic
 
-logger = logging.getLogger("g4f_websim")
+from .log import log
 
 # Seconds between two reports, and until the first one, so that it counts all calls of a burst.
 REPORT_INTERVAL = 5.0
@@ -39,4 +39,4 @@ class QueueReport:
             waiting = "1 call waits" if calls == 1 else f"{calls} calls wait"
             which = "the last one" if interval else "the next one"
             seconds = max(1.0, delay + calls * interval)
-            logger.info("rate limit of %s: %s, %s is sent in about %.0f s", self._host, waiting, which, seconds)
+            log(logging.INFO, f"rate limit of {self._host}: {waiting}, {which} is sent in about {seconds:.0f} s")

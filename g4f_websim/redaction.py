@@ -1,4 +1,4 @@
-"""Remove secrets from text that an error, a log line or a report shows; pure functions."""
+"""Remove secrets from text that an error, a log line or a report shows."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ MAX_SEARCHED_CHARS = 10_000
 
 REDACTED = "***"
 
-_HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
+_HTML = re.compile(r"\s*(<!--.{0,1000}?-->\s*)?<(!doctype|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 
 # The first part of a JSON Web Token is base64url of a JSON object, hence "ey". Also matches a truncated token.

@@ -1,4 +1,4 @@
-"""Turn g4f's arguments into Websim's two request bodies and their headers; pure.
+"""Turn g4f's arguments into Websim's two request bodies and their headers.
 
 Only fields that Websim is known to accept are built. Input that Websim could not understand is a `ValueError`.
 """
@@ -196,11 +196,11 @@ def check_timeout(timeout: Any) -> float | None:
 
 
 def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
-    """Raise a `ValueError` if one of these attributes of `Websim` is not a number or is negative."""
+    """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
-    valid = is_count and _is_duration(backoff) and _is_duration(max_wait)
-    example = "three numbers, as in 3, 2.0, 60.0"
-    _check(valid, "Websim.max_attempts, backoff, max_wait", example, (max_attempts, backoff, max_wait))
+    _check(is_count, "Websim.max_attempts", "a positive integer, as in 3", max_attempts)
+    _check(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
+    _check(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
 
 
 def image_urls(media: Any) -> list[str]:

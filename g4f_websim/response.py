@@ -1,4 +1,4 @@
-"""Read the text or the image URL from a response body; pure."""
+"""Read the text or the image URL from a response body."""
 
 import json
 import re
@@ -8,7 +8,17 @@ from urllib.parse import urljoin, urlsplit
 
 from g4f.errors import NoMediaResponseError, ResponseError
 
-from .causes import BROKEN_RESPONSE, IF_CHANGED, RUN_CHECK, TRY_LATER, Cause, Reason, UnexpectedBodyError
+from .causes import (
+    BROKEN_RESPONSE,
+    IF_CHANGED,
+    RATE_LIMIT_WORDS,
+    RATE_LIMITED,
+    RUN_CHECK,
+    TRY_LATER,
+    Cause,
+    Reason,
+    UnexpectedBodyError,
+)
 from .redaction import is_html
 
 INVALID_JSON = object()
@@ -25,12 +35,14 @@ MAX_SHOWN_KEYS = 8
 def chat_text(body: str) -> str:
     """Return the text in the body of a chat response.
 
-    A body that is neither JSON nor an HTML page is the text itself.
+    A body that is neither JSON nor an HTML page, and does not begin with `{`, is the text itself.
 
     Raises:
         UnexpectedBodyError: the body does not contain a text.
     """
     content = _read_field(body, "content", ResponseError)
+    if content is None and RATE_LIMIT_WORDS in body.lower():
+        raise UnexpectedBodyError(RATE_LIMITED)
     content = (body if content is None else content).strip()
     if not content:
         raise UnexpectedBodyError(_empty("a response without content", ResponseError))

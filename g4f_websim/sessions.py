@@ -23,7 +23,7 @@ from g4f.requests.defaults import DEFAULT_HEADERS
 # What the web application sends with every request. As headers of the session, aiohttp merges them once.
 HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
-# Limits of one attempt, in seconds (specification, section 5).
+# Limits of one attempt, in seconds.
 ATTEMPT_TIMEOUT = 300.0
 CONNECT_TIMEOUT = 30.0
 
@@ -112,7 +112,7 @@ def _run_one_pass(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     except (SystemExit, KeyboardInterrupt) as error:
-        # A pending task ended the pass by sys.exit(), which nobody expects from close(). Run the other callbacks.
+        # A pending task called sys.exit(). close() must not end the program, so the other callbacks run.
         loop.stop()
         loop.run_forever()
         if not isinstance(error, SystemExit):

@@ -1,4 +1,4 @@
-"""Where a request goes: the endpoint and the proxy, checked, and the secrets that belong to them; pure."""
+"""Where a request goes: the endpoint and the proxy, checked, and the secrets that belong to them."""
 
 import base64
 import os
@@ -15,6 +15,9 @@ SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
 
 # g4f passes the value of this variable as `proxy`.
 PROXY_VARIABLE = "G4F_PROXY"
+
+# A shorter key is a placeholder, and redacting it would erase ordinary words from a message.
+MIN_KEY_CHARS = 7
 
 
 @dataclass
@@ -67,12 +70,13 @@ class Target:
         """The strings that must not appear in an error or a log line."""
         proxy = urlsplit(self.proxy or "")
         passwords = [parts.password or "" for parts in (proxy, urlsplit(self.url))]
-        secrets = [self.token, self.api_key, *passwords, *map(unquote, passwords)]
+        key = self.api_key if isinstance(self.api_key, str) and len(self.api_key) >= MIN_KEY_CHARS else None
+        secrets = [self.token, key, *passwords, *map(unquote, passwords)]
         if proxy.password:
             # The value of the Proxy-Authorization header; a proxy may repeat it in an error page.
             login = unquote(f"{proxy.username}:{proxy.password}").encode("latin-1", "replace")
             secrets.append(base64.b64encode(login).decode())
-        return [secret for secret in secrets if secret and isinstance(secret, str)]
+        return [secret for secret in secrets if secret]
 
 
 def host_in(parts: SplitResult) -> str:
@@ -104,7 +108,7 @@ def _parse_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> S
 
 
 def _is_plain(url: str, parts: SplitResult) -> bool:
-    """Return whether there is nothing beside scheme, login, host and path; urlsplit() drops line ends."""
+    """Return whether a URL has only a scheme, a login, a host and a path; urlsplit() drops line ends from the parts."""
     return url.isprintable() and " " not in url and not (parts.query or parts.fragment or "@" in parts.path)
 
 

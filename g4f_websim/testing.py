@@ -10,7 +10,7 @@ import pytest
 from .emulator import Emulator, Fault
 from .endpoints import URL_VARIABLE
 from .login import TOKEN_VARIABLE
-from .offline import accept_images_from
+from .offline import accept_images_from, websim_attributes
 from .provider import Websim
 from .request import PROJECT_VARIABLE
 from .target import PROXY_VARIABLE
@@ -32,7 +32,8 @@ def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """
     forget_limits()
     with Emulator() as emulator, accept_images_from(emulator.url):
-        monkeypatch.setattr(Websim, "url", emulator.url)
+        for attribute, value in websim_attributes(emulator.url):
+            monkeypatch.setattr(Websim, attribute, value)
         monkeypatch.setattr(Websim, "backoff", BACKOFF)
         monkeypatch.setenv(URL_VARIABLE, emulator.url)
         for name in (PROJECT_VARIABLE, TOKEN_VARIABLE, PROXY_VARIABLE):

@@ -18,23 +18,21 @@ from time import monotonic
 from typing import NamedTuple
 
 import aiohttp
-import g4f.debug
 from g4f.errors import RateLimitError
 
 from . import errors
 from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
+from .log import log
 from .pace import JITTER
 from .sessions import ATTEMPT_TIMEOUT, connection_is_new, new_session, shared_session
 from .target import Target
 from .throttle import QueueTooLongError
 from .throttles import shared_throttle
 
-logger = logging.getLogger("g4f_websim")
-
 # The server declined the request (408, 425, 429), or a gateway did not deliver its response (502 to 504).
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
-# A larger exponent would overflow a float; the delay is absurd long before.
+# 2.0**1024 overflows.
 MAX_EXPONENT = 1000
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -52,7 +50,7 @@ class RetryPolicy(NamedTuple):
     Attributes:
         max_attempts: the maximum number of attempts.
         backoff: seconds before the second attempt; doubled before each further one.
-        max_wait: the longest time in seconds that a call waits because the server asks for it.
+        max_wait: the longest time in seconds that a call waits because of a rate limit or of `Retry-After`.
         timeout: seconds for the whole call, delays included; None for no limit.
     """
 
@@ -98,7 +96,7 @@ class Outcome(NamedTuple):
         content: what `read` returned; empty if there is an error.
         error: the error, which is not raised yet.
         retryable: whether the request may be sent again.
-        retry_after: the seconds that the server asks to wait.
+        retry_after: the seconds in the header `Retry-After`.
     """
 
     response: Response | None = None
@@ -176,12 +174,12 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
         if is_refused:
             # At INFO queue_report.py reports the queue, rather than each of the many calls in it.
-            _log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
+            log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
             continue
         delay = policy.delay(attempt, outcome.retry_after)
         if outcome.retry_after is not None and delay > policy.max_wait:
             return outcome
-        _log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
+        log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
 
 
@@ -283,9 +281,3 @@ def _is_connection_failure(error: Exception) -> bool:
     if isinstance(error, ssl.CertificateError):
         return False
     return is_socks_failure(error) or isinstance(error, aiohttp.ClientConnectionError | OSError)
-
-
-def _log(level: int, message: str) -> None:
-    """Report a delay to the application's logging and to g4f's debug log."""
-    logger.log(level, message)
-    g4f.debug.log(f"Websim: {message}")

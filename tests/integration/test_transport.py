@@ -292,7 +292,7 @@ async def test_https_to_an_http_port_advises_http(websim_server, monkeypatch):
 
 async def test_socks_proxy_without_its_package_names_the_package(websim_server, monkeypatch, closed_port):
     monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
-    message = "^a SOCKS proxy needs one more package: pip install aiohttp_socks$"
+    message = r"^No response from 127.0.0.1:\d+: a SOCKS proxy needs one more package: pip install aiohttp_socks$"
     with pytest.raises(MissingRequirementsError, match=message):
         await call_websim(None, HELLO, proxy=f"socks5://127.0.0.1:{closed_port}")
     assert not websim_server.requests

@@ -199,7 +199,7 @@ def test_exception_becomes_response_error(raised, status, message):
 def test_missing_socks_package_is_named():
     error = exception_error(MissingRequirementsError("Install aiohttp_socks"), ANONYMOUS, None)
     assert type(error) is MissingRequirementsError
-    assert str(error) == "a SOCKS proxy needs one more package: pip install aiohttp_socks"
+    assert str(error) == "No response from websim.com: a SOCKS proxy needs one more package: pip install aiohttp_socks"
     assert error.reason is Reason.PROXY_FAILED
 
 

@@ -100,7 +100,9 @@ def test_excerpt_of_html_page_without_title_says_html_page():
     assert excerpt("<html><body>Hi</body></html>", [], 120) == "an HTML page"
 
 
-@pytest.mark.parametrize("body", [CHALLENGE_PAGE, "\n <HTML><body>Hi</body></HTML>", "<head>", "<!doctype HTML>"])
+@pytest.mark.parametrize(
+    "body", [CHALLENGE_PAGE, "\n <HTML><body>Hi</body></HTML>", "<head>", "<!doctype HTML>", "<!-- a\nb -->\n<html>"]
+)
 def test_recognizes_html_page(body):
     assert is_html(body)
 

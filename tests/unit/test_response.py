@@ -63,6 +63,11 @@ def test_chat_response_that_is_not_an_object_is_a_changed_api(body):
     assert cause.summary == "a response that is not a JSON object with the field content"
 
 
+def test_text_that_names_a_rate_limit_is_no_chat_text():
+    assert cause_of(chat_text, "Error: Rate limit exceeded.\n").reason is Reason.RATE_LIMITED
+    assert chat_text('{"content": "Rate limit exceeded means that you sent too much."}')
+
+
 @pytest.mark.parametrize("content", ["7", "[]", "{}", "true"])
 def test_chat_response_whose_content_is_not_text_is_a_changed_api(content):
     cause = chat_cause(f'{{"content": {content}}}')

@@ -83,15 +83,15 @@ def test_host_contains_port_but_no_login():
 
 
 def test_secrets_are_token_key_and_proxy_login():
-    target = Target(URL, "token", "key", "http://ann:p%40ss@host:3128")
+    target = Target(URL, "token", "a-long-key", "http://ann:p%40ss@host:3128")
     basic_login = base64.b64encode(b"ann:p@ss").decode()
-    assert target.secrets == ["token", "key", "p%40ss", "p@ss", basic_login]
+    assert target.secrets == ["token", "a-long-key", "p%40ss", "p@ss", basic_login]
 
 
 def test_password_in_url_is_a_secret():
     assert set(Target("http://ann:p%40ss@127.0.0.1:8080/api").secrets) == {"p%40ss", "p@ss"}
 
 
-@pytest.mark.parametrize("api_key", [None, "", 7, {"Other": "key"}], ids=repr)
-def test_target_without_login_has_no_secrets(api_key):
+@pytest.mark.parametrize("api_key", [None, "", "e", "websim", 7, {"Other": "key"}], ids=repr)
+def test_placeholder_key_is_no_secret(api_key):
     assert Target(URL, api_key=api_key, proxy="http://host:3128").secrets == []
