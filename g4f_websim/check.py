@@ -19,13 +19,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import diagnosis, login, request, response, transport
-from .causes import is_valid
 from .diagnosis import Probe, Results, Settings, Step
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .errors import timeout_error
 from .provider import Websim
 from .redaction import REDACTED, excerpt, redact
-from .target import PROXY_VARIABLE, Target
+from .target import PROXY_VARIABLE, Target, is_valid_url
 
 COLUMNS = 100
 INDENT = " " * 4
@@ -145,7 +144,7 @@ def _read_key() -> str:
 def _find_unused_proxy() -> str:
     """Return the name of a variable that contains a usable proxy for other programs, or an empty string."""
     values = {name: os.environ.get(name) for name in OTHER_PROXY_VARIABLES}
-    return next((name for name, value in values.items() if value and is_valid(DEFAULT_URL, value)), "")
+    return next((name for name, value in values.items() if value and is_valid_url(DEFAULT_URL, value)), "")
 
 
 def _read_stored_token() -> str | None:

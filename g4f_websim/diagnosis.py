@@ -19,13 +19,12 @@ from .causes import (
     TRY_LATER,
     Cause,
     Reason,
-    is_valid,
 )
 from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_expired, is_token
 from .redaction import redact
 from .request import PROJECT_VARIABLE
-from .target import PROXY_VARIABLE, Target, host_in
+from .target import PROXY_VARIABLE, Target, host_in, is_valid_url
 
 MAX_FURTHER_REQUESTS = 6
 
@@ -319,7 +318,7 @@ def _redirect_origin(probe: Probe) -> str:
     except ValueError:
         return ""
     is_safe = _ORIGIN.fullmatch(origin) and origin == redact(origin, probe.target.secrets)
-    return origin if is_safe and is_valid(origin) else ""
+    return origin if is_safe and is_valid_url(origin) else ""
 
 
 def _origin(url: str) -> str:
@@ -413,7 +412,7 @@ def steps_for_proxy(url: str) -> list[Step]:
     """Return what to do about a malformed G4F_PROXY."""
     # What USE_HTTP_PROXY makes of the URL.
     corrected = f"http://{url.split('://', 1)[-1]}"
-    is_corrected = _HOST.fullmatch(_without_scheme_and_login(url)) and is_valid(DEFAULT_URL, corrected)
+    is_corrected = _HOST.fullmatch(_without_scheme_and_login(url)) and is_valid_url(DEFAULT_URL, corrected)
     if is_corrected:
         return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), _use_no_proxy()]
     return [Step("Correct it:", (SET_HTTP_PROXY,)), _use_no_proxy()]
@@ -429,7 +428,7 @@ def _correct(url: str) -> str:
     corrected = f"{'http' if _LOOPBACK.match(rest) else 'https'}://{rest}"
     # A token may have been pasted into the wrong variable.
     is_secret = redact(corrected) != corrected
-    return corrected if _HOST.fullmatch(rest) and is_valid(corrected) and not is_secret else ""
+    return corrected if _HOST.fullmatch(rest) and is_valid_url(corrected) and not is_secret else ""
 
 
 def _without_scheme_and_login(url: str) -> str:
