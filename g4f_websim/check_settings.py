@@ -132,13 +132,17 @@ def _validate(name: str, value: str, check: Callable[[str], object], steps: Call
     try:
         check(value)
     except ValueError as error:
-        expected = str(error).partition(": ")[2].partition(", not ")[0]
         # A key may have been pasted into the wrong variable.
         key = _read_key()
         value = value.replace(key, REDACTED) if key else value
         # The user and password of a URL are not shown.
         shown = excerpt(re.sub("(.*?://)?.*@", r"\1", value, flags=re.DOTALL), (), MAX_SHOWN_CHARS)
-        raise SettingError(f"{name}: {expected}, not {shown!r}", steps(value)) from None
+        raise SettingError(f"{name}: {_expected(error)}, not {shown!r}", steps(value)) from None
+
+
+def _expected(error: ValueError) -> str:
+    """Return what a valid value looks like, from an error of target.py or request.py: `name: expected, not value`."""
+    return str(error).partition(": ")[2].partition(", not ")[0]
 
 
 def _read_key() -> str:
