@@ -16,7 +16,7 @@ from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_ope
 
 from .login import is_expired, token_expiry
 from .redaction import is_html, redact
-from .target import Target, host_in
+from .target import Target, host_in, is_valid_url
 
 # Some servers report a rate limit with another status than 429 (public clients of Websim).
 RATE_LIMIT_WORDS = "rate limit exceeded"
@@ -205,18 +205,9 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
         advice = f"{LOG_IN}; if it is the login page of your network, open it"
         return Cause(Reason.LOGIN_NEEDED, summary, advice)
     is_shown = len(origin) <= MAX_ORIGIN_CHARS and origin == redact(origin, target.secrets)
-    if target.url.startswith(f"{origin}/") or not is_shown or not is_valid(origin):
+    if target.url.startswith(f"{origin}/") or not is_shown or not is_valid_url(origin):
         return Cause(Reason.API_MOVED, summary, IF_MOVED)
     return Cause(Reason.API_MOVED, summary, f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}")
-
-
-def is_valid(url: str, proxy: str | None = None) -> bool:
-    """Return whether requests can be sent to a URL through a proxy."""
-    try:
-        Target(url, proxy=proxy)
-    except ValueError:
-        return False
-    return True
 
 
 def _cause_of_refused_token(token: str) -> Cause:

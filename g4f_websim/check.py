@@ -1,13 +1,12 @@
 """`g4f-websim check`: find out whether Websim works from this machine and, if not, why.
 
 It sends one request to each endpoint. If one fails, it tries what else is known to work, with at most six requests.
-diagnosis.py chooses what to try and what to advise.
+check_settings.py reads the settings. diagnosis.py chooses what to try and what to advise.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import platform
 import re
 import sys
@@ -15,16 +14,16 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import diagnosis, login, request, response, transport
-from .causes import is_valid
-from .diagnosis import Probe, Results, Settings, Step
-from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
+from .check_settings import TOKEN_FILE, SettingError, Settings, check_also, read_settings, without_login
+from .check_steps import Step
+from .diagnosis import Probe, Results
+from .endpoints import CHAT_PATH, IMAGE_PATH
 from .errors import timeout_error
 from .provider import Websim
-from .redaction import REDACTED, excerpt, redact
+from .redaction import excerpt, redact
 from .target import PROXY_VARIABLE, Target
 
 COLUMNS = 100
@@ -37,19 +36,8 @@ TIMEOUT = 60.0
 
 MESSAGES = [{"role": "user", "content": "Say hello."}]
 
-# Variables that other programs read for a proxy; g4f and this package do not.
-OTHER_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-
 REPORTED_HEADERS = ("date", "server", "content-type", "retry-after", "location")
 REPORTED_PREFIX = "cf-"
-
-
-class SettingError(ValueError):
-    """A malformed setting, and what to do about it."""
-
-    def __init__(self, message: str, steps: list[Step]) -> None:
-        super().__init__(message)
-        self.steps = steps
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     _print(_environment())
     try:
-        settings = _read_settings()
+        settings = read_settings()
         for url in options.also:
-            _validate("--also", url, Target, diagnosis.steps_for_also)
+            check_also(url)
     except SettingError as error:
         _print(f"\nNothing was sent, because a setting is malformed.\n{error}")
         _print_steps(error.steps)
@@ -98,63 +86,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _environment() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("g4f-websim", "g4f", "aiohttp"))
     return f"{packages}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-
-
-def _read_settings() -> Settings:
-    """Read the settings from the environment and from websim-cli's file.
-
-    Raises:
-        SettingError: a setting is malformed; the message names it.
-    """
-    site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
-    project = os.environ.get(request.PROJECT_VARIABLE)
-    _validate(URL_VARIABLE, site, Target, diagnosis.steps_for_url)
-    if proxy:
-        _validate(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), diagnosis.steps_for_proxy)
-    if project:
-        _validate(request.PROJECT_VARIABLE, project, request.check_project_id, diagnosis.steps_for_project)
-    project_id = request.check_project_id(None)
-    return Settings(site, project_id, _read_key() or None, proxy, _read_stored_token(), _find_unused_proxy())
-
-
-def _validate(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
-    """Raise a `SettingError` if a setting is malformed.
-
-    Args:
-        name: the name of the setting.
-        value: its value.
-        check: raises a `ValueError` if the value is malformed.
-        steps: returns what to do about a malformed value.
-    """
-    try:
-        check(value)
-    except ValueError as error:
-        expected = str(error).partition(": ")[2].partition(", not ")[0]
-        # A key may have been pasted into the wrong variable.
-        key = _read_key()
-        value = value.replace(key, REDACTED) if key else value
-        # The user and password of a URL are not shown.
-        shown = excerpt(re.sub("(.*?://)?.*@", r"\1", value, flags=re.DOTALL), (), MAX_EXCERPT_CHARS)
-        raise SettingError(f"{name}: {expected}, not {shown!r}", steps(value)) from None
-
-
-def _read_key() -> str:
-    return os.environ.get(login.TOKEN_VARIABLE, "").strip()
-
-
-def _find_unused_proxy() -> str:
-    """Return the name of a variable that contains a usable proxy for other programs, or an empty string."""
-    values = {name: os.environ.get(name) for name in OTHER_PROXY_VARIABLES}
-    return next((name for name, value in values.items() if value and is_valid(DEFAULT_URL, value)), "")
-
-
-def _read_stored_token() -> str | None:
-    """Return the token that websim-cli stored, if any."""
-    try:
-        token = json.loads(Path(diagnosis.TOKEN_FILE).expanduser().read_text("utf-8"))[diagnosis.TOKEN_FIELD]
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError):  # no such file, or not the file expected
-        return None
-    return token if login.is_token(token) else None
 
 
 def _print_settings(settings: Settings) -> None:
@@ -287,7 +218,7 @@ def _print_pasted(line: str) -> None:
 def _print_unused_token(settings: Settings) -> None:
     """Print how to use the token that websim-cli stored, if no token is in use."""
     if settings.new_token and not settings.token:
-        _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
+        _print(f"\n{TOKEN_FILE} has a login token, which was not sent. To use it:")
         _print_pasted(diagnosis.COPY_TOKEN)
 
 
@@ -305,7 +236,7 @@ def _print_report(settings: Settings, results: Results) -> None:
 def _print_reported(probe: Probe) -> None:
     secrets = probe.target.secrets
     _print("")
-    _print(f"POST {redact(diagnosis.without_login(probe.target.url), secrets)}", continued=INDENT)
+    _print(f"POST {redact(without_login(probe.target.url), secrets)}", continued=INDENT)
     _print(f"status: {probe.status or '-'}, {probe.seconds:.2f} s")
     if not probe.response:
         _print(f"error: {probe.message}", continued=INDENT)

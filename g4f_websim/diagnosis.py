@@ -5,9 +5,9 @@ check.py sends the requests and prints the results.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from . import transport
 from .causes import (
@@ -19,28 +19,29 @@ from .causes import (
     TRY_LATER,
     Cause,
     Reason,
-    is_valid,
+)
+from .check_settings import TOKEN_FIELD, TOKEN_FILE, Settings
+from .check_steps import (
+    CHECK,
+    SET_HTTP_PROXY,
+    SET_PROXY,
+    USE_HTTP_PROXY,
+    Step,
+    export,
+    quoted,
+    set_project,
+    use_no_proxy,
 )
 from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
-from .login import TOKEN_VARIABLE, is_expired, is_token
+from .login import TOKEN_VARIABLE, is_token
 from .redaction import redact
 from .request import PROJECT_VARIABLE
-from .target import PROXY_VARIABLE, Target, host_in
+from .target import Target, host_in, is_valid_url
 
 MAX_FURTHER_REQUESTS = 6
 
-# The login of websim-cli, Websim's own command line tool.
-TOKEN_FILE = "~/.websim-cli.json"
-TOKEN_FIELD = "authToken"
 COPY_TOKEN = f"""export {TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}" *: *"\\([^"]*\\)".*/\\1/p' {TOKEN_FILE})"""
-
-CHECK = "g4f-websim check"
 UPGRADE = "pip install --upgrade g4f-websim"
-SET_PROXY = f"export {PROXY_VARIABLE}"
-SET_HTTP_PROXY = f"{SET_PROXY}=http://<host>:<port>"
-# Replaces the scheme of the proxy's URL. The shell inserts the rest, so that no password is shown.
-USE_HTTP_PROXY = f'{SET_PROXY}="http://${{{PROXY_VARIABLE}#*://}}"'
-PROJECT_PAGE = "websim.com/p/<id>"
 
 # Another host or project cannot help: the proxy fails for all of them, or the API works and declines.
 FINAL_REASONS = (Reason.PROXY_FAILED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
@@ -49,60 +50,6 @@ API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED
 
 # A server chooses the host of a redirect. Only a plain host name and port are shown in a line to paste.
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
-_SHELL_CHARACTER = re.compile(r"[^\w/:@%\[\]=+,~.-]")
-# A host name with a dot or a port, and a path. A word without both may be a key or a slip of the keyboard.
-_HOST = re.compile(
-    r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(:[0-9]{1,5})?(/[\w/.-]*)?", re.ASCII
-)
-_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+)(:|/|$)")
-_SLUG_PAGE = re.compile(r"https?://[^/]+/@([\w-]+)/([\w-]+)/?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What requests are sent with.
-
-    Attributes:
-        site: the URL of the site.
-        project_id: the project id; empty for a random one.
-        key: the value of WEBSIM_API_KEY, which is sent only if it is a Websim token.
-        proxy: the URL of the proxy, if any.
-        stored_token: the token that websim-cli stored, if any. It is never sent.
-        unused_proxy: the name of a variable that contains a proxy for other programs, if any.
-        sends_token: whether the site receives the token.
-    """
-
-    site: str
-    project_id: str = ""
-    key: str | None = field(default=None, repr=False)
-    proxy: str | None = field(default=None, repr=False)
-    stored_token: str | None = field(default=None, repr=False)
-    unused_proxy: str = ""
-    sends_token: bool = True
-
-    @property
-    def token(self) -> str | None:
-        """The token that is sent."""
-        return self.key if self.sends_token and is_token(self.key) else None
-
-    @property
-    def is_known_site(self) -> bool:
-        """Whether the site is one of Websim's two known hosts."""
-        return self.site in (DEFAULT_URL, API_URL)
-
-    @property
-    def shown_site(self) -> str:
-        """The URL of the site without its user and password."""
-        return without_login(self.site)
-
-    @property
-    def new_token(self) -> str | None:
-        """The token that websim-cli stored, if it is another one than the token in use and has not expired."""
-        return None if self.stored_token == self.token or is_expired(self.stored_token) else self.stored_token
-
-    def target(self, path: str = "") -> Target:
-        """Return where a request to an endpoint goes."""
-        return Target(self.site + path, self.token, self.key, self.proxy)
 
 
 @dataclass(frozen=True)
@@ -157,19 +104,6 @@ class Results(NamedTuple):
     others: list[Probe]
 
 
-class Step(NamedTuple):
-    """Something to do, and the lines to paste for it."""
-
-    text: str
-    lines: tuple[str, ...] = ()
-
-
-def without_login(url: str) -> str:
-    """Return a URL without its user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=host_in(parts)).geturl()
-
-
 # What else to try
 
 
@@ -222,7 +156,7 @@ def steps_for(failed: Probe, results: Results) -> list[Step]:
     working = next((other for other in others if not other.error), None)
     if working and working.settings.site == chat.settings.site:
         use_random = Step("Use random project ids:", (f"unset {PROJECT_VARIABLE}",))
-        return [use_random, _set_project("Or open a project of your own, and set")]
+        return [use_random, set_project("Or open a project of your own, and set")]
     if working:
         return [_use_site(working)]
     if failed in others:
@@ -238,14 +172,14 @@ def _use_site(probe: Probe) -> Step:
     warning = "" if settings.token or not is_token(settings.key) else ". It will receive your login token"
     if site == DEFAULT_URL:
         return Step(f"Use the default, {site}, which responds:", (f"unset {URL_VARIABLE}",))
-    return Step(f"Use {site}, which responds{warning}:", (_export(URL_VARIABLE, site),))
+    return Step(f"Use {site}, which responds{warning}:", (export(URL_VARIABLE, site),))
 
 
 def _steps_after(failed: Probe) -> list[Step]:
     settings = failed.settings
     match failed.error.reason:
         case Reason.PROJECT_REFUSED:
-            return [_set_project(f"Open a project of your own on {DEFAULT_URL}, and set")]
+            return [set_project(f"Open a project of your own on {DEFAULT_URL}, and set")]
         case Reason.LOGIN_NEEDED | Reason.LOGIN_EXPIRED:
             return _steps_for_login(failed)
         case Reason.NO_CREDITS | Reason.RATE_LIMITED:
@@ -264,10 +198,6 @@ def _steps_after(failed: Probe) -> list[Step]:
             return _steps_without_connection(failed)
         case _:
             return [Step(f"{sentence(TRY_LATER)}."), _report("If this persists, report it")]
-
-
-def _set_project(start: str) -> Step:
-    return Step(f"{start} its id, the last part of {PROJECT_PAGE}:", (f"export {PROJECT_VARIABLE}=<id>",))
 
 
 def _steps_for_login(failed: Probe) -> list[Step]:
@@ -296,10 +226,10 @@ def _steps_after_move(failed: Probe) -> list[Step]:
         return [
             _use_network_login(origin),
             Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
-            Step("And if it responds, use it:", (_export(URL_VARIABLE, origin),)),
+            Step("And if it responds, use it:", (export(URL_VARIABLE, origin),)),
         ]
     if path:
-        return [Step(f"Remove the path {path} from {URL_VARIABLE}:", (_export(URL_VARIABLE, site_origin),))]
+        return [Step(f"Remove the path {path} from {URL_VARIABLE}:", (export(URL_VARIABLE, site_origin),))]
     steps = []
     if failed.response and failed.response.status < 300:
         open_page = f"Open {settings.shown_site} in a browser. If your network shows a login page, log in."
@@ -319,7 +249,7 @@ def _redirect_origin(probe: Probe) -> str:
     except ValueError:
         return ""
     is_safe = _ORIGIN.fullmatch(origin) and origin == redact(origin, probe.target.secrets)
-    return origin if is_safe and is_valid(origin) else ""
+    return origin if is_safe and is_valid_url(origin) else ""
 
 
 def _origin(url: str) -> str:
@@ -349,19 +279,19 @@ def _steps_for_proxy(failed: Probe) -> list[Step]:
     set_proxy = f"{SET_PROXY}={scheme}://"
     if failed.cause.advice == PROXY_LOGIN:
         host = failed.target.proxy_host or "<host>:<port>"
-        steps = [Step("Put its user and password into its URL:", (f"{set_proxy}<user>:<password>@{_quoted(host)}",))]
+        steps = [Step("Put its user and password into its URL:", (f"{set_proxy}<user>:<password>@{quoted(host)}",))]
     else:
         steps = [Step("Check that the proxy works, and correct its URL:", (f"{set_proxy}<host>:<port>",))]
     if failed.cause.advice == CHECK_HTTPS_PROXY:
         steps.insert(0, Step("If it is one of the many proxies whose URL begins with http://:", (USE_HTTP_PROXY,)))
-    return [*steps, _use_no_proxy()]
+    return [*steps, use_no_proxy()]
 
 
 def _steps_without_connection(failed: Probe) -> list[Step]:
     settings = failed.settings
     if failed.cause == NOT_HTTPS:
         url = settings.shown_site.replace("https://", "http://", 1)
-        return [Step("The server does not speak https. Use http:", (_export(URL_VARIABLE, url),))]
+        return [Step("The server does not speak https. Use http:", (export(URL_VARIABLE, url),))]
     if failed.cause == INVALID_CERTIFICATE:
         steps = [Step(f"{sentence(INVALID_CERTIFICATE.advice)}.")]
     else:
@@ -380,74 +310,6 @@ def _use_default() -> Step:
     return Step(f"{URL_VARIABLE} is not the default, {DEFAULT_URL}. To use the default:", (f"unset {URL_VARIABLE}",))
 
 
-# Malformed settings
-
-
-def steps_for_url(url: str) -> list[Step]:
-    """Return what to do about a malformed WEBSIM_URL."""
-    corrected = _correct(url)
-    if corrected in ("", DEFAULT_URL):
-        return [Step(f"Use the default, {DEFAULT_URL}:", (f"unset {URL_VARIABLE}",))]
-    first = Step("Correct it:", (f"export {URL_VARIABLE}={corrected}",))
-    return [first, Step(f"Or use the default, {DEFAULT_URL}:", (f"unset {URL_VARIABLE}",))]
-
-
-def steps_for_also(url: str) -> list[Step]:
-    """Return what to do about a malformed URL after --also."""
-    corrected = _correct(url)
-    start = "Correct it" if corrected else "Name a site, as in"
-    return [Step(f"{start}:", (f"{CHECK} --also {corrected or API_URL}",))]
-
-
-def steps_for_project(value: str) -> list[Step]:
-    """Return what to do about a malformed WEBSIM_PROJECT_ID."""
-    slug = _SLUG_PAGE.fullmatch(value.strip())
-    steps = [_set_project("Open the project in a browser, and set")]
-    if slug:
-        url = f"{DEFAULT_URL}/api/v1/users/{slug[1]}/slugs/{slug[2]}"
-        steps.insert(0, Step(f"This URL does not contain the id. See {url}, which describes the project."))
-    return [*steps, Step("Or use random project ids:", (f"unset {PROJECT_VARIABLE}",))]
-
-
-def steps_for_proxy(url: str) -> list[Step]:
-    """Return what to do about a malformed G4F_PROXY."""
-    # What USE_HTTP_PROXY makes of the URL.
-    corrected = f"http://{url.split('://', 1)[-1]}"
-    is_corrected = _HOST.fullmatch(_without_scheme_and_login(url)) and is_valid(DEFAULT_URL, corrected)
-    if is_corrected:
-        return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), _use_no_proxy()]
-    return [Step("Correct it:", (SET_HTTP_PROXY,)), _use_no_proxy()]
-
-
-def _use_no_proxy() -> Step:
-    return Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))
-
-
-def _correct(url: str) -> str:
-    """Return a valid URL with the scheme http or https and without a login, or an empty string if there is none."""
-    rest = _without_scheme_and_login(url.strip()).rstrip("/")
-    corrected = f"{'http' if _LOOPBACK.match(rest) else 'https'}://{rest}"
-    # A token may have been pasted into the wrong variable.
-    is_secret = redact(corrected) != corrected
-    return corrected if _HOST.fullmatch(rest) and is_valid(corrected) and not is_secret else ""
-
-
-def _without_scheme_and_login(url: str) -> str:
-    return url.rpartition("://")[2].rpartition("@")[2]
-
-
-# Words and lines
-
-
 def sentence(text: str) -> str:
     """Return text with a capital first letter."""
     return text[0].upper() + text[1:]
-
-
-def _export(variable: str, value: str) -> str:
-    return f"export {variable}={_quoted(value)}"
-
-
-def _quoted(url: str) -> str:
-    """Return a URL in which no character means anything to a shell."""
-    return _SHELL_CHARACTER.sub(lambda match: quote(match[0]), url)

@@ -79,6 +79,15 @@ class Target:
         return [secret for secret in secrets if secret]
 
 
+def is_valid_url(url: str, proxy: str | None = None) -> bool:
+    """Return whether requests can be sent to a URL through a proxy."""
+    try:
+        Target(url, proxy=proxy)
+    except ValueError:
+        return False
+    return True
+
+
 def host_in(parts: SplitResult) -> str:
     """Return the host and port in a URL, without a user and password."""
     return parts.netloc.rpartition("@")[2]

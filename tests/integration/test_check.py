@@ -21,7 +21,7 @@ import trustme
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from g4f_websim import Websim, check, diagnosis
+from g4f_websim import Websim, check, check_settings, check_steps, diagnosis
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from g4f_websim.request import check_project_id
@@ -97,7 +97,7 @@ class Result:
 def home(tmp_path, monkeypatch):
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path))
-    for name in check.OTHER_PROXY_VARIABLES:
+    for name in check_settings.OTHER_PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -135,8 +135,13 @@ def other() -> Iterator[Emulator]:
 @pytest.fixture
 def default_site(websim, other, monkeypatch):
     """Websim's two known hosts, played by two emulators."""
-    monkeypatch.setattr(diagnosis, "DEFAULT_URL", websim.url)
-    monkeypatch.setattr(diagnosis, "API_URL", other.url)
+    replace_known_hosts(monkeypatch, websim.url, other.url)
+
+
+def replace_known_hosts(monkeypatch, default_url: str, api_url: str) -> None:
+    for module in (check_settings, diagnosis):
+        monkeypatch.setattr(module, "DEFAULT_URL", default_url)
+        monkeypatch.setattr(module, "API_URL", api_url)
 
 
 def json_fault(status: int, content: object, **headers: str) -> Fault:
@@ -534,12 +539,12 @@ def test_explains_the_refusal_of_the_host_that_was_reached(websim, other, defaul
 
 
 def test_advises_a_proxy_if_no_host_of_websim_is_reached(run_check, monkeypatch, closed_port):
-    monkeypatch.setattr(diagnosis, "DEFAULT_URL", f"http://{HOST}:{closed_port}")
-    monkeypatch.setattr(diagnosis, "API_URL", f"http://localhost:{closed_port}")
-    monkeypatch.setattr(Websim, "url", diagnosis.DEFAULT_URL)
+    url = f"http://{HOST}:{closed_port}"
+    replace_known_hosts(monkeypatch, url, f"http://localhost:{closed_port}")
+    monkeypatch.setattr(Websim, "url", url)
     result = run_check()
     assert [line.split()[1] for line in result.requests] == ["-", "-", "-"]
-    assert result.advice.startswith(f"Open {diagnosis.DEFAULT_URL} in a browser, to see whether this machine reaches")
+    assert result.advice.startswith(f"Open {url} in a browser, to see whether this machine reaches")
     assert result.to_paste == [SET_PROXY]
 
 
@@ -965,7 +970,7 @@ def is_accepted(check_value: Callable[[str], object], value: str) -> bool:
     return True
 
 
-def pasted_values(steps: list[diagnosis.Step], name: str, value: str) -> list[str]:
+def pasted_values(steps: list[check_steps.Step], name: str, value: str) -> list[str]:
     """Return the values that a variable has after each line to paste; placeholders such as <host> are filled in."""
     lines = [line for step in steps for line in step.lines]
     for placeholder, filled in {"<host>": "proxy.example", "<port>": "3128", "<id>": "mine"}.items():
@@ -980,9 +985,9 @@ def pasted_values(steps: list[diagnosis.Step], name: str, value: str) -> list[st
 @example(url="http://localhost:99999")
 def test_every_proposed_url_is_accepted(url):
     assume(not is_accepted(Target, url))
-    for value in pasted_values(diagnosis.steps_for_url(url), "WEBSIM_URL", url):
+    for value in pasted_values(check_settings.steps_for_url(url), "WEBSIM_URL", url):
         assert value == "" or is_accepted(Target, value)
-    for step in diagnosis.steps_for_also(url):
+    for step in check_settings.steps_for_also(url):
         assert all(is_accepted(Target, line.removeprefix("g4f-websim check --also ")) for line in step.lines)
 
 
@@ -994,7 +999,7 @@ def test_every_proposed_proxy_is_accepted(proxy):
         return Target("https://websim.com", proxy=url)
 
     assume(not is_accepted(check_proxy, proxy))
-    for value in pasted_values(diagnosis.steps_for_proxy(proxy), "G4F_PROXY", proxy):
+    for value in pasted_values(check_settings.steps_for_proxy(proxy), "G4F_PROXY", proxy):
         assert is_accepted(check_proxy, value)
 
 
@@ -1002,7 +1007,7 @@ def test_every_proposed_proxy_is_accepted(proxy):
 @given(project_id=URLS)
 def test_every_proposed_project_id_is_accepted(project_id):
     assume(not is_accepted(check_project_id, project_id))
-    for value in pasted_values(diagnosis.steps_for_project(project_id), "WEBSIM_PROJECT_ID", project_id):
+    for value in pasted_values(check_settings.steps_for_project(project_id), "WEBSIM_PROJECT_ID", project_id):
         assert value == "" or is_accepted(check_project_id, value)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from g4f_websim import __version__, cli
+from g4f_websim import __version__, cli, g4f_commands
 from g4f_websim.emulator import Fault
 from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG, PNG_URI
@@ -207,7 +207,7 @@ def test_gui_listens_on_host_of_user(home):
     ],
 )
 def test_gui_prints_url_of_its_host(host, url):
-    assert cli._gui_instruction(host, 8080) == f"Open {url} and choose the provider Websim."
+    assert g4f_commands._gui_instruction(host, 8080) == f"Open {url} and choose the provider Websim."
 
 
 def test_emulator_runs_until_ctrl_c(home):
@@ -359,7 +359,7 @@ def test_client_sends_text_file(home, websim_server):
     "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
 )
 def test_text_is_not_mistaken_for_file(words, capsys):
-    cli._check_files(words)
+    g4f_commands._check_files(words)
     assert capsys.readouterr() == ("", "")
 
 
