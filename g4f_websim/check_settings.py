@@ -13,8 +13,8 @@ from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_expired, is_token
 from .provider import Websim
 from .redaction import REDACTED, excerpt, redact
-from .request import PROJECT_VARIABLE, check_project_id
-from .target import PROXY_VARIABLE, Target, host_in, is_valid_url
+from .request import PROJECT_ID_FORM, PROJECT_VARIABLE, check_project_id
+from .target import PROXY_FORM, PROXY_VARIABLE, SITE_FORM, Target, host_in, is_valid_url
 
 # The login of websim-cli, Websim's own command line tool.
 TOKEN_FILE = "~/.websim-cli.json"
@@ -106,43 +106,41 @@ def read_settings() -> Settings:
     """
     site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
     project = os.environ.get(PROJECT_VARIABLE)
-    _validate(URL_VARIABLE, site, Target, steps_for_url)
+    _validate(URL_VARIABLE, site, SITE_FORM, Target, steps_for_url)
     if proxy:
-        _validate(PROXY_VARIABLE, proxy, lambda url: Target(DEFAULT_URL, proxy=url), steps_for_proxy)
+        _validate(PROXY_VARIABLE, proxy, PROXY_FORM, lambda url: Target(DEFAULT_URL, proxy=url), steps_for_proxy)
     if project:
-        _validate(PROJECT_VARIABLE, project, check_project_id, steps_for_project)
+        _validate(PROJECT_VARIABLE, project, PROJECT_ID_FORM, check_project_id, steps_for_project)
     project_id = check_project_id(None)
     return Settings(site, project_id, _read_key() or None, proxy, _read_stored_token(), _find_unused_proxy())
 
 
 def check_also(url: str) -> None:
     """Raise a `SettingError` if a URL after --also is malformed."""
-    _validate("--also", url, Target, steps_for_also)
+    _validate("--also", url, SITE_FORM, Target, steps_for_also)
 
 
-def _validate(name: str, value: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]) -> None:
+def _validate(
+    name: str, value: str, form: str, check: Callable[[str], object], steps: Callable[[str], list[Step]]
+) -> None:
     """Raise a `SettingError` if a setting is malformed.
 
     Args:
         name: the name of the setting.
         value: its value.
+        form: the form of a valid value, in words.
         check: raises a `ValueError` if the value is malformed.
         steps: returns what to do about a malformed value.
     """
     try:
         check(value)
-    except ValueError as error:
+    except ValueError:
         # A key may have been pasted into the wrong variable.
         key = _read_key()
         value = value.replace(key, REDACTED) if key else value
         # The user and password of a URL are not shown.
         shown = excerpt(re.sub("(.*?://)?.*@", r"\1", value, flags=re.DOTALL), (), MAX_SHOWN_CHARS)
-        raise SettingError(f"{name}: {_expected(error)}, not {shown!r}", steps(value)) from None
-
-
-def _expected(error: ValueError) -> str:
-    """Return what a valid value looks like, from an error of target.py or request.py: `name: expected, not value`."""
-    return str(error).partition(": ")[2].partition(", not ")[0]
+        raise SettingError(f"{name}: {form}, not {shown!r}", steps(value)) from None
 
 
 def _read_key() -> str:

@@ -1,4 +1,4 @@
-"""The steps that the check proposes: a sentence, and lines to paste into a shell; pure."""
+"""The steps that the check proposes: a sentence, and lines to paste into a shell."""
 
 import re
 from typing import NamedTuple

@@ -48,6 +48,7 @@ CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
 IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
 
 PROJECT_VARIABLE = "WEBSIM_PROJECT_ID"
+PROJECT_ID_FORM = "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id>)"
 
 # An error shows no more of an invalid value.
 MAX_SHOWN_CHARS = 80
@@ -165,7 +166,7 @@ def check_project_id(project_id: Any) -> str:
     page = _PROJECT_PAGE.fullmatch(value.strip()) if isinstance(value, str) else None
     checked = page[1] if page else value
     valid = isinstance(checked, str) and _PROJECT_ID.fullmatch(checked)
-    _check(valid, field, "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id>)", value)
+    _check(valid, field, PROJECT_ID_FORM, value)
     return str(checked)
 
 

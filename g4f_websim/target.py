@@ -13,6 +13,12 @@ from .redaction import redact
 HTTP_SCHEMES = ("http", "https")
 SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
 
+SITE_FORM = f"a URL like {DEFAULT_URL} with the scheme http or https and a valid host and port"
+PROXY_FORM = (
+    "a URL like http://user:password@host:3128 with the scheme http, https, socks4, socks5 or socks5h and a valid host "
+    "and port"
+)
+
 # g4f passes the value of this variable as `proxy`.
 PROXY_VARIABLE = "G4F_PROXY"
 
@@ -45,10 +51,10 @@ class Target:
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = host_in(_parse_url(f"{URL_VARIABLE} or Websim.url", self.url, HTTP_SCHEMES, DEFAULT_URL))
+        self.host = host_in(_parse_url(f"{URL_VARIABLE} or Websim.url", self.url, HTTP_SCHEMES, SITE_FORM))
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
-            _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, "http://user:password@host:3128")
+            _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, PROXY_FORM)
 
     @property
     def proxy_host(self) -> str:
@@ -95,7 +101,7 @@ def host_in(parts: SplitResult) -> str:
 
 # Most calls have the same URLs. Checking them for each call takes 5 % of the CPU time of a call.
 @lru_cache
-def _parse_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
+def _parse_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> SplitResult:
     """Split a URL.
 
     Raises:
@@ -112,14 +118,9 @@ def _parse_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> S
     shown = redact(rest)  # a token may have been set instead of a URL
     if at and "://" in login:
         shown = f"{login.partition('://')[0]}://***@{shown}"
-    expected = f"a URL like {example} with the scheme {_either(schemes)} and a valid host and port"
-    raise ValueError(f"{name}: {expected}, not {shown!r}")
+    raise ValueError(f"{name}: {form}, not {shown!r}")
 
 
 def _is_plain(url: str, parts: SplitResult) -> bool:
     """Return whether a URL has only a scheme, a login, a host and a path; urlsplit() drops line ends from the parts."""
     return url.isprintable() and " " not in url and not (parts.query or parts.fragment or "@" in parts.path)
-
-
-def _either(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -832,7 +832,7 @@ def test_names_the_package_for_a_socks_proxy(run_check, monkeypatch):
     monkeypatch.setenv("G4F_PROXY", "socks5://proxy.example:1080")
     monkeypatch.setattr(Websim, "url", "http://websim.example")
     result = run_check()
-    assert result.cause == "A SOCKS proxy needs one more package"
+    assert result.cause == "No response from websim.example: a SOCKS proxy needs one more package"
     assert result.to_paste == ["pip install aiohttp_socks"]
 
 
