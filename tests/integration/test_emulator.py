@@ -5,8 +5,8 @@ import socket
 import struct
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 
 import pytest
@@ -16,9 +16,9 @@ from g4f_websim.emulator import Emulator, Fault, RateLimit
 from g4f_websim.emulator.limit import IN_FLIGHT_DELAY, Limiter
 from g4f_websim.emulator.server import MAX_SIDE
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
+from tests.support.calls import CHAT, send_chat
 from tests.support.responses import PNG_MAGIC, REPLY
 
-CHAT = {"project_id": "a", "messages": [{"role": "user", "content": "Hello"}]}
 IMAGE = {"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}
 TEXT_PART = {"type": "text", "text": "Hello"}
 IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
@@ -50,9 +50,9 @@ def image(emulator, body=IMAGE):
     return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=SECONDS_TO_RESPOND)
 
 
-def wait_for_request(emulator):
+def wait_for_requests(emulator, count):
     deadline = time.monotonic() + SECONDS_TO_RESPOND
-    while not emulator.requests:
+    while len(emulator.requests) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -385,9 +385,9 @@ def test_port_in_use_is_an_error(emulator):
 def test_stops_although_client_has_left():
     start = time.monotonic()
     with Emulator() as emulator:
-        emulator.inject(Fault(delay=30))
-        with pytest.raises(requests.ReadTimeout):
-            requests.post(emulator.url + CHAT_PATH, json=CHAT, timeout=DELAY)
+        emulator.inject(Fault(delay=SECONDS_TO_RESPOND))
+        with send_chat(emulator.url):
+            wait_for_requests(emulator, 1)
     assert time.monotonic() - start < 10
 
 
@@ -493,21 +493,24 @@ def test_retry_after_can_be_left_out():
 
 
 def test_responds_with_429_beyond_requests_at_same_time():
-    with Emulator(limit=RateLimit(max_in_flight=2), delay=2) as emulator, ThreadPoolExecutor(4) as pool:
-        responses = list(pool.map(lambda _: chat(emulator), range(4)))
-        assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
-        assert {response.headers.get("Retry-After") for response in responses} == {None, "1"}
-        assert chat(emulator).status_code == 200
+    with Emulator(limit=RateLimit(max_in_flight=2)) as emulator:
+        assert statuses(emulator, 3) == [200, 200, 200]
+        emulator.reset()
+        emulator.inject(Fault(delay=SECONDS_TO_RESPOND), times=2)
+        with send_chat(emulator.url), send_chat(emulator.url):
+            wait_for_requests(emulator, 2)
+            refused = chat(emulator)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
 
 
-def test_refused_request_uses_no_reply():
-    with Emulator(limit=RateLimit(max_in_flight=1)) as emulator, ThreadPoolExecutor(1) as pool:
-        emulator.inject(Fault(status=503, delay=2))
+def test_refused_request_uses_no_reply(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("g4f_websim.emulator.server.Limiter", partial(Limiter, clock=lambda: now))
+    with Emulator(limit="1/60s") as emulator:
+        emulator.inject(Fault(status=503))
         emulator.reply("42")
-        first = pool.submit(chat, emulator)
-        wait_for_request(emulator)
-        assert chat(emulator).status_code == 429
-        assert first.result(SECONDS_TO_RESPOND).status_code == 503
+        assert statuses(emulator, 2) == [503, 429]
+        now += MINUTE
         assert chat(emulator).json()["content"] == "42"
 
 

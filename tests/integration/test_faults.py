@@ -36,7 +36,7 @@ ADVICE = (
 
 # No call may take longer. A call to a server that stalls has the shorter timeout.
 CALL_TIMEOUT = 20
-STALL_TIMEOUT = 0.1
+STALL_TIMEOUT = 0.5
 MAX_ATTEMPTS = 3
 
 MIB = 1024 * 1024
@@ -61,6 +61,7 @@ async def error_of(server: RawServer, script, model=None, **arguments) -> Except
     server.respond = lambda request: script
     with pytest.raises(G4F_ERRORS) as raised:
         await asyncio.wait_for(call_websim(model, HELLO, **arguments), CALL_TIMEOUT)
+    assert server.requests
     assert server.host in str(raised.value)
     assert [advice for advice in ADVICE if advice in str(raised.value)] != [], str(raised.value)
     assert raised.value.reason
@@ -180,6 +181,7 @@ async def test_stalled_response_is_a_timeout(server, script):
     error = await error_of(server, script, timeout=STALL_TIMEOUT)
     assert isinstance(error, TimeoutError)
     assert f" within {STALL_TIMEOUT} s" in str(error)
+    assert len(server.requests) == 2
 
 
 MALFORMED_RESPONSES = {
