@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,16 @@ def closed_port() -> Iterator[int]:
     """A loopback port that refuses connections during the test."""
     with refusing_socket() as bound:
         yield bound.getsockname()[1]
+
+
+@pytest.fixture
+async def no_host_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look-up of a host name fail at once, without the resolver of this machine."""
+
+    async def fail(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown host")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
 
 
 @pytest.fixture

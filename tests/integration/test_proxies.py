@@ -88,9 +88,10 @@ async def test_retries_dead_proxy(caplog, closed_port, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_error_names_proxy_with_unknown_host_name(scheme):
+async def test_error_names_proxy_with_unknown_host_name(no_host_names, scheme):
     error = await error_of(f"{scheme}://proxy.invalid:3128")
     assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not respond")
+    assert "unknown host" in str(error)
 
 
 async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
