@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -103,31 +104,29 @@ async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(se
     assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]
 
 
-@pytest.mark.parametrize("state", ["queue", "request"])
+# For a call in the queue see tests/unit/test_throttle.py.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_garbage_collector_may_finalize_a_call_while_the_lock_is_held(websim_server, state):
+def test_garbage_collector_may_finalize_a_pending_request_while_the_lock_is_held(websim_server):
     shared = shared_throttle(websim_server.url.removeprefix("http://"), "")
+    websim_server.inject(Fault(delay=MAX_SECONDS))
 
-    def leave_pending_call() -> None:
-        if state == "queue":
-            websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
-        else:
-            websim_server.inject(Fault(delay=MAX_SECONDS))
+    def leave_pending_call() -> weakref.ref[object]:
         loop = asyncio.new_event_loop()
         task = loop.create_task(call_websim(None, HELLO))
-        while not (shared._queue if state == "queue" else websim_server.requests):
+        while not websim_server.requests:
             loop.run_until_complete(asyncio.sleep(0.001))
         loop.close()
         assert not task.done()
         task._log_destroy_pending = False
+        return weakref.ref(task)
 
     def finalize() -> None:
         with shared._lock:
-            shared._queue.clear()
             gc.collect()
 
-    leave_pending_call()
+    task = leave_pending_call()
     thread = threading.Thread(target=finalize, daemon=True)
     thread.start()
     thread.join(MAX_SECONDS)
     assert not thread.is_alive()
+    assert task() is None
