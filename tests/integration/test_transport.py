@@ -30,11 +30,13 @@ OTHER_STATUSES = [400, 401, 402, 403, 404, 405, 407, 409, 413, 422, 424, 426, 42
 
 @pytest.fixture
 def delays(monkeypatch):
-    """The seconds that were passed to `asyncio.sleep`, which returns at once."""
+    """The seconds that were passed to `asyncio.sleep`, which lets other tasks run but does not wait."""
     seconds = []
+    real_sleep = asyncio.sleep
 
     async def sleep(delay: float) -> None:
         seconds.append(delay)
+        await real_sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     return seconds
