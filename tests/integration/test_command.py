@@ -56,7 +56,7 @@ TERMINAL_COLUMNS = 80
 COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
 
 NO_PROVIDER_LIST = "g4f's list of providers could not be downloaded from its site"
-# Other than `API` with g4f's own default for its other download.
+# Like API, but without --disable-pa-auto-download, as a user starts the server.
 PLAIN_API = ("api", "--bind", "127.0.0.1:0", "--disable-colors")
 
 ISOLATED = 'ip link set lo up && exec "$@"'
@@ -179,12 +179,16 @@ def test_replaces_characters_that_stdout_cannot_encode(home, words):
     assert "Gr??e" in done.stdout
 
 
-def test_gui_prints_url_and_listens_on_loopback(home):
+def test_gui_tells_the_user_which_url_to_open(home):
+    with server("--offline", "gui", "--port", "0", home=home) as gui:
+        _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
+        assert instruction
+        assert gui.url in below
+
+
+def test_offline_gui_warns_that_its_page_may_not_load(home):
     with server("--offline", "gui", "--port", "0", home=home) as gui:
         assert "may not load without a network" in gui.output
-        assert "Open the URL below and choose the provider Websim." in gui.output
-        assert "all addresses" not in gui.output
-        assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
 
 
 def test_gui_with_provider_list_prints_no_warning(home, websim_server):
@@ -192,9 +196,10 @@ def test_gui_with_provider_list_prints_no_warning(home, websim_server):
         assert "may not load" not in gui.output
 
 
-def test_gui_listens_on_host_of_user(home):
-    with server("--offline", "gui", "--port", "0", "--host", "0.0.0.0", home=home) as gui:
-        assert "all addresses" in gui.output
+@pytest.mark.parametrize(("options", "on_all_addresses"), [((), False), (("--host", "0.0.0.0"), True)])
+def test_gui_listens_on_loopback_or_host_of_user(home, options, on_all_addresses):
+    with server("--offline", "gui", "--port", "0", *options, home=home) as gui:
+        assert ("all addresses" in gui.output) == on_all_addresses
 
 
 @pytest.mark.parametrize(
@@ -469,12 +474,13 @@ def test_closed_stdout_prints_no_traceback(home, words):
 # Without g4f's site
 
 
-def test_server_starts_without_provider_list(home, websim_server):
-    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(home / "empty")) as api:
+def test_server_without_provider_list_warns_once_and_writes_no_list(home, websim_server):
+    empty = home / "empty"
+    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty)) as api:
         assert api.chat() == REPLY
         assert api.output.count(NO_PROVIDER_LIST) == 1
         assert "Auto-download" not in api.output
-    assert list(home.rglob("providers.json")) == list(home.joinpath("cache").rglob("providers.json"))
+    assert list(empty.rglob("providers.json")) == []
     assert list(home.joinpath("tmp").iterdir()) == []
 
 

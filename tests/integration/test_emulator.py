@@ -112,7 +112,7 @@ def test_draws_png_of_requested_size(emulator, options, size):
     assert size_of_png(response.content) == size
 
 
-def test_image_depends_on_prompt_only(emulator):
+def test_same_prompt_gives_the_same_image(emulator):
     first, second, other = (image(emulator, {**IMAGE, "prompt": prompt}).json() for prompt in ("a", "a", "b"))
     assert first == second != other
 

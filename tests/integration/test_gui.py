@@ -59,7 +59,7 @@ def test_lists_websim_once_beside_builtin_providers(gui):
     assert len(names) > 1
 
 
-def test_lists_websim_with_same_fields_as_builtin_providers(gui, emulator):
+def test_describes_websim_to_the_web_page(gui, emulator):
     (listed,) = [provider for provider in gui.get("/backend-api/v2/providers") if provider["name"] == "Websim"]
     assert listed == {
         "name": "Websim",

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import g4f.config
@@ -243,7 +243,7 @@ def test_accepts_images_from_emulator_only():
         assert copy_images.is_safe_url("https://1.1.1.1/cat.png")
 
 
-def test_older_g4f_needs_no_permission(monkeypatch):
+def test_accepts_images_on_g4f_without_is_safe_url(monkeypatch):
     monkeypatch.delattr(copy_images, "is_safe_url")
     with accept_images_from("http://127.0.0.1:8765"):
         assert not hasattr(copy_images, "is_safe_url")
@@ -259,11 +259,12 @@ def test_without_offline_g4f_returns_url_of_unsaved_image(monkeypatch):
 # The list of providers
 
 
-def test_provider_list_is_valid_today(tmp_path):
+def test_writes_provider_list_for_today_and_tomorrow(tmp_path):
+    today = date.today()
     write_provider_list(tmp_path)
-    today = json.loads((tmp_path / ".models" / str(date.today()) / "providers.json").read_text())
-    assert today.keys() == {"providers", "defaultModels"}
-    assert len(list(tmp_path.glob(".models/*/providers.json"))) == 2
+    for day in (today, today + timedelta(days=1)):
+        written = json.loads((tmp_path / ".models" / str(day) / "providers.json").read_text())
+        assert written.keys() == {"providers", "defaultModels"}
 
 
 def test_provider_list_of_g4f_is_kept(tmp_path):

@@ -119,7 +119,7 @@ def test_extras_to_install_exist(requirement):
     assert set(extras.split(",")) <= set(metadata.get_all("Provides-Extra"))
 
 
-def test_links_lead_somewhere():
+def test_internal_links_exist():
     titles = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
     anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     links = re.findall(r"\]\(([^)]+)\)", README)

@@ -173,7 +173,7 @@ async def test_raises_at_once_if_retry_after_exceeds_max_wait(server, value, sta
     assert len(server.requests) == 1
 
 
-async def test_max_wait_is_set_on_the_class(server, monkeypatch, delays):
+async def test_waits_longer_if_max_wait_allows_it(server, monkeypatch, delays):
     monkeypatch.setattr(Websim, "max_wait", 3600.0)
     server.play([retry_after("3600")])
     assert await call_websim(None, HELLO)
