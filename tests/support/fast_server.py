@@ -174,16 +174,18 @@ def fast_server(certificate: Path | None = None) -> Iterator[FastServer]:
     Args:
         certificate: a PEM file with a key and its chain for TLS; None means plain HTTP.
     """
-    with server_process(__name__, "_serve", *([str(certificate)] if certificate else [])) as port:
+    with server_process(__name__, "http", *([str(certificate)] if certificate else [])) as port:
         yield FastServer("https" if certificate else "http", port)
 
 
 @contextmanager
 def socks_proxy(password: str) -> Iterator[str]:
     """Run a SOCKS5 proxy that requires a password but accepts any user name, and yield its host and port."""
-    with server_process(__name__, "_serve_socks", password) as port:
+    with server_process(__name__, "socks", password) as port:
         yield f"{HOST}:{port}"
 
 
+_SERVERS = {"http": _serve, "socks": _serve_socks}
+
 if __name__ == "__main__":
-    asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(_SERVERS[sys.argv[1]](*sys.argv[2:]))
