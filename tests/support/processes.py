@@ -27,7 +27,7 @@ MODULE = (sys.executable, "-m", "g4f_websim")
 
 # The operating system chooses the port, which the server prints.
 API = ("api", "--bind", "127.0.0.1:0", "--disable-colors", "--disable-pa-auto-download")
-ADDRESS = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
+URL_IN_OUTPUT = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
 
 LOG = "output.txt"
 
@@ -38,7 +38,7 @@ POLL_SECONDS = 0.02
 
 TERMINAL_BYTES = 10_000
 
-SETTINGS = ("WEBSIM_", "G4F_")
+SETTING_PREFIXES = ("WEBSIM_", "G4F_")
 # This proxy refuses connections, so g4f's requests to the internet fail at once.
 _REFUSING = refusing_socket()
 atexit.register(_REFUSING.close)
@@ -62,7 +62,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
         home: a folder of `make_home`.
         variables: the settings; those of the test process are not inherited.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
     folders = {"HOME": home, "G4F_CONFIG_DIR": home / "config", "G4F_CACHE_DIR": home / "cache", "TMPDIR": home / "tmp"}
     return {
         **inherited,
@@ -139,7 +139,7 @@ class Server:
     @property
     def url(self) -> str:
         """The URL that it listens on."""
-        return self.wait_for_output(ADDRESS)[0]
+        return self.wait_for_output(URL_IN_OUTPUT)[0]
 
     def wait_for_output(self, pattern: str, times: int = 1) -> list[str]:
         """Wait until a pattern matches `times` times in the output, and return the matches."""
