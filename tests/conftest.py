@@ -23,6 +23,7 @@ for _name in (*SETTINGS, *PROXIES):
 import g4f.debug  # noqa: E402
 
 from g4f_websim import Websim  # noqa: E402
+from g4f_websim.emulator import Emulator  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
 from g4f_websim.throttles import forget_limits  # noqa: E402
 from tests.support.loopback import refusing_socket  # noqa: E402
@@ -40,6 +41,20 @@ def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     forget_limits()
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def shared_emulator() -> Iterator[Emulator]:
+    """An emulator for all tests of a module, for servers that keep its URL."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(shared_emulator: Emulator) -> Emulator:
+    """The emulator of the module, without the requests and replies of other tests."""
+    shared_emulator.reset()
+    return shared_emulator
 
 
 @pytest.fixture

@@ -36,9 +36,8 @@ from tests.support.processes import (
     server,
     stop,
 )
-from tests.support.responses import PNG_MAGIC, REPLY
+from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY
 
-LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
 # Longer than the delay before the queue is reported.
 SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.5"})
 BUSY = Fault(status=503, headers={"Retry-After": "0.1"})

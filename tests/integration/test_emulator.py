@@ -30,18 +30,6 @@ CONNECTIONS = 5
 MINUTE = 60
 
 
-@pytest.fixture(scope="module")
-def shared_emulator():
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(shared_emulator):
-    shared_emulator.reset()
-    return shared_emulator
-
-
 def chat(emulator, body=CHAT):
     return requests.post(emulator.url + CHAT_PATH, json=body, timeout=SECONDS_TO_RESPOND)
 

@@ -270,14 +270,8 @@ async def test_json_without_content_is_an_error(server, body, model):
     assert error.status == 200
 
 
-NOT_IMAGE_URLS = [
-    None, 5, "", " ", [], "cat.png", "ftp://websim.example/cat.png", "file:///cat.png", "javascript:alert(1)",
-    "data:text/html,cat", "https://", "https://[", "//[", "//[::1", "//\u2100.example/cat.png", "https://a b/c",
-    "https://websim.example/\ncat", "https://websim.example/\u202ecat", "https://websim.example/\ud800", "\0",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("url", NOT_IMAGE_URLS, ids=ascii)
+# tests/unit/test_response.py has many more.
+@pytest.mark.parametrize("url", [5, " ", "file:///cat.png", "//[::1", "//\u2100.example/cat.png", "\0"], ids=ascii)
 async def test_invalid_image_url_is_an_error(server, url):
     error = await error_of(server, [http(json.dumps({"url": url}).encode())], "flux")
     assert isinstance(error, NoMediaResponseError)

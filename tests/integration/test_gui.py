@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator
 from tests.support.calls import HELLO
 from tests.support.processes import API, SECONDS_TO_RESPOND, first_on_path, make_home, server
 from tests.support.responses import PNG_MAGIC, REPLY
@@ -28,18 +27,12 @@ def copy_g4f(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def emulator():
-    with Emulator() as emulator:
-        yield emulator
-
-
 @pytest.fixture(scope="module", params=[(), ("--debug",)], ids=["plain", "debug"])
-def gui(request, emulator, tmp_path_factory):
+def gui(request, shared_emulator, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("gui"))
     packages = copy_g4f(home / "packages")
     with server(
-        *API, *request.param, home=home, WEBSIM_URL=emulator.url, PYTHONPATH=first_on_path(packages)
+        *API, *request.param, home=home, WEBSIM_URL=shared_emulator.url, PYTHONPATH=first_on_path(packages)
     ) as started:
         yield started
 

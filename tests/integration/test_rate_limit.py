@@ -16,6 +16,7 @@ from g4f_websim.throttles import shared_throttle
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
 from tests.support.raw_server import Step, http
+from tests.support.responses import LONG_RATE_LIMIT
 
 BACKOFF = 0.05
 MAX_SECONDS = 20
@@ -69,7 +70,7 @@ def test_sync_clients_in_threads_share_the_pace(limited):
 
 async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
     logins = [make_token(sub=name) for name in ("limited", "other")]
-    websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
+    websim_server.inject(LONG_RATE_LIMIT)
     for _ in range(2):
         with pytest.raises(RateLimitError) as raised:
             await call_websim(None, HELLO, api_key=logins[0])

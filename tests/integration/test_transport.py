@@ -108,12 +108,6 @@ async def test_text_may_mention_rate_limit(websim_server):
     assert await call_websim(None, HELLO) == ["Rate limit exceeded means: too often"]
 
 
-async def test_retries_connection_that_broke_before_the_response(websim_server):
-    websim_server.inject(Fault(disconnect=True), times=2)
-    assert await call_websim(None, HELLO)
-    assert len(websim_server.requests) == 3
-
-
 @pytest.mark.parametrize("max_attempts", [1, 0])
 async def test_max_attempts_below_2_sends_one_request(websim_server, monkeypatch, max_attempts):
     monkeypatch.setattr(Websim, "max_attempts", max_attempts)
