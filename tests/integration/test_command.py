@@ -24,11 +24,11 @@ from g4f_websim import __version__, cli
 from g4f_websim.emulator import Fault
 from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG, PNG_URI
+from tests.support.limits import MAX_SECONDS
 from tests.support.paths import ROOT
 from tests.support.processes import (
     MODULE,
     SCRIPT,
-    SECONDS_TO_RESPOND,
     first_on_path,
     make_home,
     run,
@@ -528,7 +528,7 @@ def isolate_network():
     for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
         isolated = (*words, "sh", "-c", ISOLATED, "sh")
         if shutil.which("unshare"):
-            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=SECONDS_TO_RESPOND)
+            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=MAX_SECONDS)
             if done.returncode == 0:
                 return isolated
     return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")

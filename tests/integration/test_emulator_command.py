@@ -9,7 +9,8 @@ from g4f_websim.emulator import Emulator
 from g4f_websim.emulator.command import serve
 from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import CHAT, send_chat
-from tests.support.processes import SECONDS_TO_RESPOND, make_home, server
+from tests.support.limits import MAX_SECONDS
+from tests.support.processes import make_home, server
 
 
 def chat(emulator):
@@ -31,7 +32,7 @@ def test_limits_requests_at_same_time(tmp_path):
         send_chat(emulator.url) as first,
         send_chat(emulator.url) as second,
     ):
-        (refused,), _, _ = select([first, second], [], [], SECONDS_TO_RESPOND)
+        (refused,), _, _ = select([first, second], [], [], MAX_SECONDS)
         assert refused.recv(1000).startswith(b"HTTP/1.1 429 ")
 
 

@@ -17,6 +17,7 @@ from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, R
 from g4f_websim import Websim
 from tests.support.calls import G4F_ERRORS, HELLO, call_websim
 from tests.support.interpreter import run_python
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 from tests.support.raw_server import OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
 from tests.support.tls import server_context
@@ -34,8 +35,7 @@ ADVICE = (
     "wait for new credits",
 )
 
-# No call may take longer. A call to a server that stalls has the shorter timeout.
-CALL_TIMEOUT = 20
+# The timeout of a call to a server that stalls.
 STALL_TIMEOUT = 0.5
 MAX_ATTEMPTS = 3
 
@@ -60,7 +60,7 @@ async def error_of(server: RawServer, script, model=None, **arguments) -> Except
     """Return the error of a call whose attempts all get the response `script`; check that the next call succeeds."""
     server.respond = lambda request: script
     with pytest.raises(G4F_ERRORS) as raised:
-        await asyncio.wait_for(call_websim(model, HELLO, **arguments), CALL_TIMEOUT)
+        await asyncio.wait_for(call_websim(model, HELLO, **arguments), MAX_SECONDS)
     assert server.requests
     assert server.host in str(raised.value)
     assert [advice for advice in ADVICE if advice in str(raised.value)] != [], str(raised.value)
@@ -73,7 +73,7 @@ async def error_of(server: RawServer, script, model=None, **arguments) -> Except
 async def text_of(server: RawServer, *script) -> str:
     """Return the text of a call that gets the response `script`."""
     server.respond = lambda request: script
-    (text,) = await asyncio.wait_for(call_websim(None, HELLO), CALL_TIMEOUT)
+    (text,) = await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS)
     return text
 
 
@@ -368,9 +368,9 @@ async def test_accepts_only_trusted_valid_and_matching_certificates(tmp_path):
         raw_server(tls=server_context(trusted, "other.example")) as other_name,
     ):
         servers = [valid, unknown_issuer, expired, other_name]
-        printed, _ = await run_python(
-            "-c", CALL_EACH_URL, *(server.url for server in servers), SSL_CERT_FILE=str(tmp_path / "trusted.pem")
-        )
+        urls = [server.url for server in servers]
+        authority_file = str(tmp_path / "trusted.pem")
+        printed, _ = await asyncio.to_thread(run_python, "-c", CALL_EACH_URL, *urls, SSL_CERT_FILE=authority_file)
     outcomes = json.loads(printed)
     assert outcomes[0] == "fine"
     for outcome, server, reason in zip(outcomes[1:], servers[1:], TLS_REASONS, strict=True):
@@ -435,7 +435,7 @@ MEMORY_TRAPS = {
 async def test_hostile_response_does_not_fill_the_memory(server, script):
     calls = 3
     server.play([OK_RESPONSE], *[script] * calls)
-    printed, _ = await run_python("-c", MEASURE_PEAK_MEMORY, server.url, str(calls))
+    printed, _ = await asyncio.to_thread(run_python, "-c", MEASURE_PEAK_MEMORY, server.url, str(calls))
     errors, grown_mib = json.loads(printed)
     assert [error.split(":")[0] for error in errors] == ["ResponseError"] * calls
     assert [error for error in errors if server.host not in error] == []

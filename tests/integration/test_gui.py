@@ -11,7 +11,8 @@ import pytest
 
 from g4f_websim import Websim
 from tests.support.calls import HELLO
-from tests.support.processes import API, SECONDS_TO_RESPOND, first_on_path, make_home, server
+from tests.support.limits import MAX_SECONDS
+from tests.support.processes import API, first_on_path, make_home, server
 from tests.support.responses import PNG_MAGIC, REPLY
 
 PACKAGE = Path(g4f.__file__).parent
@@ -40,7 +41,7 @@ def gui(request, shared_emulator, tmp_path_factory):
 def conversation(gui, **fields):
     """Send a conversation and return its events by type."""
     body = {"provider": "Websim", "messages": HELLO, **fields}
-    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_RESPOND)
+    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=MAX_SECONDS)
     lines = response.raise_for_status().text.splitlines()
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     return {event["type"]: event for event in events}

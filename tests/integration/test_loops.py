@@ -3,9 +3,6 @@
 Starting an interpreter takes longer than most scripts, so one script covers several event loops.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -13,10 +10,8 @@ from textwrap import dedent
 import pytest
 
 from tests.support.fast_server import FastServer, fast_server
-from tests.support.paths import ROOT
+from tests.support.interpreter import run_python
 from tests.support.tls import write_certificates
-
-SCRIPT_TIMEOUT = 60
 
 # Warnings that g4f's modules issue on import are ignored, and so are asyncio's remarks on slow callbacks.
 PRELUDE = """
@@ -108,20 +103,14 @@ def server(request, servers, certificates, monkeypatch) -> FastServer:
 
 
 @pytest.fixture
-def run(server: FastServer, tmp_path: Path) -> Callable[[str], str]:
+def run(server: FastServer) -> Callable[[str], str]:
     """Return a function that runs a script and returns its output; the script must print no warning and no error."""
 
     def run_quietly(script: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", PRELUDE + dedent(script)],
-            env=os.environ | {"WEBSIM_URL": server.url, "PYTHONPATH": str(ROOT)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=SCRIPT_TIMEOUT,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.strip()
+        options = ("-X", "dev", "-W", "error::ResourceWarning")
+        printed, errors = run_python(*options, "-c", PRELUDE + dedent(script), WEBSIM_URL=server.url)
+        assert errors == ""
+        return printed.strip()
 
     return run_quietly
 

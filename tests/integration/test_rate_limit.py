@@ -15,11 +15,11 @@ from g4f_websim.emulator import Fault
 from g4f_websim.throttles import shared_throttle
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
+from tests.support.limits import MAX_SECONDS
 from tests.support.raw_server import Step, http
 from tests.support.responses import LONG_RATE_LIMIT
 
 BACKOFF = 0.05
-MAX_SECONDS = 20
 
 
 @pytest.fixture

@@ -291,7 +291,8 @@ async def test_tls_verification_cannot_be_switched_off(monkeypatch):
 @pytest.mark.parametrize("key", [JWT, ENVIRONMENT_KEY], ids=["token", "other key"])
 async def test_command_does_not_print_secrets(server, key, argv):
     server.respond = lambda request: [http_response(login_headers(request) + f" {EMAIL}".encode(), 400)]
-    stdout, stderr = await run_python(
+    stdout, stderr = await asyncio.to_thread(
+        run_python,
         *("-X", "dev", "-m", "g4f_websim", *argv),
         status=1,
         WEBSIM_URL="http://websim.example",

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import subprocess
 import sys
 import weakref
@@ -17,13 +16,13 @@ from g4f.errors import ResponseError
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import FastServer, fast_server, socks_proxy
+from tests.support.interpreter import run_python
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST, refusing_socket
-from tests.support.paths import ROOT
 from tests.support.tls import write_certificates
 
 USER, QUOTED_PASSWORD = "user", "p%40ss"
 PASSWORD = "p@ss"
-MAX_SECONDS = 30
 POLL_SECONDS = 0.01
 
 CALLS = 20
@@ -112,14 +111,13 @@ async def call_at_once(calls: int, proxy: str | None = None) -> None:
     await asyncio.gather(*(call_websim(None, HELLO, proxy=proxy) for _ in range(calls)))
 
 
-def run(script: str, *arguments: str) -> str:
+def warnings_of(script: str, *arguments: str) -> str:
     """Run a script in an interpreter of its own, and return its ResourceWarnings and errors."""
     # Of the warnings, only a resource that was left open matters here.
-    command = [sys.executable, "-W", "ignore", "-W", "default::ResourceWarning", "-c", script, *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "1"}
-    lines = subprocess.run(command, env=environment, check=True, stderr=subprocess.PIPE, text=True).stderr.splitlines()
+    options = ("-X", "dev", "-W", "ignore", "-W", "default::ResourceWarning")
+    _, errors = run_python(*options, "-c", script, *arguments)
     # asyncio's development mode reports slow steps, and this machine may be busy.
-    return "\n".join(line for line in lines if not line.startswith("Executing <"))
+    return "\n".join(line for line in errors.splitlines() if not line.startswith("Executing <"))
 
 
 # Direct connections
@@ -144,7 +142,7 @@ async def test_hundred_calls_at_once_open_hundred_connections_at_most(server):
 
 
 def test_consecutive_calls_share_tls_handshake(tls_server):
-    assert run(CONSECUTIVE_CALLS, "") == ""
+    assert warnings_of(CONSECUTIVE_CALLS, "") == ""
     wait_until_closed(tls_server)
     assert tls_server.counts() == {"connections": 1, "open": 0, "requests": CALLS}
 
@@ -169,7 +167,7 @@ async def test_calls_through_http_proxy_share_connection(server, http_proxy_url)
 
 
 def test_calls_through_http_proxy_share_tls_handshake(tls_server, http_proxy_url):
-    assert run(CONSECUTIVE_CALLS, http_proxy_url) == ""
+    assert warnings_of(CONSECUTIVE_CALLS, http_proxy_url) == ""
     wait_until_closed(tls_server)
     assert tls_server.counts() == {"connections": 1, "open": 0, "requests": CALLS}
 
@@ -182,7 +180,7 @@ async def test_each_call_through_socks_proxy_closes_its_connection(server, socks
 
 
 def test_each_call_through_socks_proxy_closes_its_tls_connection(tls_server, socks_proxy_url):
-    assert run(CONSECUTIVE_CALLS, socks_proxy_url) == ""
+    assert warnings_of(CONSECUTIVE_CALLS, socks_proxy_url) == ""
     wait_until_closed(tls_server)
     assert tls_server.counts() == {"connections": CALLS, "open": 0, "requests": CALLS}
 

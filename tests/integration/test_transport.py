@@ -14,14 +14,12 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BYTES_IN_ONE_PIECE
 from tests.support.calls import HELLO, call_websim
+from tests.support.limits import MAX_SECONDS
 from tests.support.raw_server import Step, http
 
 FAR_FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-# A call that waits for its whole backoff would take longer.
-TEST_TIMEOUT = 10
-
 DEFAULT_BACKOFF = Websim.backoff
 
 RETRYABLE_STATUSES = [408, 425, 429, 502, 503, 504]
@@ -189,7 +187,7 @@ async def test_timeout_limits_delays_too(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "backoff", 30.0)
     websim_server.inject(Fault(status=503))
     with pytest.raises(TimeoutError, match=" within 1 s: "):
-        await asyncio.wait_for(call_websim(None, HELLO, timeout=1), TEST_TIMEOUT)
+        await asyncio.wait_for(call_websim(None, HELLO, timeout=1), MAX_SECONDS)
     assert len(websim_server.requests) == 1
 
 

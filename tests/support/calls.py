@@ -39,6 +39,9 @@ def make_token(header: Any = None, **claims: Any) -> str:
     return ".".join(map(base64url, parts))
 
 
+# A program for another process, which calls Websim once and prints the response.
+CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
+
 JWT = make_token(sub="1")
 
 

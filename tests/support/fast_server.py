@@ -17,12 +17,12 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 from tests.support.server_process import serve_until_stopped, server_process
 
 BACKLOG = 1024
 CHUNK_BYTES = 65536
-SECONDS_TO_RESPOND = 30
 
 # The authentication method "username/password" (RFC 1928, section 3).
 SOCKS_PASSWORD_METHOD = 2
@@ -162,7 +162,7 @@ class FastServer:
 
     def _request(self, method: str) -> dict[str, int]:
         kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
-        with closing(kind(HOST, self.port, timeout=SECONDS_TO_RESPOND)) as connection:
+        with closing(kind(HOST, self.port, timeout=MAX_SECONDS)) as connection:
             connection.request(method, "/")
             return json.load(connection.getresponse())
 

@@ -1,15 +1,17 @@
-"""Run Python in a process of its own, while a server runs in this event loop."""
+"""Run Python in a process of its own."""
 
-import asyncio
 import os
+import subprocess
 import sys
-from asyncio.subprocess import PIPE
 
 from tests.support.limits import MAX_SECONDS
+from tests.support.paths import ROOT
 
 
-async def run_python(*arguments: str, status: int = 0, **variables: str) -> tuple[str, str]:
+def run_python(*arguments: str, status: int = 0, **variables: str) -> tuple[str, str]:
     """Return what a Python process prints on stdout and on stderr.
+
+    A test whose server runs in this event loop calls this function by `asyncio.to_thread`.
 
     Args:
         arguments: the command-line arguments of the interpreter.
@@ -17,16 +19,12 @@ async def run_python(*arguments: str, status: int = 0, **variables: str) -> tupl
         variables: additional environment variables.
 
     Raises:
-        TimeoutError: the process did not end in time, and was killed.
+        AssertionError: the process ended with another status.
+        TimeoutExpired: the process did not end in time, and was killed.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=os.environ | variables, stdout=PIPE, stderr=PIPE
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=MAX_SECONDS
     )
-    try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(), MAX_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode == status, stderr.decode()
-    return stdout.decode(), stderr.decode()
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr

@@ -13,10 +13,9 @@ from urllib.request import urlopen
 
 from aiohttp import web
 
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 from tests.support.server_process import serve_until_stopped, server_process
-
-SECONDS_TO_RESPOND = 30
 
 RESPONSE = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
 
@@ -116,7 +115,7 @@ class LimitedServer:
 
     def report(self) -> dict[str, list[float]]:
         """Return the times, by the monotonic clock, at which requests were `accepted` and `refused`."""
-        with urlopen(self.url, timeout=SECONDS_TO_RESPOND) as response:
+        with urlopen(self.url, timeout=MAX_SECONDS) as response:
             return json.load(response)
 
 

@@ -20,6 +20,7 @@ import httpx
 
 from g4f_websim.offline import write_provider_list
 from tests.support.calls import HELLO
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST, refusing_socket
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
@@ -33,7 +34,6 @@ LOG = "output.txt"
 
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 20
-SECONDS_TO_RESPOND = 60
 POLL_SECONDS = 0.02
 
 TERMINAL_BYTES = 10_000
@@ -105,7 +105,7 @@ def run(
         stdout=stdout,
         stderr=stderr,
         text=True,
-        timeout=SECONDS_TO_RESPOND,
+        timeout=MAX_SECONDS,
     )
 
 
@@ -153,13 +153,13 @@ class Server:
     def chat(self, **fields: Any) -> str:
         """Send HELLO over HTTP and return the text of the response."""
         body = {"messages": HELLO, **fields}
-        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=SECONDS_TO_RESPOND)
+        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=MAX_SECONDS)
         assert response.is_success, f"{response.text}\n{self.output}"
         return response.json()["choices"][0]["message"]["content"]
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path."""
-        return httpx.get(self.url + path, timeout=SECONDS_TO_RESPOND).raise_for_status().json()
+        return httpx.get(self.url + path, timeout=MAX_SECONDS).raise_for_status().json()
 
 
 @contextmanager
