@@ -336,49 +336,53 @@ async def test_stalled_tls_handshake_is_a_timeout(server, monkeypatch):
 
 
 # A process of its own, because aiohttp reads the trusted authorities when it is imported.
-CALL_EACH_URL = """
-import asyncio, json, sys
+PRINT_RESPONSE_OR_ERROR = """
+import asyncio
 from g4f_websim import Websim
+from tests.support.calls import HELLO, call_websim
 
-async def outcome(url):
-    Websim.url, Websim.backoff = url, 0.001
-    try:
-        return [chunk async for chunk in Websim.create_async_generator("", [{"role": "user", "content": "Hello"}])][0]
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-async def main():
-    print(json.dumps([await outcome(url) for url in sys.argv[1:]]))
-
-asyncio.run(main())
+Websim.backoff = 0.001
+try:
+    print(*asyncio.run(call_websim(None, HELLO)))
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
 """
 
-
+TRUSTED, UNTRUSTED = trustme.CA(), trustme.CA()
 LONG_AGO, DAY = datetime(2020, 1, 1, tzinfo=UTC), timedelta(days=1)
-TLS_REASONS = ("unable to get local issuer certificate", "certificate has expired", "IP address mismatch")
 
 
-async def test_accepts_only_trusted_valid_and_matching_certificates(tmp_path):
-    trusted, untrusted = trustme.CA(), trustme.CA()
-    trusted.cert_pem.write_to_path(tmp_path / "trusted.pem")
-    async with (
-        raw_server(tls=server_context(trusted, HOST)) as valid,
-        raw_server(tls=server_context(untrusted, HOST)) as unknown_issuer,
-        raw_server(tls=server_context(trusted, HOST, not_before=LONG_AGO, not_after=LONG_AGO + DAY)) as expired,
-        raw_server(tls=server_context(trusted, "other.example")) as other_name,
-    ):
-        servers = [valid, unknown_issuer, expired, other_name]
-        urls = [server.url for server in servers]
-        authority_file = str(tmp_path / "trusted.pem")
-        printed, _ = await asyncio.to_thread(run_python, "-c", CALL_EACH_URL, *urls, SSL_CERT_FILE=authority_file)
-    outcomes = json.loads(printed)
-    assert outcomes[0] == "fine"
-    for outcome, server, reason in zip(outcomes[1:], servers[1:], TLS_REASONS, strict=True):
-        start = f"ResponseError: No response from {server.host}: no connection: the certificate is not valid ("
-        assert outcome.startswith(start)
-        assert "check the clock and WEBSIM_URL" in outcome
-        assert reason in outcome
-        assert not server.requests
+async def response_or_error(server: RawServer, folder: Path) -> str:
+    """Call a TLS server in a process that trusts one authority, and return the response or the error."""
+    authority_file = folder / "trusted.pem"
+    TRUSTED.cert_pem.write_to_path(authority_file)
+    variables = {"WEBSIM_URL": server.url, "SSL_CERT_FILE": str(authority_file)}
+    printed, _ = await asyncio.to_thread(run_python, "-c", PRINT_RESPONSE_OR_ERROR, **variables)
+    return printed.strip()
+
+
+async def test_accepts_valid_certificate(tmp_path):
+    async with raw_server(tls=server_context(TRUSTED, HOST)) as server:
+        assert await response_or_error(server, tmp_path) == "fine"
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        (server_context(UNTRUSTED, HOST), "unable to get local issuer certificate"),
+        (server_context(TRUSTED, HOST, not_before=LONG_AGO, not_after=LONG_AGO + DAY), "certificate has expired"),
+        (server_context(TRUSTED, "other.example"), "IP address mismatch"),
+    ],
+    ids=["untrusted", "expired", "other name"],
+)
+async def test_rejects_invalid_certificate(tmp_path, context, reason):
+    async with raw_server(tls=context) as server:
+        error = await response_or_error(server, tmp_path)
+    start = f"ResponseError: No response from {server.host}: no connection: the certificate is not valid ("
+    assert error.startswith(start)
+    assert "check the clock and WEBSIM_URL" in error
+    assert reason in error
+    assert not server.requests
 
 
 MEASURE_PEAK_MEMORY = """
