@@ -12,10 +12,10 @@ import pytest
 # Some variables are read when g4f and the package are imported, so they are set before the imports below.
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
-# Here websim-cli would keep its token.
+# websim-cli keeps its token in the home folder.
 os.environ["HOME"] = os.environ["USERPROFILE"] = _FOLDER.name
 SETTINGS = ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY")
-# The HTTP clients in the tests would use these.
+# The HTTP clients in the tests use the proxies in these variables.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 for _name in (*SETTINGS, *PROXIES):
     os.environ.pop(_name, None)

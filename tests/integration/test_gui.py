@@ -1,4 +1,7 @@
-"""The back end of g4f's web page, in the server of `g4f-websim api`; g4f reads its list of providers from a file."""
+"""The back end of g4f's web page, in the server of `g4f-websim api`.
+
+g4f lists the providers that a file in its package names, so the server runs with a copy of g4f.
+"""
 
 import json
 import os

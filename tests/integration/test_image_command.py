@@ -23,7 +23,10 @@ def image_at(url):
 
 
 class Service(BaseHTTPRequestHandler):
-    """Websim and an image host in one, also as an HTTP proxy; records the requests of the server's `requests`."""
+    """Respond as Websim to POST and as an image host to GET, also as an HTTP proxy for both.
+
+    The path and the headers of each request are added to the attribute `requests` of the server.
+    """
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -138,10 +141,10 @@ def test_downloads_through_proxy_without_token(monkeypatch, tmp_path):
         monkeypatch.setenv("WEBSIM_API_KEY", JWT)
         monkeypatch.setattr(Websim, "url", "http://websim.invalid")
         assert cli.main(["image", "a cat", "-O", "cat.png"]) == 0
-        (chat_url, chat_headers), (image_url, image_headers) = proxy.requests
+        (api_url, api_headers), (image_url, image_headers) = proxy.requests
     assert tmp_path.joinpath("cat.png").read_bytes() == PNG
-    assert (chat_url, image_url) == (Websim.image_api_endpoint, "http://images.invalid/cat.png")
-    assert JWT in str(chat_headers)
+    assert (api_url, image_url) == (Websim.image_api_endpoint, "http://images.invalid/cat.png")
+    assert JWT in str(api_headers)
     assert JWT not in str(image_headers)
 
 

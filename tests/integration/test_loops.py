@@ -434,8 +434,9 @@ def test_loop_may_be_closed_twice(run):
 IGNORE_UNCLOSED_LOOPS = 'warnings.filterwarnings("ignore", "unclosed event loop")\n'
 
 
-# Objects that were created in this order are finalized in this order, unless an automatic collection promotes some:
-# the event loop comes before its connections and closes them. uvloop's event loops are never garbage-collected.
+# The garbage collector finalizes the objects of a cycle in the order of their creation: first the event loop, which
+# closes its connections, then the connections. An automatic collection would change the order by moving some of the
+# objects to an older generation, so it is switched off. uvloop's event loops are never garbage-collected.
 COLLECT_BY_HAND = IGNORE_UNCLOSED_LOOPS + "gc.collect(); gc.disable()\n"
 
 
@@ -445,7 +446,7 @@ def test_interpreter_exit_closes_connections_of_unclosed_loops(run, server):
         loops = [used_loop(new_loop) for new_loop in NEW_LOOPS.values()]
         run_in_threads(2, abandon_loop)
     """
-    # An automatic collection may come before the exit, which is to close the event loops here.
+    # An automatic collection could close the event loops before the interpreter exits.
     run(COLLECT_BY_HAND + dedent(script))
     assert server.counts() == {"connections": 4, "open": 0, "requests": 4}
 

@@ -152,6 +152,8 @@ async def raw_server(
     try:
         yield server
     finally:
+        # Accept no more connections. The listener stays open until the accepted ones are served, because asyncio cannot
+        # attach a connection to a closed listener and would leave its socket open.
         for listening in listener.sockets:
             asyncio.get_running_loop().remove_reader(listening)
         await server.stop()
