@@ -88,6 +88,15 @@ async def test_timeout_counts_the_time_in_the_queue(websim_server):
     assert len(websim_server.requests) == 1
 
 
+async def test_max_wait_limits_all_delays_of_a_call_together(server, monkeypatch):
+    # Each delay takes 1 s to 1.25 s.
+    monkeypatch.setattr(Websim, "max_wait", 1.6)
+    server.respond = lambda request: [http(status=429, headers=[("Retry-After", "1")])]
+    with pytest.raises(RateLimitError, match=r"longer than Websim.max_wait \(1.6 s\)"):
+        await call_websim(None, HELLO)
+    assert len(server.requests) == 2
+
+
 async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(server):
     arrived = asyncio.Event()
 

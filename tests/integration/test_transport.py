@@ -15,6 +15,7 @@ from g4f_websim.emulator import Fault
 from g4f_websim.transport import MAX_BYTES_IN_ONE_PIECE
 from tests.support.calls import HELLO, call_websim
 from tests.support.limits import MAX_SECONDS
+from tests.support.loopback import HOST
 from tests.support.raw_server import Step, http
 
 FAR_FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
@@ -219,6 +220,27 @@ async def test_attempt_ends_after_300_seconds_without_a_timeout(stalled_call, mo
         await stalled_call
 
 
+async def test_attempt_to_connect_ends_after_30_seconds(server, monkeypatch):
+    loop = asyncio.get_running_loop()
+    connecting = asyncio.Event()
+
+    async def connect(*arguments):
+        connecting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(loop, "sock_connect", connect)
+    monkeypatch.setattr(Websim, "max_attempts", 1)
+    call = asyncio.create_task(call_websim(None, HELLO))
+    await connecting.wait()
+    monkeypatch.setattr(loop, "time", lambda: monotonic() + 29)
+    await asyncio.wait([call], timeout=0.05)
+    assert not call.done()
+    # aiohttp rounds long timeouts up to a whole second.
+    monkeypatch.setattr(loop, "time", lambda: monotonic() + 32)
+    with pytest.raises(ResponseError, match=f"^No response from {server.host}: no connection"):
+        await call
+
+
 async def test_reads_body_of_maximum_size(websim_server):
     text = "x" * (MAX_BODY_BYTES - len('{"content": ""}'))
     websim_server.inject(Fault(body=f'{{"content": "{text}"}}'.encode()))
@@ -291,11 +313,41 @@ async def test_socks_proxy_without_its_package_names_the_package(websim_server, 
     assert not websim_server.requests
 
 
-async def test_cancelled_call_ends_its_delay(websim_server, monkeypatch, delay_began):
+async def close_generator(generator, first_chunk):
+    """Close an async generator while a task waits for its first chunk.
+
+    Python cannot close a generator that a task is running, so the task is cancelled first.
+    """
+    first_chunk.cancel()
+    await asyncio.wait([first_chunk])
+    await generator.aclose()
+
+
+async def test_closed_generator_ends_its_request(monkeypatch):
+    request_arrived, connection_closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        request_arrived.set()
+        await reader.read()
+        connection_closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, HOST, 0) as listener:
+        monkeypatch.setattr(Websim, "url", f"http://{HOST}:{listener.sockets[0].getsockname()[1]}")
+        generator = Websim.create_async_generator(None, HELLO)
+        first_chunk = asyncio.create_task(anext(generator))
+        await request_arrived.wait()
+        await close_generator(generator, first_chunk)
+        await asyncio.wait_for(connection_closed.wait(), MAX_SECONDS)
+
+
+async def test_closed_generator_ends_its_delay(websim_server, monkeypatch, delay_began):
     monkeypatch.setattr(Websim, "backoff", 1000.0)
     websim_server.inject(Fault(status=503))
-    call = asyncio.create_task(call_websim(None, HELLO))
+    generator = Websim.create_async_generator(None, HELLO)
+    first_chunk = asyncio.create_task(anext(generator))
     await delay_began.wait()
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    await asyncio.wait_for(close_generator(generator, first_chunk), MAX_SECONDS)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert len(websim_server.requests) == 1
