@@ -19,7 +19,7 @@ from tests.support.calls import G4F_ERRORS, HELLO, call_websim
 from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
-from tests.support.raw_server import OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http, raw_server
+from tests.support.raw_server import OK_BODY, OK_RESPONSE, Endless, RawServer, Step, chunked, http_response, raw_server
 from tests.support.tls import server_context
 
 ADVICE = (
@@ -53,7 +53,7 @@ OTHER_CLASSES = {401: MissingAuthError, 429: RateLimitError}
 
 
 def encoded(encoding: str, body: bytes) -> bytes:
-    return http(body, headers=[("Content-Encoding", encoding)])
+    return http_response(body, headers=[("Content-Encoding", encoding)])
 
 
 async def error_of(server: RawServer, script, model=None, **arguments) -> Exception:
@@ -82,7 +82,7 @@ async def text_of(server: RawServer, *script) -> str:
 )
 async def test_error_status_selects_class(server, status, model):
     body = b"" if status == HTTPStatus.NOT_MODIFIED else b'{"error": "no"}'
-    error = await error_of(server, [http(body, status)], model)
+    error = await error_of(server, [http_response(body, status)], model)
     assert type(error) is OTHER_CLASSES.get(status, ResponseStatusError)
     assert f"Response {status}" in str(error)
     assert error.status == status
@@ -113,7 +113,7 @@ async def test_retries_connection_that_broke_before_the_response(server, script)
 BROKEN_RESPONSES = {
     "reset": [OK_RESPONSE[:-5], Step.RESET],
     "closed": [OK_RESPONSE[:-5]],
-    "content-length too long": [http(OK_BODY.encode(), length=len(OK_BODY) + 1)],
+    "content-length too long": [http_response(OK_BODY.encode(), length=len(OK_BODY) + 1)],
     "chunks without an end": [chunked([OK_BODY.encode()], end=b"")],
 }
 
@@ -128,7 +128,7 @@ async def test_does_not_retry_response_that_broke_off(server, script):
 
 
 DAMAGED_RESPONSES = {
-    "content-length too short": http(OK_BODY.encode(), length=len(OK_BODY) - 5),
+    "content-length too short": http_response(OK_BODY.encode(), length=len(OK_BODY) - 5),
     "chunk size that is not a number": chunked([OK_BODY.encode()], end=b"many\r\n"),
     "negative chunk size": chunked([OK_BODY.encode()], end=b"-5\r\nhello\r\n"),
     "chunk size too small": chunked([], end=b"3\r\n" + OK_BODY.encode() + b"\r\n0\r\n\r\n"),
@@ -149,8 +149,8 @@ async def test_damaged_response_is_an_error(server, response):
 
 
 TOO_LARGE = {
-    "content-length": [http(OK_BODY.encode(), length=33 * MIB), Step.STALL],
-    "absurd content-length": [http(OK_BODY.encode(), length=2**62), Step.STALL],
+    "content-length": [http_response(OK_BODY.encode(), length=33 * MIB), Step.STALL],
+    "absurd content-length": [http_response(OK_BODY.encode(), length=2**62), Step.STALL],
     "no length": Endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * MIB),
     "chunks": Endless(chunked([], end=b""), b"100000\r\n" + b"x" * MIB + b"\r\n"),
     "error status": Endless(b"HTTP/1.1 500 Oh\r\n\r\n", b"x" * MIB),
@@ -170,8 +170,8 @@ STALLS = {
     "before the body": [OK_RESPONSE[: -len(OK_BODY)], Step.STALL],
     "in the body": [OK_RESPONSE[:-5], Step.STALL],
     "before the last chunk": [chunked([OK_BODY.encode()], end=b""), Step.STALL],
-    "in the body of an error": [http(b"{", 500, length=9), Step.STALL],
-    "in the body of a redirect": [http(b"<", 302, [("Location", "/")], length=9), Step.STALL],
+    "in the body of an error": [http_response(b"{", 500, length=9), Step.STALL],
+    "in the body of a redirect": [http_response(b"<", 302, [("Location", "/")], length=9), Step.STALL],
     "after interim responses": [b"HTTP/1.1 100 Continue\r\n\r\n" * 9, Step.STALL],
 }
 
@@ -237,7 +237,7 @@ UNUSUAL_JSON = {
 
 @pytest.mark.parametrize(("body", "text"), UNUSUAL_JSON.values(), ids=UNUSUAL_JSON)
 async def test_reads_unusual_json(server, body, text):
-    assert await text_of(server, http(body)) == text
+    assert await text_of(server, http_response(body)) == text
 
 
 JSON_WITHOUT_CONTENT = {
@@ -265,7 +265,7 @@ JSON_WITHOUT_CONTENT = {
 @pytest.mark.parametrize("model", ["", "flux"])
 @pytest.mark.parametrize("body", JSON_WITHOUT_CONTENT.values(), ids=JSON_WITHOUT_CONTENT)
 async def test_json_without_content_is_an_error(server, body, model):
-    error = await error_of(server, [http(body)], model)
+    error = await error_of(server, [http_response(body)], model)
     assert type(error) is (NoMediaResponseError if model else ResponseError)
     assert error.status == 200
 
@@ -273,23 +273,23 @@ async def test_json_without_content_is_an_error(server, body, model):
 # tests/unit/test_response.py has many more.
 @pytest.mark.parametrize("url", [5, " ", "file:///cat.png", "//[::1", "//\u2100.example/cat.png", "\0"], ids=ascii)
 async def test_invalid_image_url_is_an_error(server, url):
-    error = await error_of(server, [http(json.dumps({"url": url}).encode())], "flux")
+    error = await error_of(server, [http_response(json.dumps({"url": url}).encode())], "flux")
     assert isinstance(error, NoMediaResponseError)
 
 
 @pytest.mark.parametrize("charset", ["latin-1", "utf-16", "utf-7", "no-such-charset", "", '"', "rot13", "idna"])
 async def test_ignores_charset_in_content_type(server, charset):
     headers = [("Content-Type", f"application/json; charset={charset}")]
-    assert await text_of(server, http('{"content": "é"}'.encode(), headers=headers)) == "é"
+    assert await text_of(server, http_response('{"content": "é"}'.encode(), headers=headers)) == "é"
 
 
 async def test_replaces_invalid_utf_8(server):
-    assert await text_of(server, http(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
+    assert await text_of(server, http_response(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
 
 
 @pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 9])
 async def test_ignores_content_type(server, kind):
-    assert await text_of(server, http(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
+    assert await text_of(server, http_response(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
 
 
 COMPRESSED_BODIES = {
@@ -305,15 +305,15 @@ async def test_decompresses_response(server, encoding, body):
 
 
 async def test_redirect_without_location_is_an_error(server):
-    error = await error_of(server, [http(status=302)])
+    error = await error_of(server, [http_response(status=302)])
     assert f"Response 302 from {server.host}: a redirect to http://{server.host}/" in str(error)
 
 
 UNPRINTABLE_RESPONSES = {
     "location": b"HTTP/1.1 302 Found\r\nLocation: https://\xff\xfe\x1b[2J/\r\nContent-Length: 0\r\n\r\n",
-    "body": http(b"\x1b]0;gone\x07\x1b[2J \xc2\x9b31m \x00 no", 400),
-    "title": http(b"<html><title>\x1b[2J\x00no</title>"),
-    "name of a field": http(b'{"\\u001b[2J\\u0000": 1}'),
+    "body": http_response(b"\x1b]0;gone\x07\x1b[2J \xc2\x9b31m \x00 no", 400),
+    "title": http_response(b"<html><title>\x1b[2J\x00no</title>"),
+    "name of a field": http_response(b'{"\\u001b[2J\\u0000": 1}'),
 }
 
 

@@ -11,7 +11,7 @@ from g4f.errors import MissingAuthError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
 from tests.support.calls import call_websim
-from tests.support.raw_server import Request, Script, Step, http, raw_server
+from tests.support.raw_server import Request, Script, Step, http_response, raw_server
 
 CALLS = 2_000
 AT_ONCE = 200
@@ -25,25 +25,25 @@ MEMORY_GROWTH_BYTES = 256 * CALLS_PER_ROUND * MEASURED_ROUNDS
 
 
 def response_to(call: int) -> bytes:
-    return http(json.dumps({"content": f"reply {call}"}).encode())
+    return http_response(json.dumps({"content": f"reply {call}"}).encode())
 
 
 PARTIAL = response_to(0)[:-5]
 
 # Every fifth call meets one of these: the script for each attempt, and the error that the call raises, if any.
 FAULTS: list[tuple[list[Script], type[Exception] | None]] = [
-    ([[http(status=503)]], None),
-    ([[http(status=425, headers=[("Retry-After", "0")])], [http(status=502)]], None),
+    ([[http_response(status=503)]], None),
+    ([[http_response(status=425, headers=[("Retry-After", "0")])], [http_response(status=502)]], None),
     ([[Step.RESET]], None),
-    ([[], [http(b'{"error": "busy"}', 503)]], None),
-    ([[http(status=504)], [Step.RESET], [http(status=502)]], ResponseStatusError),
-    ([[http(status=408)]] * MAX_ATTEMPTS, ResponseStatusError),
-    ([[http(status=503, headers=[("Retry-After", "3600")])]], ResponseStatusError),
+    ([[], [http_response(b'{"error": "busy"}', 503)]], None),
+    ([[http_response(status=504)], [Step.RESET], [http_response(status=502)]], ResponseStatusError),
+    ([[http_response(status=408)]] * MAX_ATTEMPTS, ResponseStatusError),
+    ([[http_response(status=503, headers=[("Retry-After", "3600")])]], ResponseStatusError),
     ([[PARTIAL, Step.RESET]], ResponseError),
     ([[PARTIAL]], ResponseError),
-    ([[http(b"{}")]], ResponseError),
-    ([[http(status=401)]], MissingAuthError),
-    ([[http(status=400)]], ResponseStatusError),
+    ([[http_response(b"{}")]], ResponseError),
+    ([[http_response(status=401)]], MissingAuthError),
+    ([[http_response(status=400)]], ResponseStatusError),
 ]
 FAULT_EVERY = 5
 

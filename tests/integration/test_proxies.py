@@ -13,7 +13,7 @@ from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import socks_proxy
 from tests.support.interpreter import run_python
 from tests.support.loopback import HOST
-from tests.support.raw_server import OK_RESPONSE, RawServer, http, raw_server
+from tests.support.raw_server import OK_RESPONSE, RawServer, http_response, raw_server
 from tests.support.tls import server_context
 
 HTTP_SITE = "http://websim.example"
@@ -152,7 +152,7 @@ async def test_error_names_proxy_with_unknown_host_name(no_host_names, scheme):
 
 
 async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
-    http_proxy.respond = lambda request: [http(b"login first", 407)]
+    http_proxy.respond = lambda request: [http_response(b"login first", 407)]
     error = await error_of(http_proxy.url)
     assert str(error) == (
         f"Response 407 from websim.example: the proxy {http_proxy.host} needs a login (login first): {PROXY_LOGIN}"
@@ -163,7 +163,7 @@ async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
 
 
 async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy, https_site):
-    http_proxy.respond = lambda request: [http(status=407)]
+    http_proxy.respond = lambda request: [http_response(status=407)]
     error = await error_of(http_proxy.url)
     assert str(error).startswith(f"No response from websim.example: the proxy {http_proxy.host} needs a login")
     assert str(error).endswith(f": {PROXY_LOGIN}")
@@ -172,7 +172,7 @@ async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy,
 
 @pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, 3), (503, 3)])
 async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
-    http_proxy.respond = lambda request: [http(status=status)]
+    http_proxy.respond = lambda request: [http_response(status=status)]
     error = await error_of(http_proxy.url)
     start = f"No response from websim.example: the proxy {http_proxy.host} does not connect to websim.example"
     assert str(error) == f"{start} ({status} Any): {OTHER_PROXY}"
@@ -180,7 +180,7 @@ async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_pro
 
 
 async def test_retries_temporary_failure_behind_http_proxy(http_proxy):
-    http_proxy.play([http(status=503)], [OK_RESPONSE])
+    http_proxy.play([http_response(status=503)], [OK_RESPONSE])
     assert await call_websim(None, HELLO, proxy=http_proxy.url) == ["fine"]
     assert len(http_proxy.requests) == 2
 

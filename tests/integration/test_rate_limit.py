@@ -16,7 +16,7 @@ from g4f_websim.throttles import shared_throttle
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
 from tests.support.limits import MAX_SECONDS
-from tests.support.raw_server import Step, http
+from tests.support.raw_server import Step, http_response
 from tests.support.responses import LONG_RATE_LIMIT
 
 BACKOFF = 0.05
@@ -91,7 +91,7 @@ async def test_timeout_counts_the_time_in_the_queue(websim_server):
 async def test_max_wait_limits_all_delays_of_a_call_together(server, monkeypatch):
     # Each delay takes 1 s to 1.25 s.
     monkeypatch.setattr(Websim, "max_wait", 1.6)
-    server.respond = lambda request: [http(status=429, headers=[("Retry-After", "1")])]
+    server.respond = lambda request: [http_response(status=429, headers=[("Retry-After", "1")])]
     with pytest.raises(RateLimitError, match=r"longer than Websim.max_wait \(1.6 s\)"):
         await call_websim(None, HELLO)
     assert len(server.requests) == 2
@@ -104,13 +104,13 @@ async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(se
         arrived.set()
         return [Step.STALL]
 
-    server.play([http(status=429, headers=[("Retry-After", "0.1")])])
+    server.play([http_response(status=429, headers=[("Retry-After", "0.1")])])
     server.respond = stall
     call = asyncio.create_task(call_websim(None, HELLO))
     await arrived.wait()
     call.cancel()
     await asyncio.wait([call])
-    server.respond = lambda request: [http(b'{"content": "fine"}')]
+    server.respond = lambda request: [http_response(b'{"content": "fine"}')]
     assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]
 
 

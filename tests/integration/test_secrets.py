@@ -24,8 +24,7 @@ from tests.support.calls import G4F_ERRORS, HELLO, base64url, call_websim
 from tests.support.fast_server import socks_proxy
 from tests.support.interpreter import run_python
 from tests.support.loopback import HOST
-from tests.support.raw_server import Request, Step, raw_server
-from tests.support.raw_server import http as http_response
+from tests.support.raw_server import Request, Step, http_response, raw_server
 from tests.support.tls import server_context
 
 KEY = "sk-marker-of-key"

@@ -16,7 +16,7 @@ from g4f_websim.transport import MAX_BYTES_IN_ONE_PIECE
 from tests.support.calls import HELLO, call_websim
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
-from tests.support.raw_server import Step, http
+from tests.support.raw_server import Step, http_response
 
 FAR_FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
 
@@ -57,7 +57,7 @@ async def stalled_call(server):
 
 
 def retry_after(value: str, status: int = 503) -> bytes:
-    return http(status=status, headers=[("Retry-After", value)])
+    return http_response(status=status, headers=[("Retry-After", value)])
 
 
 @pytest.mark.parametrize(("status", "model"), [*((status, None) for status in RETRYABLE_STATUSES), (503, "flux")])
@@ -130,7 +130,7 @@ async def test_logs_each_retry(websim_server, monkeypatch, caplog, debug_lines):
 
 async def test_default_delays_are_2_and_4_seconds_and_up_to_25_percent_longer(server, monkeypatch, delays):
     monkeypatch.setattr(Websim, "backoff", DEFAULT_BACKOFF)
-    server.respond = lambda request: [http(status=503)]
+    server.respond = lambda request: [http_response(status=503)]
     for _ in range(5):
         with pytest.raises(ResponseStatusError):
             await call_websim(None, HELLO)
