@@ -31,7 +31,7 @@ from tests.support.processes import (
     SCRIPT,
     first_on_path,
     make_home,
-    run,
+    run_command,
     run_on_terminal,
     server,
     stop,
@@ -108,72 +108,72 @@ def without_package(home, package):
 
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
 def test_client_prints_response(home, command):
-    done = run("--offline", "client", "Hello", home=home, command=command)
+    done = run_command("--offline", "client", "Hello", home=home, command=command)
     assert (done.returncode, done.stdout, done.stderr) == (0, REPLY + "\n", "")
 
 
 def test_client_keeps_offline_conversation_separate(home, websim_server):
-    assert run("--offline", "client", "A secret", home=home).returncode == 0
-    run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert run_command("--offline", "client", "A secret", home=home).returncode == 0
+    run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert websim_server.requests[-1].json["messages"] == HELLO
 
 
 def test_client_saves_image(home):
-    done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
+    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
 def test_client_saves_code(home, websim_server):
     websim_server.reply("```python\nprint(1)\n```")
-    done = run("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("program.py").read_text().strip() == "print(1)"
 
 
 def test_client_reads_stdin(home):
-    assert run("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
+    assert run_command("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
 
 
 def test_client_sends_image_file(home, websim_server):
     home.joinpath("dot.png").write_bytes(PNG)
-    done = run("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 0, done.stderr
     content = websim_server.requests[-1].json["messages"][-1]["content"]
     assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
 
 
 def test_client_sends_instructions_as_system_message(home, websim_server):
-    run("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    run_command("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert websim_server.requests[-1].json["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
 def test_client_uses_provider_of_user(home, websim_server):
-    done = run("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert_fails_on_one_line(done, "Nobody")
     assert list(websim_server.requests) == []
 
 
 @pytest.mark.parametrize("command", [SCRIPT, WITHOUT_STDIN], ids=["empty", "closed"])
 def test_client_without_input_fails(home, command):
-    done = run("--offline", "client", home=home, command=command)
+    done = run_command("--offline", "client", home=home, command=command)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
 
 
 def test_client_needs_no_stdin(home):
-    done = run("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
+    done = run_command("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
     assert done.stdout.strip() == REPLY
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
 def test_needs_no_stdout(home, words):
-    done = run(*words, home=home, command=WITHOUT_STDOUT)
+    done = run_command(*words, home=home, command=WITHOUT_STDOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
 def test_replaces_characters_that_stdout_cannot_encode(home, words):
-    done = run("--offline", *words, home=home, PYTHONIOENCODING="ascii")
+    done = run_command("--offline", *words, home=home, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Gr??e" in done.stdout
 
@@ -227,14 +227,14 @@ def test_emulator_runs_until_ctrl_c(home):
 
 
 def test_check_succeeds_offline(home):
-    done = run("--offline", "check", home=home)
+    done = run_command("--offline", "check", home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert "200" in done.stdout
 
 
 @pytest.mark.parametrize(("words", "output"), [(("version",), "g4f "), (("tray", "-h"), "usage: g4f-websim tray")])
 def test_other_g4f_command_runs(home, words, output):
-    done = run(*words, home=home)
+    done = run_command(*words, home=home)
     assert (done.returncode, done.stdout[: len(output)]) == (0, output)
 
 
@@ -267,7 +267,7 @@ def test_prints_help(words, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("command", "word"), [(SCRIPT, "gui"), (MODULE, "api")], ids=["script", "module"])
 def test_prints_help_of_command_in_process(home, command, word):
-    done = run("--offline", word, "-h", home=home, command=command)
+    done = run_command("--offline", word, "-h", home=home, command=command)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: g4f-websim {word} [-h]")
 
@@ -327,7 +327,7 @@ def test_image_file_without_image_model_fails_before_request(words, reason, webs
 def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
     websim_server.inject(Fault(body=json.dumps({"url": f"{closed_url}/cat.png"}).encode()))
     home.joinpath("cat.png").write_bytes(PNG)
-    done = run("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "g4f-websim: nothing was saved in cat.png"
     assert "Error fetching media" in done.stderr
@@ -354,7 +354,7 @@ def test_file_of_other_format_fails_before_request(file, content, websim_server,
 
 def test_client_sends_text_file(home, websim_server):
     home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
-    done = run("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 0, done.stderr
     assert "Grüße" in websim_server.requests[-1].json["messages"][-1]["content"]
 
@@ -368,12 +368,12 @@ def test_text_is_not_mistaken_for_file(words, capsys):
 
 
 def test_client_sends_text_that_looks_like_a_file(home):
-    done = run("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
+    done = run_command("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_web_page_without_markitdown_names_package(home, closed_url):
-    done = run("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
+    done = run_command("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
     assert_fails_on_one_line(done, 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"')
 
 
@@ -390,7 +390,7 @@ def test_malformed_port_fails(command, port, capsys):
 
 
 def test_used_port_of_emulator_fails(home, used_port):
-    assert_fails_on_one_line(run("emulator", "--port", str(used_port), home=home), "Address already in use")
+    assert_fails_on_one_line(run_command("emulator", "--port", str(used_port), home=home), "Address already in use")
 
 
 @pytest.mark.parametrize(("command", "options"), [("api", "--bind or --port"), ("gui", "--host or --port")])
@@ -403,7 +403,7 @@ def test_used_port_of_server_fails(command, options, used_port, capsys):
 
 @pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
 def test_missing_package_is_named(home, command, package):
-    done = run("--offline", command, home=home, PYTHONPATH=without_package(home, package))
+    done = run_command("--offline", command, home=home, PYTHONPATH=without_package(home, package))
     assert_fails_on_one_line(done)
     assert re.search(r"pip install .*g4f\[.*gui", done.stderr)
 
@@ -413,22 +413,22 @@ def test_missing_package_is_named(home, command, package):
 
 def test_rate_limit_fails_on_one_line(home, websim_server):
     websim_server.inject(LONG_RATE_LIMIT)
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert_fails_on_one_line(done, "RateLimitError: ", "would wait 3600 s", "max_wait")
 
 
 def test_connection_failure_fails_on_one_line(home, closed_url):
-    done = run("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
+    done = run_command("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
     assert_fails_on_one_line(done, "no connection")
 
 
 def test_malformed_url_fails_on_one_line(home):
-    assert_fails_on_one_line(run("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
+    assert_fails_on_one_line(run_command("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
 
 
 def test_debug_prints_traceback(home, websim_server):
     websim_server.inject(LONG_RATE_LIMIT)
-    assert "Traceback" in run("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
+    assert "Traceback" in run_command("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
 
 
 def test_terminal_shows_retry(home, websim_server):
@@ -456,7 +456,7 @@ def test_terminal_shows_retry_once_with_debug(home, websim_server):
 
 def test_redirected_stderr_shows_no_retry(home, websim_server):
     websim_server.inject(BUSY)
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert (done.stdout.strip(), done.stderr) == (REPLY, "")
 
 
@@ -465,7 +465,7 @@ def test_closed_stdout_prints_no_traceback(home, words):
     reader, writer = os.pipe()
     os.close(reader)
     # Without a buffer, the error occurs in argparse, which ignores it, and the status is 0.
-    done = run(*words, home=home, stdout=writer, PYTHONUNBUFFERED="")
+    done = run_command(*words, home=home, stdout=writer, PYTHONUNBUFFERED="")
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -500,13 +500,13 @@ def test_sigterm_deletes_temporary_provider_list(home):
 
 
 def test_gui_help_needs_no_provider_list(home):
-    done = run("gui", "--help", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    done = run_command("gui", "--help", home=home, G4F_CACHE_DIR=str(home / "empty"))
     assert (done.returncode, done.stdout[:21]) == (0, "usage: g4f-websim gui")
     assert_fails_on_one_line(done, NO_PROVIDER_LIST, status=0)
 
 
 def test_unknown_provider_fails_without_provider_list(home):
-    done = run("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    done = run_command("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
     assert NO_PROVIDER_LIST in done.stderr
     assert "Typo" in done.stderr
@@ -514,7 +514,7 @@ def test_unknown_provider_fails_without_provider_list(home):
 
 def test_client_downloads_no_provider_list(home, websim_server):
     empty = home / "empty"
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty))
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty))
     assert (done.stdout, done.stderr) == (REPLY + "\n", "")
     assert not empty.exists()
 
@@ -535,11 +535,11 @@ def isolate_network():
 
 
 def test_offline_client_needs_no_network(home):
-    done = run("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
+    done = run_command("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
     assert (done.stdout, done.stderr) == (REPLY + "\n", "")
 
 
 def test_offline_server_needs_no_network(home):
     program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
-    done = run(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
+    done = run_command(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
     assert (done.stdout, done.stderr) == (REPLY + "\n", "")

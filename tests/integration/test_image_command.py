@@ -12,7 +12,7 @@ from aiohttp import ClientTimeout
 from g4f_websim import Websim, cli, image_command
 from g4f_websim.emulator import Fault
 from tests.support.calls import JWT, PNG, PNG_URI
-from tests.support.processes import make_home, run, run_on_terminal
+from tests.support.processes import make_home, run_command, run_on_terminal
 from tests.support.responses import PNG_MAGIC
 
 FAILURE = Fault(status=500)
@@ -79,7 +79,7 @@ def usage_error(capsys, *words):
 
 def test_saves_image(tmp_path):
     home = make_home(tmp_path / "home")
-    done = run("--offline", "image", "a cat on a couch", "-O", "cat.png", home=home)
+    done = run_command("--offline", "image", "a cat on a couch", "-O", "cat.png", home=home)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cat.png\n", "")
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
     assert list(home.joinpath("config").rglob("conversation.json")) == []

@@ -26,7 +26,7 @@ from g4f_websim.offline import accept_images_from, offline, write_provider_list
 from tests.support.calls import CALLS_WEBSIM, HELLO, call_websim
 from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
-from tests.support.processes import API, make_home, run, server
+from tests.support.processes import API, make_home, run_command, server
 from tests.support.responses import PNG_MAGIC, REPLY
 
 VARIABLES = ("WEBSIM_URL", "G4F_CACHE_DIR", "G4F_CONFIG_DIR", "G4F_PROXY")
@@ -193,7 +193,7 @@ def test_client_saves_data_uri():
 
 
 def test_command_saves_image(tmp_path):
-    done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
+    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
     assert done.returncode == 0, done.stderr
     assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
@@ -201,7 +201,7 @@ def test_command_saves_image(tmp_path):
 def test_command_writes_nothing_into_folders_of_g4f(tmp_path):
     home = make_home(tmp_path)
     before = sorted(home.rglob("*"))
-    assert run("--offline", "client", "Hello", home=home).returncode == 0
+    assert run_command("--offline", "client", "Hello", home=home).returncode == 0
     assert sorted(home.rglob("*")) == before
 
 

@@ -78,7 +78,7 @@ def first_on_path(folder: Path) -> str:
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
-def run(
+def run_command(
     *words: str,
     home: Path,
     command: Sequence[str] = SCRIPT,
@@ -109,11 +109,15 @@ def run(
     )
 
 
+# The name that test_check.py imports.
+run = run_command
+
+
 def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end with a terminal as its stderr; the arguments are those of `run`."""
+    """Run the command to its end with a terminal as its stderr; the arguments are those of `run_command`."""
     screen, terminal = os.openpty()
     try:
-        done = run(*words, home=home, stderr=terminal, **variables)
+        done = run_command(*words, home=home, stderr=terminal, **variables)
         os.set_blocking(screen, False)
         # Nothing to read is an error: the command printed nothing.
         with suppress(BlockingIOError):
@@ -164,7 +168,10 @@ class Server:
 
 @contextmanager
 def server(*words: str, home: Path, command: Sequence[str] = SCRIPT, **variables: str) -> Iterator[Server]:
-    """Start a server, wait until it listens, and stop it by Ctrl-C at the end; the arguments are those of `run`."""
+    """Start a server, wait until it listens, and stop it by Ctrl-C at the end.
+
+    The arguments are those of `run_command`.
+    """
     with home.joinpath(LOG).open("wb") as output, _with_ctrl_c():
         process = subprocess.Popen(
             [*command, *words],
