@@ -44,7 +44,8 @@ UNUSUAL_PASSWORDS = ("marker of password", "marker%", "marker'\"\\", "markér", 
 # No error and no log may contain one of these; some are the beginning of a secret that may be truncated.
 MARKERS = (KEY, ENVIRONMENT_KEY, LOCAL_PART, CLAIMS[:20], SIGNATURE, PASSWORD, QUOTED_PASSWORD, BASIC_LOGIN[:12])
 
-STALL_TIMEOUT = 0.2
+# Long enough for the request to arrive.
+STALL_TIMEOUT = 1
 
 
 @pytest.fixture
@@ -146,6 +147,7 @@ async def test_error_of_http_proxy_does_not_show_secrets(server, output, monkeyp
     server.respond = lambda request: script
     monkeypatch.setattr(Websim, "url", f"{scheme}://websim.example")
     error = await error_of(proxy=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}", timeout=STALL_TIMEOUT)
+    assert server.requests
     assert markers_in(texts_of(error) + output()) == []
 
 
