@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 # Some variables are read when g4f and the package are imported, so they are set before the imports below.
 _FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
 os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
-# Here websim-cli would keep its token.
+# websim-cli keeps its token in the home folder.
 os.environ["HOME"] = os.environ["USERPROFILE"] = _FOLDER.name
 SETTINGS = ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY")
-# The HTTP clients in the tests would use these.
+# The HTTP clients in the tests use the proxies in these variables.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 for _name in (*SETTINGS, *PROXIES):
     os.environ.pop(_name, None)
@@ -22,6 +23,7 @@ for _name in (*SETTINGS, *PROXIES):
 import g4f.debug  # noqa: E402
 
 from g4f_websim import Websim  # noqa: E402
+from g4f_websim.emulator import Emulator  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
 from g4f_websim.throttles import forget_limits  # noqa: E402
 from tests.support.loopback import refusing_socket  # noqa: E402
@@ -41,6 +43,20 @@ def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="module")
+def shared_emulator() -> Iterator[Emulator]:
+    """An emulator for all tests of a module, for servers that keep its URL."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(shared_emulator: Emulator) -> Emulator:
+    """The emulator of the module, without the requests and replies of other tests."""
+    shared_emulator.reset()
+    return shared_emulator
+
+
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch):
     """A raw server that receives the requests of Websim, which retries after a millisecond."""
@@ -55,6 +71,16 @@ def closed_port() -> Iterator[int]:
     """A loopback port that refuses connections during the test."""
     with refusing_socket() as bound:
         yield bound.getsockname()[1]
+
+
+@pytest.fixture
+async def no_host_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look-up of a host name fail at once, without the resolver of this machine."""
+
+    async def fail(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown host")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import requests
-import trustme
 from aiohttp import ClientSession
 from g4f.client import AsyncClient, Client
 
@@ -31,8 +30,9 @@ from g4f_websim import Websim, request
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.sessions import HEADERS
 from tests.support.calls import HELLO, call_websim
-from tests.support.fast_server import HOST, FastServer, fast_server
+from tests.support.fast_server import FastServer, fast_server
 from tests.support.responses import PNG_MAGIC
+from tests.support.tls import write_certificates
 
 AT_ONCE = (1, 16, 100)
 # The turns of each side. Short turns, so that both sides see the same load on the machine.
@@ -270,23 +270,15 @@ def main() -> None:
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"unknown part: {', '.join(unknown)}")
     with TemporaryDirectory(prefix="g4f-websim-benchmark-") as folder:
-        certificate = _trusted_certificate(Path(folder))
-        os.environ.update(G4F_CONFIG_DIR=folder, G4F_CACHE_DIR=folder)
-        with fast_server() as plain, fast_server(certificate) as tls:
+        authority_file, server_file = write_certificates(Path(folder))
+        # The child processes trust this authority.
+        os.environ.update(G4F_CONFIG_DIR=folder, G4F_CACHE_DIR=folder, SSL_CERT_FILE=str(authority_file))
+        with fast_server() as plain, fast_server(server_file) as tls:
             run = Run(plain, tls, QUICK_DIVISOR if options.quick else 1)
             for part in options.parts or PARTS:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     for row in pool.submit(_rows, part, run).result():
                         print(f"{row.what:<62} {row.figure:<26} {row.target}", flush=True)
-
-
-def _trusted_certificate(folder: Path) -> Path:
-    """Create a certificate for the TLS server, which this process and its children trust."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    os.environ["SSL_CERT_FILE"] = str(folder / "authority.pem")
-    return folder / "server.pem"
 
 
 if __name__ == "__main__":

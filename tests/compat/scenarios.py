@@ -38,7 +38,7 @@ from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from g4f_websim.offline import offline, write_provider_list  # noqa: E402
 from g4f_websim.throttles import forget_limits  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, call_websim  # noqa: E402
-from tests.support.responses import PNG_MAGIC, REPLY, text_of, text_of_stream  # noqa: E402
+from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream  # noqa: E402
 
 # Retries take milliseconds.
 BACKOFF = 0.001
@@ -50,7 +50,6 @@ OTHER_IMAGE = "https://other.example/cat.png"
 IMAGE_FOLDERS = ("generated_images", "generated_media")
 
 RATE_LIMIT = Fault(status=429)
-LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
 PNG_RESPONSE = Fault(body=json.dumps({"url": PNG_URI}).encode())
 EMPTY_RESPONSE = Fault(body=json.dumps({"content": "", "url": None}).encode())
 SLOW_RESPONSE = Fault(delay=2)

@@ -13,7 +13,7 @@ from g4f.Provider import IterListProvider, RetryProvider
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI
-from tests.support.responses import PNG_MAGIC, REPLY, text_of, text_of_stream
+from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream
 
 OTHER_REPLY = "reply of the other provider"
 BY_CLASS_AND_NAME = pytest.mark.parametrize("provider", [Websim, "Websim"], ids=["class", "name"])
@@ -139,7 +139,7 @@ def test_fallback_provider_replies_when_websim_fails(websim_server, kind):
 
 
 def test_fallback_provider_replies_at_once_when_delay_is_too_long(websim_server):
-    websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
+    websim_server.inject(LONG_RATE_LIMIT)
     providers = IterListProvider([Websim, Other], False)
     assert text_of(Client(provider=providers).chat.completions.create(HELLO)) == OTHER_REPLY
     assert len(websim_server.requests) == 1

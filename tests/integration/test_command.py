@@ -24,21 +24,20 @@ from g4f_websim import __version__, cli, g4f_commands
 from g4f_websim.emulator import Fault
 from g4f_websim.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG, PNG_URI
+from tests.support.limits import MAX_SECONDS
 from tests.support.paths import ROOT
 from tests.support.processes import (
     MODULE,
     SCRIPT,
-    SECONDS_TO_RESPOND,
     first_on_path,
     make_home,
-    run,
+    run_command,
     run_on_terminal,
     server,
     stop,
 )
-from tests.support.responses import PNG_MAGIC, REPLY
+from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY
 
-LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
 # Longer than the delay before the queue is reported.
 SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.5"})
 BUSY = Fault(status=503, headers={"Retry-After": "0.1"})
@@ -56,7 +55,7 @@ TERMINAL_COLUMNS = 80
 COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
 
 NO_PROVIDER_LIST = "g4f's list of providers could not be downloaded from its site"
-# Other than `API` with g4f's own default for its other download.
+# Like API, but without --disable-pa-auto-download, as a user starts the server.
 PLAIN_API = ("api", "--bind", "127.0.0.1:0", "--disable-colors")
 
 ISOLATED = 'ip link set lo up && exec "$@"'
@@ -109,82 +108,86 @@ def without_package(home, package):
 
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
 def test_client_prints_response(home, command):
-    done = run("--offline", "client", "Hello", home=home, command=command)
+    done = run_command("--offline", "client", "Hello", home=home, command=command)
     assert (done.returncode, done.stdout, done.stderr) == (0, REPLY + "\n", "")
 
 
 def test_client_keeps_offline_conversation_separate(home, websim_server):
-    assert run("--offline", "client", "A secret", home=home).returncode == 0
-    run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert run_command("--offline", "client", "A secret", home=home).returncode == 0
+    run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert websim_server.requests[-1].json["messages"] == HELLO
 
 
 def test_client_saves_image(home):
-    done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
+    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
 def test_client_saves_code(home, websim_server):
     websim_server.reply("```python\nprint(1)\n```")
-    done = run("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("program.py").read_text().strip() == "print(1)"
 
 
 def test_client_reads_stdin(home):
-    assert run("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
+    assert run_command("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
 
 
 def test_client_sends_image_file(home, websim_server):
     home.joinpath("dot.png").write_bytes(PNG)
-    done = run("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 0, done.stderr
     content = websim_server.requests[-1].json["messages"][-1]["content"]
     assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
 
 
 def test_client_sends_instructions_as_system_message(home, websim_server):
-    run("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    run_command("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert websim_server.requests[-1].json["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
 def test_client_uses_provider_of_user(home, websim_server):
-    done = run("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert_fails_on_one_line(done, "Nobody")
     assert list(websim_server.requests) == []
 
 
 @pytest.mark.parametrize("command", [SCRIPT, WITHOUT_STDIN], ids=["empty", "closed"])
 def test_client_without_input_fails(home, command):
-    done = run("--offline", "client", home=home, command=command)
+    done = run_command("--offline", "client", home=home, command=command)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
 
 
 def test_client_needs_no_stdin(home):
-    done = run("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
+    done = run_command("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
     assert done.stdout.strip() == REPLY
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
 def test_needs_no_stdout(home, words):
-    done = run(*words, home=home, command=WITHOUT_STDOUT)
+    done = run_command(*words, home=home, command=WITHOUT_STDOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
 def test_replaces_characters_that_stdout_cannot_encode(home, words):
-    done = run("--offline", *words, home=home, PYTHONIOENCODING="ascii")
+    done = run_command("--offline", *words, home=home, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Gr??e" in done.stdout
 
 
-def test_gui_prints_url_and_listens_on_loopback(home):
+def test_gui_tells_the_user_which_url_to_open(home):
+    with server("--offline", "gui", "--port", "0", home=home) as gui:
+        _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
+        assert instruction
+        assert gui.url in below
+
+
+def test_offline_gui_warns_that_its_page_may_not_load(home):
     with server("--offline", "gui", "--port", "0", home=home) as gui:
         assert "may not load without a network" in gui.output
-        assert "Open the URL below and choose the provider Websim." in gui.output
-        assert "all addresses" not in gui.output
-        assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
 
 
 def test_gui_with_provider_list_prints_no_warning(home, websim_server):
@@ -192,9 +195,10 @@ def test_gui_with_provider_list_prints_no_warning(home, websim_server):
         assert "may not load" not in gui.output
 
 
-def test_gui_listens_on_host_of_user(home):
-    with server("--offline", "gui", "--port", "0", "--host", "0.0.0.0", home=home) as gui:
-        assert "all addresses" in gui.output
+@pytest.mark.parametrize(("options", "on_all_addresses"), [((), False), (("--host", "0.0.0.0"), True)])
+def test_gui_listens_on_loopback_or_host_of_user(home, options, on_all_addresses):
+    with server("--offline", "gui", "--port", "0", *options, home=home) as gui:
+        assert ("all addresses" in gui.output) == on_all_addresses
 
 
 @pytest.mark.parametrize(
@@ -223,14 +227,14 @@ def test_emulator_runs_until_ctrl_c(home):
 
 
 def test_check_succeeds_offline(home):
-    done = run("--offline", "check", home=home)
+    done = run_command("--offline", "check", home=home)
     assert (done.returncode, done.stderr) == (0, "")
     assert "200" in done.stdout
 
 
 @pytest.mark.parametrize(("words", "output"), [(("version",), "g4f "), (("tray", "-h"), "usage: g4f-websim tray")])
 def test_other_g4f_command_runs(home, words, output):
-    done = run(*words, home=home)
+    done = run_command(*words, home=home)
     assert (done.returncode, done.stdout[: len(output)]) == (0, output)
 
 
@@ -263,7 +267,7 @@ def test_prints_help(words, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("command", "word"), [(SCRIPT, "gui"), (MODULE, "api")], ids=["script", "module"])
 def test_prints_help_of_command_in_process(home, command, word):
-    done = run("--offline", word, "-h", home=home, command=command)
+    done = run_command("--offline", word, "-h", home=home, command=command)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: g4f-websim {word} [-h]")
 
@@ -323,7 +327,7 @@ def test_image_file_without_image_model_fails_before_request(words, reason, webs
 def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
     websim_server.inject(Fault(body=json.dumps({"url": f"{closed_url}/cat.png"}).encode()))
     home.joinpath("cat.png").write_bytes(PNG)
-    done = run("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "g4f-websim: nothing was saved in cat.png"
     assert "Error fetching media" in done.stderr
@@ -350,7 +354,7 @@ def test_file_of_other_format_fails_before_request(file, content, websim_server,
 
 def test_client_sends_text_file(home, websim_server):
     home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
-    done = run("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 0, done.stderr
     assert "Grüße" in websim_server.requests[-1].json["messages"][-1]["content"]
 
@@ -364,12 +368,12 @@ def test_text_is_not_mistaken_for_file(words, capsys):
 
 
 def test_client_sends_text_that_looks_like_a_file(home):
-    done = run("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
+    done = run_command("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_web_page_without_markitdown_names_package(home, closed_url):
-    done = run("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
+    done = run_command("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
     assert_fails_on_one_line(done, 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"')
 
 
@@ -386,7 +390,7 @@ def test_malformed_port_fails(command, port, capsys):
 
 
 def test_used_port_of_emulator_fails(home, used_port):
-    assert_fails_on_one_line(run("emulator", "--port", str(used_port), home=home), "Address already in use")
+    assert_fails_on_one_line(run_command("emulator", "--port", str(used_port), home=home), "Address already in use")
 
 
 @pytest.mark.parametrize(("command", "options"), [("api", "--bind or --port"), ("gui", "--host or --port")])
@@ -399,7 +403,7 @@ def test_used_port_of_server_fails(command, options, used_port, capsys):
 
 @pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
 def test_missing_package_is_named(home, command, package):
-    done = run("--offline", command, home=home, PYTHONPATH=without_package(home, package))
+    done = run_command("--offline", command, home=home, PYTHONPATH=without_package(home, package))
     assert_fails_on_one_line(done)
     assert re.search(r"pip install .*g4f\[.*gui", done.stderr)
 
@@ -409,22 +413,22 @@ def test_missing_package_is_named(home, command, package):
 
 def test_rate_limit_fails_on_one_line(home, websim_server):
     websim_server.inject(LONG_RATE_LIMIT)
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert_fails_on_one_line(done, "RateLimitError: ", "would wait 3600 s", "max_wait")
 
 
 def test_connection_failure_fails_on_one_line(home, closed_url):
-    done = run("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
+    done = run_command("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
     assert_fails_on_one_line(done, "no connection")
 
 
 def test_malformed_url_fails_on_one_line(home):
-    assert_fails_on_one_line(run("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
+    assert_fails_on_one_line(run_command("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
 
 
 def test_debug_prints_traceback(home, websim_server):
     websim_server.inject(LONG_RATE_LIMIT)
-    assert "Traceback" in run("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
+    assert "Traceback" in run_command("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
 
 
 def test_terminal_shows_retry(home, websim_server):
@@ -452,28 +456,30 @@ def test_terminal_shows_retry_once_with_debug(home, websim_server):
 
 def test_redirected_stderr_shows_no_retry(home, websim_server):
     websim_server.inject(BUSY)
-    done = run("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert (done.stdout.strip(), done.stderr) == (REPLY, "")
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("emulator",), ("-h",)])
-def test_closed_pipe_prints_nothing(home, words):
+def test_closed_stdout_prints_no_traceback(home, words):
     reader, writer = os.pipe()
     os.close(reader)
-    done = run(*words, home=home, stdout=writer)
+    # Without a buffer, the error occurs in argparse, which ignores it, and the status is 0.
+    done = run_command(*words, home=home, stdout=writer, PYTHONUNBUFFERED="")
     os.close(writer)
-    assert (done.returncode in (0, 1), done.stderr) == (True, "")
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # Without g4f's site
 
 
-def test_server_starts_without_provider_list(home, websim_server):
-    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(home / "empty")) as api:
+def test_server_without_provider_list_warns_once_and_writes_no_list(home, websim_server):
+    empty = home / "empty"
+    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty)) as api:
         assert api.chat() == REPLY
         assert api.output.count(NO_PROVIDER_LIST) == 1
         assert "Auto-download" not in api.output
-    assert list(home.rglob("providers.json")) == list(home.joinpath("cache").rglob("providers.json"))
+    assert list(empty.rglob("providers.json")) == []
     assert list(home.joinpath("tmp").iterdir()) == []
 
 
@@ -494,21 +500,23 @@ def test_sigterm_deletes_temporary_provider_list(home):
 
 
 def test_gui_help_needs_no_provider_list(home):
-    done = run("gui", "--help", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    done = run_command("gui", "--help", home=home, G4F_CACHE_DIR=str(home / "empty"))
     assert (done.returncode, done.stdout[:21]) == (0, "usage: g4f-websim gui")
     assert_fails_on_one_line(done, NO_PROVIDER_LIST, status=0)
 
 
 def test_unknown_provider_fails_without_provider_list(home):
-    done = run("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    done = run_command("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
     assert NO_PROVIDER_LIST in done.stderr
     assert "Typo" in done.stderr
 
 
-def test_client_downloads_no_provider_list(home):
-    done = run("--offline", "client", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
-    assert done.stderr == ""
+def test_client_downloads_no_provider_list(home, websim_server):
+    empty = home / "empty"
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty))
+    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
+    assert not empty.exists()
 
 
 # Without any network
@@ -520,18 +528,18 @@ def isolate_network():
     for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
         isolated = (*words, "sh", "-c", ISOLATED, "sh")
         if shutil.which("unshare"):
-            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=SECONDS_TO_RESPOND)
+            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=MAX_SECONDS)
             if done.returncode == 0:
                 return isolated
     return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
 
 
 def test_offline_client_needs_no_network(home):
-    done = run("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
+    done = run_command("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
     assert (done.stdout, done.stderr) == (REPLY + "\n", "")
 
 
 def test_offline_server_needs_no_network(home):
     program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
-    done = run(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
+    done = run_command(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
     assert (done.stdout, done.stderr) == (REPLY + "\n", "")

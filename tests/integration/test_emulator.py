@@ -5,8 +5,8 @@ import socket
 import struct
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 
 import pytest
@@ -16,43 +16,31 @@ from g4f_websim.emulator import Emulator, Fault, RateLimit
 from g4f_websim.emulator.limit import IN_FLIGHT_DELAY, Limiter
 from g4f_websim.emulator.server import MAX_SIDE
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
+from tests.support.calls import CHAT, send_chat
+from tests.support.limits import MAX_SECONDS
 from tests.support.responses import PNG_MAGIC, REPLY
 
-CHAT = {"project_id": "a", "messages": [{"role": "user", "content": "Hello"}]}
 IMAGE = {"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}
 TEXT_PART = {"type": "text", "text": "Hello"}
 IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
 
-SECONDS_TO_RESPOND = 30
 DELAY = 0.05
 STOPS = 20
 CONNECTIONS = 5
 MINUTE = 60
 
 
-@pytest.fixture(scope="module")
-def shared_emulator():
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(shared_emulator):
-    shared_emulator.reset()
-    return shared_emulator
-
-
 def chat(emulator, body=CHAT):
-    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=SECONDS_TO_RESPOND)
+    return requests.post(emulator.url + CHAT_PATH, json=body, timeout=MAX_SECONDS)
 
 
 def image(emulator, body=IMAGE):
-    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=SECONDS_TO_RESPOND)
+    return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=MAX_SECONDS)
 
 
-def wait_for_request(emulator):
-    deadline = time.monotonic() + SECONDS_TO_RESPOND
-    while not emulator.requests:
+def wait_for_requests(emulator, count):
+    deadline = time.monotonic() + MAX_SECONDS
+    while len(emulator.requests) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -107,12 +95,12 @@ def test_responds_to_json_chat_with_json(emulator):
     ],
 )
 def test_draws_png_of_requested_size(emulator, options, size):
-    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=SECONDS_TO_RESPOND)
+    response = requests.get(image(emulator, {**IMAGE, **options}).json()["url"], timeout=MAX_SECONDS)
     assert response.headers["Content-Type"] == "image/png"
     assert size_of_png(response.content) == size
 
 
-def test_image_depends_on_prompt_only(emulator):
+def test_same_prompt_gives_the_same_image(emulator):
     first, second, other = (image(emulator, {**IMAGE, "prompt": prompt}).json() for prompt in ("a", "a", "b"))
     assert first == second != other
 
@@ -127,11 +115,11 @@ def test_image_depends_on_prompt_only(emulator):
     ],
 )
 def test_unknown_image_is_not_found(emulator, path):
-    assert requests.get(emulator.url + path, timeout=SECONDS_TO_RESPOND).status_code == 404
+    assert requests.get(emulator.url + path, timeout=MAX_SECONDS).status_code == 404
 
 
 def test_home_page_names_offline_websim(emulator):
-    assert "offline Websim" in requests.get(emulator.url, timeout=SECONDS_TO_RESPOND).text
+    assert "offline Websim" in requests.get(emulator.url, timeout=MAX_SECONDS).text
 
 
 # Validation
@@ -205,7 +193,7 @@ def test_rejects_malformed_image_request(emulator, body, field):
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[" * 200_000])
 def test_rejects_body_that_is_not_json(emulator, text):
-    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=SECONDS_TO_RESPOND)
+    response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=MAX_SECONDS)
     assert (response.status_code, response.json()) == (400, {"error": "offline Websim: the body must be JSON"})
 
 
@@ -241,7 +229,7 @@ def test_replies_with_text(emulator):
 
 def test_replies_with_image(emulator):
     emulator.reply_image(b"a PNG file")
-    response = requests.get(image(emulator).json()["url"], timeout=SECONDS_TO_RESPOND)
+    response = requests.get(image(emulator).json()["url"], timeout=MAX_SECONDS)
     assert (response.content, response.headers["Content-Type"]) == (b"a PNG file", "image/png")
 
 
@@ -365,7 +353,7 @@ def test_reset_forgets_requests_replies_and_images(emulator):
     emulator.reset()
     assert not emulator.requests
     assert chat(emulator).json()["content"] == REPLY
-    assert requests.get(url, timeout=SECONDS_TO_RESPOND).status_code == 404
+    assert requests.get(url, timeout=MAX_SECONDS).status_code == 404
 
 
 # Starting and stopping
@@ -385,9 +373,9 @@ def test_port_in_use_is_an_error(emulator):
 def test_stops_although_client_has_left():
     start = time.monotonic()
     with Emulator() as emulator:
-        emulator.inject(Fault(delay=30))
-        with pytest.raises(requests.ReadTimeout):
-            requests.post(emulator.url + CHAT_PATH, json=CHAT, timeout=DELAY)
+        emulator.inject(Fault(delay=MAX_SECONDS))
+        with send_chat(emulator.url):
+            wait_for_requests(emulator, 1)
     assert time.monotonic() - start < 10
 
 
@@ -493,21 +481,24 @@ def test_retry_after_can_be_left_out():
 
 
 def test_responds_with_429_beyond_requests_at_same_time():
-    with Emulator(limit=RateLimit(max_in_flight=2), delay=2) as emulator, ThreadPoolExecutor(4) as pool:
-        responses = list(pool.map(lambda _: chat(emulator), range(4)))
-        assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
-        assert {response.headers.get("Retry-After") for response in responses} == {None, "1"}
-        assert chat(emulator).status_code == 200
+    with Emulator(limit=RateLimit(max_in_flight=2)) as emulator:
+        assert statuses(emulator, 3) == [200, 200, 200]
+        emulator.reset()
+        emulator.inject(Fault(delay=MAX_SECONDS), times=2)
+        with send_chat(emulator.url), send_chat(emulator.url):
+            wait_for_requests(emulator, 2)
+            refused = chat(emulator)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
 
 
-def test_refused_request_uses_no_reply():
-    with Emulator(limit=RateLimit(max_in_flight=1)) as emulator, ThreadPoolExecutor(1) as pool:
-        emulator.inject(Fault(status=503, delay=2))
+def test_refused_request_uses_no_reply(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("g4f_websim.emulator.server.Limiter", partial(Limiter, clock=lambda: now))
+    with Emulator(limit="1/60s") as emulator:
+        emulator.inject(Fault(status=503))
         emulator.reply("42")
-        first = pool.submit(chat, emulator)
-        wait_for_request(emulator)
-        assert chat(emulator).status_code == 429
-        assert first.result(SECONDS_TO_RESPOND).status_code == 503
+        assert statuses(emulator, 2) == [503, 429]
+        now += MINUTE
         assert chat(emulator).json()["content"] == "42"
 
 

@@ -1,6 +1,6 @@
 """The options of `g4f-websim emulator`."""
 
-from concurrent.futures import ThreadPoolExecutor
+from select import select
 
 import httpx
 import pytest
@@ -8,10 +8,9 @@ import pytest
 from g4f_websim.emulator import Emulator
 from g4f_websim.emulator.command import serve
 from g4f_websim.endpoints import CHAT_PATH
-from tests.support.calls import HELLO
+from tests.support.calls import CHAT, send_chat
+from tests.support.limits import MAX_SECONDS
 from tests.support.processes import make_home, server
-
-CHAT = {"project_id": "a", "messages": HELLO}
 
 
 def chat(emulator):
@@ -27,10 +26,14 @@ def test_limits_rate(tmp_path, option, has_retry_after):
 
 
 def test_limits_requests_at_same_time(tmp_path):
-    argv = ("emulator", "--max-in-flight", "1", "--delay", "2")
-    with server(*argv, home=make_home(tmp_path)) as emulator, ThreadPoolExecutor(2) as pool:
-        responses = list(pool.map(lambda _: chat(emulator), range(2)))
-    assert sorted(response.status_code for response in responses) == [200, 429]
+    argv = ("emulator", "--max-in-flight", "1", "--delay", "600")
+    with (
+        server(*argv, home=make_home(tmp_path)) as emulator,
+        send_chat(emulator.url) as first,
+        send_chat(emulator.url) as second,
+    ):
+        (refused,), _, _ = select([first, second], [], [], MAX_SECONDS)
+        assert refused.recv(1000).startswith(b"HTTP/1.1 429 ")
 
 
 def test_prints_line_for_each_request_without_headers_and_body(tmp_path):

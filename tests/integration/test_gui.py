@@ -1,4 +1,7 @@
-"""The back end of g4f's web page, in the server of `g4f-websim api`; g4f reads its list of providers from a file."""
+"""The back end of g4f's web page, in the server of `g4f-websim api`.
+
+g4f lists the providers that a file in its package names, so the server runs with a copy of g4f.
+"""
 
 import json
 import os
@@ -10,9 +13,9 @@ import httpx
 import pytest
 
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator
 from tests.support.calls import HELLO
-from tests.support.processes import API, SECONDS_TO_RESPOND, first_on_path, make_home, server
+from tests.support.limits import MAX_SECONDS
+from tests.support.processes import API, first_on_path, make_home, server
 from tests.support.responses import PNG_MAGIC, REPLY
 
 PACKAGE = Path(g4f.__file__).parent
@@ -28,18 +31,12 @@ def copy_g4f(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def emulator():
-    with Emulator() as emulator:
-        yield emulator
-
-
 @pytest.fixture(scope="module", params=[(), ("--debug",)], ids=["plain", "debug"])
-def gui(request, emulator, tmp_path_factory):
+def gui(request, shared_emulator, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("gui"))
     packages = copy_g4f(home / "packages")
     with server(
-        *API, *request.param, home=home, WEBSIM_URL=emulator.url, PYTHONPATH=first_on_path(packages)
+        *API, *request.param, home=home, WEBSIM_URL=shared_emulator.url, PYTHONPATH=first_on_path(packages)
     ) as started:
         yield started
 
@@ -47,7 +44,7 @@ def gui(request, emulator, tmp_path_factory):
 def conversation(gui, **fields):
     """Send a conversation and return its events by type."""
     body = {"provider": "Websim", "messages": HELLO, **fields}
-    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_RESPOND)
+    response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=MAX_SECONDS)
     lines = response.raise_for_status().text.splitlines()
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     return {event["type"]: event for event in events}
@@ -59,7 +56,7 @@ def test_lists_websim_once_beside_builtin_providers(gui):
     assert len(names) > 1
 
 
-def test_lists_websim_with_same_fields_as_builtin_providers(gui, emulator):
+def test_describes_websim_to_the_web_page(gui, emulator):
     (listed,) = [provider for provider in gui.get("/backend-api/v2/providers") if provider["name"] == "Websim"]
     assert listed == {
         "name": "Websim",

@@ -12,7 +12,7 @@ from aiohttp import ClientTimeout
 from g4f_websim import Websim, cli, image_command
 from g4f_websim.emulator import Fault
 from tests.support.calls import JWT, PNG, PNG_URI
-from tests.support.processes import make_home, run, run_on_terminal
+from tests.support.processes import make_home, run_command, run_on_terminal
 from tests.support.responses import PNG_MAGIC
 
 FAILURE = Fault(status=500)
@@ -23,7 +23,10 @@ def image_at(url):
 
 
 class Service(BaseHTTPRequestHandler):
-    """Websim and an image host in one, also as an HTTP proxy; records the requests of the server's `requests`."""
+    """Respond as Websim to POST and as an image host to GET, also as an HTTP proxy for both.
+
+    The path and the headers of each request are added to the attribute `requests` of the server.
+    """
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -76,7 +79,7 @@ def usage_error(capsys, *words):
 
 def test_saves_image(tmp_path):
     home = make_home(tmp_path / "home")
-    done = run("--offline", "image", "a cat on a couch", "-O", "cat.png", home=home)
+    done = run_command("--offline", "image", "a cat on a couch", "-O", "cat.png", home=home)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cat.png\n", "")
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
     assert list(home.joinpath("config").rglob("conversation.json")) == []
@@ -138,10 +141,10 @@ def test_downloads_through_proxy_without_token(monkeypatch, tmp_path):
         monkeypatch.setenv("WEBSIM_API_KEY", JWT)
         monkeypatch.setattr(Websim, "url", "http://websim.invalid")
         assert cli.main(["image", "a cat", "-O", "cat.png"]) == 0
-        (chat_url, chat_headers), (image_url, image_headers) = proxy.requests
+        (api_url, api_headers), (image_url, image_headers) = proxy.requests
     assert tmp_path.joinpath("cat.png").read_bytes() == PNG
-    assert (chat_url, image_url) == (Websim.image_api_endpoint, "http://images.invalid/cat.png")
-    assert JWT in str(chat_headers)
+    assert (api_url, image_url) == (Websim.image_api_endpoint, "http://images.invalid/cat.png")
+    assert JWT in str(api_headers)
     assert JWT not in str(image_headers)
 
 

@@ -3,9 +3,6 @@
 Starting an interpreter takes longer than most scripts, so one script covers several event loops.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -13,10 +10,8 @@ from textwrap import dedent
 import pytest
 
 from tests.support.fast_server import FastServer, fast_server
-from tests.support.paths import ROOT
+from tests.support.interpreter import run_python
 from tests.support.tls import write_certificates
-
-SCRIPT_TIMEOUT = 60
 
 # Warnings that g4f's modules issue on import are ignored, and so are asyncio's remarks on slow callbacks.
 PRELUDE = """
@@ -108,20 +103,14 @@ def server(request, servers, certificates, monkeypatch) -> FastServer:
 
 
 @pytest.fixture
-def run(server: FastServer, tmp_path: Path) -> Callable[[str], str]:
+def run(server: FastServer) -> Callable[[str], str]:
     """Return a function that runs a script and returns its output; the script must print no warning and no error."""
 
     def run_quietly(script: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", PRELUDE + dedent(script)],
-            env=os.environ | {"WEBSIM_URL": server.url, "PYTHONPATH": str(ROOT)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=SCRIPT_TIMEOUT,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.strip()
+        options = ("-X", "dev", "-W", "error::ResourceWarning")
+        printed, errors = run_python(*options, "-c", PRELUDE + dedent(script), WEBSIM_URL=server.url)
+        assert errors == ""
+        return printed.strip()
 
     return run_quietly
 
@@ -445,8 +434,9 @@ def test_loop_may_be_closed_twice(run):
 IGNORE_UNCLOSED_LOOPS = 'warnings.filterwarnings("ignore", "unclosed event loop")\n'
 
 
-# Objects that were created in this order are finalized in this order, unless an automatic collection promotes some:
-# the event loop comes before its connections and closes them. uvloop's event loops are never garbage-collected.
+# The garbage collector finalizes the objects of a cycle in the order of their creation: first the event loop, which
+# closes its connections, then the connections. An automatic collection would change the order by moving some of the
+# objects to an older generation, so it is switched off. uvloop's event loops are never garbage-collected.
 COLLECT_BY_HAND = IGNORE_UNCLOSED_LOOPS + "gc.collect(); gc.disable()\n"
 
 
@@ -456,7 +446,7 @@ def test_interpreter_exit_closes_connections_of_unclosed_loops(run, server):
         loops = [used_loop(new_loop) for new_loop in NEW_LOOPS.values()]
         run_in_threads(2, abandon_loop)
     """
-    # An automatic collection may come before the exit, which is to close the event loops here.
+    # An automatic collection could close the event loops before the interpreter exits.
     run(COLLECT_BY_HAND + dedent(script))
     assert server.counts() == {"connections": 4, "open": 0, "requests": 4}
 
@@ -549,9 +539,8 @@ def test_thread_may_open_session_while_the_exit_closes_others(run):
         thread.start()
         sessions._close_all_connections()
         thread.join()
-        print(opened.is_set())
     """
-    assert run(IGNORE_UNCLOSED_LOOPS + dedent(script)) == "True"
+    run(IGNORE_UNCLOSED_LOOPS + dedent(script))
 
 
 # Closing in unusual conditions

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import g4f.config
@@ -23,13 +23,13 @@ from g4f.image import copy_images
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.offline import accept_images_from, offline, write_provider_list
-from tests.support.calls import HELLO, call_websim
-from tests.support.paths import ROOT
-from tests.support.processes import API, SECONDS_TO_RESPOND, make_home, run, server
+from tests.support.calls import CALLS_WEBSIM, HELLO, call_websim
+from tests.support.interpreter import run_python
+from tests.support.limits import MAX_SECONDS
+from tests.support.processes import API, make_home, run_command, server
 from tests.support.responses import PNG_MAGIC, REPLY
 
 VARIABLES = ("WEBSIM_URL", "G4F_CACHE_DIR", "G4F_CONFIG_DIR", "G4F_PROXY")
-CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
 WAITS_OFFLINE = """
 import os, threading
 from g4f_websim.offline import offline
@@ -68,10 +68,8 @@ async def test_points_websim_at_emulator():
 def test_points_child_processes_at_emulator(monkeypatch, closed_port):
     monkeypatch.setenv("G4F_PROXY", f"http://127.0.0.1:{closed_port}")
     with offline():
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", CALLS_WEBSIM]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_RESPOND)
-    assert done.stdout.strip() == REPLY, done.stderr
+        printed, _ = run_python("-c", CALLS_WEBSIM)
+    assert printed.strip() == REPLY
 
 
 def test_g4f_needs_no_provider_list_from_its_site(monkeypatch, closed_port):
@@ -128,7 +126,7 @@ def test_works_outside_main_thread():
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(SECONDS_TO_RESPOND)
+    thread.join(MAX_SECONDS)
     ((emulator_url, websim_url),) = urls
     assert emulator_url == websim_url
 
@@ -195,7 +193,7 @@ def test_client_saves_data_uri():
 
 
 def test_command_saves_image(tmp_path):
-    done = run("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
+    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
     assert done.returncode == 0, done.stderr
     assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
@@ -203,14 +201,14 @@ def test_command_saves_image(tmp_path):
 def test_command_writes_nothing_into_folders_of_g4f(tmp_path):
     home = make_home(tmp_path)
     before = sorted(home.rglob("*"))
-    assert run("--offline", "client", "Hello", home=home).returncode == 0
+    assert run_command("--offline", "client", "Hello", home=home).returncode == 0
     assert sorted(home.rglob("*")) == before
 
 
 def test_gui_serves_image(tmp_path):
     with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
         body = {"provider": "Websim", "model": "flux", "messages": HELLO}
-        response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=SECONDS_TO_RESPOND)
+        response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=MAX_SECONDS)
         events = [json.loads(line[len("data: ") :]) for line in response.text.splitlines() if line.startswith("data: ")]
         (url,) = next(event["urls"] for event in events if event["type"] == "content")
         assert url.startswith("/media/")
@@ -229,7 +227,7 @@ def offline_api(tmp_path_factory):
 def test_api_returns_image(offline_api, response_format):
     body = {"prompt": "a cat", "model": "flux", "response_format": response_format}
     url = f"{offline_api.url}/api/Websim/images/generations"
-    (image,) = httpx.post(url, json=body, timeout=SECONDS_TO_RESPOND).raise_for_status().json()["data"]
+    (image,) = httpx.post(url, json=body, timeout=MAX_SECONDS).raise_for_status().json()["data"]
     encoded = image.get("b64_json")
     png = base64.b64decode(encoded) if encoded else httpx.get(image["url"]).content
     assert png.startswith(PNG_MAGIC)
@@ -243,7 +241,7 @@ def test_accepts_images_from_emulator_only():
         assert copy_images.is_safe_url("https://1.1.1.1/cat.png")
 
 
-def test_older_g4f_needs_no_permission(monkeypatch):
+def test_accepts_images_on_g4f_without_is_safe_url(monkeypatch):
     monkeypatch.delattr(copy_images, "is_safe_url")
     with accept_images_from("http://127.0.0.1:8765"):
         assert not hasattr(copy_images, "is_safe_url")
@@ -259,11 +257,12 @@ def test_without_offline_g4f_returns_url_of_unsaved_image(monkeypatch):
 # The list of providers
 
 
-def test_provider_list_is_valid_today(tmp_path):
+def test_writes_provider_list_for_today_and_tomorrow(tmp_path):
+    today = date.today()
     write_provider_list(tmp_path)
-    today = json.loads((tmp_path / ".models" / str(date.today()) / "providers.json").read_text())
-    assert today.keys() == {"providers", "defaultModels"}
-    assert len(list(tmp_path.glob(".models/*/providers.json"))) == 2
+    for day in (today, today + timedelta(days=1)):
+        written = json.loads((tmp_path / ".models" / str(day) / "providers.json").read_text())
+        assert written.keys() == {"providers", "defaultModels"}
 
 
 def test_provider_list_of_g4f_is_kept(tmp_path):

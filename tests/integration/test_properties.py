@@ -24,7 +24,7 @@ from g4f_websim.errors import MAX_MESSAGE_CHARS
 from g4f_websim.redaction import excerpt
 from g4f_websim.transport import parse_retry_after
 from tests.support.calls import G4F_ERRORS, HELLO, JWT, PNG_URI, call_websim
-from tests.support.raw_server import http, raw_server
+from tests.support.raw_server import http_response, raw_server
 from tests.support.responses import PNG_MAGIC
 
 EXAMPLES = os.environ.get("WEBSIM_TEST_EXAMPLES")
@@ -174,7 +174,7 @@ REQUESTS = st.fixed_dictionaries(
 
 @pytest.fixture
 async def server(monkeypatch):
-    async with raw_server(lambda request: [http(b'{"content": "fine", "url": "/cat.png"}')]) as server:
+    async with raw_server(lambda request: [http_response(b'{"content": "fine", "url": "/cat.png"}')]) as server:
         monkeypatch.setattr(Websim, "url", server.url)
         monkeypatch.setattr(Websim, "backoff", 0.0)
         monkeypatch.setattr(Websim, "max_wait", 0.0)
@@ -236,7 +236,9 @@ BODIES = (
     | HTML_BODIES
     | st.builds(lambda text: text.encode("utf-16", "surrogatepass"), TEXTS)
 )
-RESPONSES = st.builds(http, BODIES, st.just(200) | st.integers(0, 999), st.lists(HEADERS, max_size=3)) | st.builds(
+RESPONSES = st.builds(
+    http_response, BODIES, st.just(200) | st.integers(0, 999), st.lists(HEADERS, max_size=3)
+) | st.builds(
     lambda start, rest: start + rest,
     st.sampled_from([b"", b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]),
     st.binary(max_size=200),

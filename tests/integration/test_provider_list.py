@@ -13,10 +13,10 @@ import pytest
 from g4f.client.factory import AbstractClientFactory
 
 from g4f_websim import provider_list
+from tests.support.limits import MAX_SECONDS
 
 LIST = b'{"providers": {}}'
 # How long a thread of a test that fails may live.
-MAX_SECONDS = 30
 MESSAGE = "g4f's list of providers could not be downloaded from its site"
 
 

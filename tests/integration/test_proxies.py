@@ -1,20 +1,26 @@
-"""Proxies that fail: the error names the proxy, says why it failed and what to do."""
+"""Proxies: a call succeeds through each kind; if a proxy fails, the error names it and says why and what to do."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
+import trustme
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import socks_proxy
+from tests.support.interpreter import run_python
 from tests.support.loopback import HOST
-from tests.support.raw_server import OK_RESPONSE, RawServer, http, raw_server
+from tests.support.raw_server import OK_RESPONSE, RawServer, http_response, raw_server
+from tests.support.tls import server_context
 
 HTTP_SITE = "http://websim.example"
 HTTPS_SITE = "https://websim.example"
+# An address for documentation (RFC 5737), and how SOCKS encodes it.
+IP_SITE = "http://192.0.2.7"
+IP_ADDRESS = bytes([192, 0, 2, 7])
 SOCKS_SCHEMES = ["socks4", "socks5", "socks5h"]
 
 CHECK_PROXY = "check that it runs and that its URL is right"
@@ -25,7 +31,16 @@ NO_METHOD_ACCEPTED = b"\x05\xff"
 PASSWORD_METHOD = b"\x05\x02"
 NO_LOGIN_METHOD = b"\x05\x00"
 HOST_UNREACHABLE = b"\x05\x04\x00\x01" + bytes(6)
+SOCKS5_CONNECTED = b"\x05\x00\x00\x01" + bytes(6)
 SOCKS4_REFUSED = b"\x00\x5b" + bytes(6)
+SOCKS4_CONNECTED = b"\x00\x5a" + bytes(6)
+
+
+CALL_THROUGH_PROXY = """
+import asyncio, sys
+from tests.support.calls import HELLO, call_websim
+print(*asyncio.run(call_websim(None, HELLO, proxy=sys.argv[1])))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +61,25 @@ async def http_proxy() -> AsyncIterator[RawServer]:
 
 
 @asynccontextmanager
-async def socks_script(*replies: bytes) -> AsyncIterator[str]:
-    """Run a SOCKS proxy that sends one reply for each message, and yield its host and port."""
+async def socks_script(*replies: bytes, messages: list[bytes] | None = None) -> AsyncIterator[str]:
+    """Run a SOCKS proxy that sends one reply for each message, and yield its host and port.
+
+    Args:
+        replies: the replies.
+        messages: a list to which the received messages are added.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer):
             for reply in replies:
-                await reader.read(1000)
+                message = await reader.read(1000)
+                if messages is not None:
+                    messages.append(message)
                 writer.write(reply)
                 await writer.drain()
+            # Closing a socket with unread data resets the connection, and the last reply could be lost.
+            with suppress(OSError):
+                await reader.read()
 
     async with await asyncio.start_server(serve, HOST, 0) as listener:
         yield f"{HOST}:{listener.sockets[0].getsockname()[1]}"
@@ -65,6 +90,38 @@ async def error_of(proxy: str) -> Exception:
         await asyncio.wait_for(call_websim(None, HELLO, proxy=proxy), 20)
     assert raised.value.reason == "proxy_failed"
     return raised.value
+
+
+@pytest.mark.parametrize(
+    ("scheme", "site", "replies", "address"),
+    [
+        ("socks4", IP_SITE, [SOCKS4_CONNECTED], IP_ADDRESS),
+        ("socks5", IP_SITE, [NO_LOGIN_METHOD, SOCKS5_CONNECTED], IP_ADDRESS),
+        ("socks5h", HTTP_SITE, [NO_LOGIN_METHOD, SOCKS5_CONNECTED], b"websim.example"),
+    ],
+    ids=SOCKS_SCHEMES,
+)
+async def test_call_succeeds_through_socks_proxy(monkeypatch, scheme, site, replies, address):
+    monkeypatch.setattr(Websim, "url", site)
+    messages = []
+    async with socks_script(*replies, OK_RESPONSE, messages=messages) as host:
+        assert await call_websim(None, HELLO, proxy=f"{scheme}://{host}") == ["fine"]
+    *_, connect, request = messages
+    assert address in connect
+    assert request.startswith(b"POST /api/")
+
+
+async def test_call_succeeds_through_https_proxy(tmp_path):
+    authority = trustme.CA()
+    authority_file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(authority_file)
+    async with raw_server(tls=server_context(authority, HOST)) as proxy:
+        # A process of its own, because aiohttp reads the trusted authorities when it is imported.
+        variables = {"WEBSIM_URL": HTTP_SITE, "SSL_CERT_FILE": str(authority_file)}
+        printed, _ = await asyncio.to_thread(run_python, "-c", CALL_THROUGH_PROXY, proxy.url, **variables)
+    assert printed == "fine\n"
+    (request,) = proxy.requests
+    assert request.head.startswith(f"POST {HTTP_SITE}/api/".encode())
 
 
 @pytest.mark.parametrize("site", [HTTP_SITE, HTTPS_SITE])
@@ -88,13 +145,14 @@ async def test_retries_dead_proxy(caplog, closed_port, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_error_names_proxy_with_unknown_host_name(scheme):
+async def test_error_names_proxy_with_unknown_host_name(no_host_names, scheme):
     error = await error_of(f"{scheme}://proxy.invalid:3128")
     assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not respond")
+    assert "unknown host" in str(error)
 
 
 async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
-    http_proxy.respond = lambda request: [http(b"login first", 407)]
+    http_proxy.respond = lambda request: [http_response(b"login first", 407)]
     error = await error_of(http_proxy.url)
     assert str(error) == (
         f"Response 407 from websim.example: the proxy {http_proxy.host} needs a login (login first): {PROXY_LOGIN}"
@@ -105,7 +163,7 @@ async def test_error_says_that_http_proxy_needs_login_for_http_site(http_proxy):
 
 
 async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy, https_site):
-    http_proxy.respond = lambda request: [http(status=407)]
+    http_proxy.respond = lambda request: [http_response(status=407)]
     error = await error_of(http_proxy.url)
     assert str(error).startswith(f"No response from websim.example: the proxy {http_proxy.host} needs a login")
     assert str(error).endswith(f": {PROXY_LOGIN}")
@@ -114,7 +172,7 @@ async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy,
 
 @pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, 3), (503, 3)])
 async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
-    http_proxy.respond = lambda request: [http(status=status)]
+    http_proxy.respond = lambda request: [http_response(status=status)]
     error = await error_of(http_proxy.url)
     start = f"No response from websim.example: the proxy {http_proxy.host} does not connect to websim.example"
     assert str(error) == f"{start} ({status} Any): {OTHER_PROXY}"
@@ -122,7 +180,7 @@ async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_pro
 
 
 async def test_retries_temporary_failure_behind_http_proxy(http_proxy):
-    http_proxy.play([http(status=503)], [OK_RESPONSE])
+    http_proxy.play([http_response(status=503)], [OK_RESPONSE])
     assert await call_websim(None, HELLO, proxy=http_proxy.url) == ["fine"]
     assert len(http_proxy.requests) == 2
 

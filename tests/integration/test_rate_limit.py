@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,10 +15,11 @@ from g4f_websim.emulator import Fault
 from g4f_websim.throttles import shared_throttle
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
-from tests.support.raw_server import Step, http
+from tests.support.limits import MAX_SECONDS
+from tests.support.raw_server import Step, http_response
+from tests.support.responses import LONG_RATE_LIMIT
 
 BACKOFF = 0.05
-MAX_SECONDS = 20
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_sync_clients_in_threads_share_the_pace(limited):
 
 async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
     logins = [make_token(sub=name) for name in ("limited", "other")]
-    websim_server.inject(Fault(status=429, headers={"Retry-After": "3600"}))
+    websim_server.inject(LONG_RATE_LIMIT)
     for _ in range(2):
         with pytest.raises(RateLimitError) as raised:
             await call_websim(None, HELLO, api_key=logins[0])
@@ -81,8 +83,18 @@ async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
 
 async def test_timeout_counts_the_time_in_the_queue(websim_server):
     websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
-    with pytest.raises(TimeoutError, match=" within 0.2 s: "):
-        await asyncio.wait_for(call_websim(None, HELLO, timeout=0.2), MAX_SECONDS)
+    with pytest.raises(TimeoutError, match=" within 1 s: "):
+        await asyncio.wait_for(call_websim(None, HELLO, timeout=1), MAX_SECONDS)
+    assert len(websim_server.requests) == 1
+
+
+async def test_max_wait_limits_all_delays_of_a_call_together(server, monkeypatch):
+    # Each delay takes 1 s to 1.25 s.
+    monkeypatch.setattr(Websim, "max_wait", 1.6)
+    server.respond = lambda request: [http_response(status=429, headers=[("Retry-After", "1")])]
+    with pytest.raises(RateLimitError, match=r"longer than Websim.max_wait \(1.6 s\)"):
+        await call_websim(None, HELLO)
+    assert len(server.requests) == 2
 
 
 async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(server):
@@ -92,41 +104,39 @@ async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(se
         arrived.set()
         return [Step.STALL]
 
-    server.play([http(status=429, headers=[("Retry-After", "0.1")])])
+    server.play([http_response(status=429, headers=[("Retry-After", "0.1")])])
     server.respond = stall
     call = asyncio.create_task(call_websim(None, HELLO))
     await arrived.wait()
     call.cancel()
     await asyncio.wait([call])
-    server.respond = lambda request: [http(b'{"content": "fine"}')]
+    server.respond = lambda request: [http_response(b'{"content": "fine"}')]
     assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]
 
 
-@pytest.mark.parametrize("state", ["queue", "request"])
+# For a call in the queue see tests/unit/test_throttle.py.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_garbage_collector_may_finalize_a_call_while_the_lock_is_held(websim_server, state):
+def test_garbage_collector_may_finalize_a_pending_request_while_the_lock_is_held(websim_server):
     shared = shared_throttle(websim_server.url.removeprefix("http://"), "")
+    websim_server.inject(Fault(delay=MAX_SECONDS))
 
-    def leave_pending_call() -> None:
-        if state == "queue":
-            websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
-        else:
-            websim_server.inject(Fault(delay=MAX_SECONDS))
+    def leave_pending_call() -> weakref.ref[object]:
         loop = asyncio.new_event_loop()
         task = loop.create_task(call_websim(None, HELLO))
-        while not (shared._queue if state == "queue" else websim_server.requests):
+        while not websim_server.requests:
             loop.run_until_complete(asyncio.sleep(0.001))
         loop.close()
         assert not task.done()
         task._log_destroy_pending = False
+        return weakref.ref(task)
 
     def finalize() -> None:
         with shared._lock:
-            shared._queue.clear()
             gc.collect()
 
-    leave_pending_call()
+    task = leave_pending_call()
     thread = threading.Thread(target=finalize, daemon=True)
     thread.start()
     thread.join(MAX_SECONDS)
     assert not thread.is_alive()
+    assert task() is None

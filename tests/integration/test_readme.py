@@ -12,12 +12,14 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.calls import PNG
+from tests.support.limits import MAX_SECONDS
 from tests.support.paths import ROOT
 from tests.support.processes import make_home, server
 
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 
 SERVER = "127.0.0.1:8080"
+# The user's first steps in a clone, which the test environment has already done.
 CLONE_COMMANDS = ("python3 -m venv", "pip install")
 
 
@@ -55,8 +57,9 @@ def surroundings(websim_server, monkeypatch, tmp_path):
         tmp_path.joinpath(name).write_bytes(PNG)
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+def output_of(*command: str) -> str:
+    """Run a command, which must succeed and print no error, and return what it prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=MAX_SECONDS)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     return done.stdout
 
@@ -78,7 +81,7 @@ def last_line(example: Example) -> str:
     ids=last_line,
 )
 def test_snippet_prints_what_the_page_shows(example):
-    assert_prints(example.output, run(sys.executable, "-c", example.code))
+    assert_prints(example.output, output_of(sys.executable, "-c", example.code))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_snippet_prints_what_the_page_shows(example):
 )
 def test_command_prints_what_the_page_shows(example):
     lines = [line.removeprefix("pip install . && ") for line in example.code.splitlines()]
-    outputs = [run("sh", "-c", line) for line in lines if not line.startswith(CLONE_COMMANDS)]
+    outputs = [output_of("sh", "-c", line) for line in lines if not line.startswith(CLONE_COMMANDS)]
     assert_prints(example.output, "".join(outputs))
 
 
@@ -102,14 +105,20 @@ def test_application_test_passes(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for name, code in TEST_FILES.items():
         tmp_path.joinpath(name).write_text(code)
-    assert "1 passed" in run(sys.executable, "-m", "pytest", "test_application.py")
+    assert "1 passed" in output_of(sys.executable, "-m", "pytest", "test_application.py")
+
+
+def test_application_test_is_clean_for_ruff(tmp_path):
+    for name, code in TEST_FILES.items():
+        tmp_path.joinpath(name).write_text(code)
+    output_of(sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", *TEST_FILES)
 
 
 def test_openai_client_reaches_the_server(tmp_path):
     words = SERVER_COMMAND.code.replace(SERVER, "127.0.0.1:0").split()[1:]
     with server("--offline", *words, "--disable-colors", home=make_home(tmp_path)) as api:
         code = SERVER_SNIPPET.code.replace(f"http://{SERVER}", api.url)
-        assert_prints(SERVER_SNIPPET.output, run(sys.executable, "-c", code))
+        assert_prints(SERVER_SNIPPET.output, output_of(sys.executable, "-c", code))
 
 
 @pytest.mark.parametrize("requirement", re.findall(r'pip install "(.+?)"', README))
@@ -119,7 +128,7 @@ def test_extras_to_install_exist(requirement):
     assert set(extras.split(",")) <= set(metadata.get_all("Provides-Extra"))
 
 
-def test_links_lead_somewhere():
+def test_internal_links_exist():
     titles = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
     anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     links = re.findall(r"\]\(([^)]+)\)", README)

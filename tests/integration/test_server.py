@@ -13,17 +13,18 @@ import openai
 import pytest
 
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator, Fault
+from g4f_websim.emulator import Fault
 from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, make_token
 from tests.support.processes import API, MODULE, SCRIPT, SECONDS_TO_STOP, make_home, server
-from tests.support.responses import PNG_MAGIC, REPLY, text_of, text_of_stream
+from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream
+
+# The server sends its requests to the emulator in every test, also in those that do not name it.
+pytestmark = pytest.mark.usefixtures("emulator")
 
 SECRET = "the-secret-of-the-g4f-server"
 WITH_SECRET = {"g4f-api-key": SECRET}
 
-# Longer than a call waits, so that the call fails at once.
-RATE_LIMITED = Fault(status=429, headers={"Retry-After": "3600"})
 NUMBERS = itertools.count(2)
 
 WEATHER = {
@@ -38,15 +39,9 @@ WEATHER_CALL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Paris"
 
 
 @pytest.fixture(scope="module")
-def emulator():
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture(scope="module")
-def api(emulator, tmp_path_factory):
+def api(shared_emulator, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("api"))
-    with server(*API, "--g4f-api-key", SECRET, home=home, WEBSIM_URL=emulator.url) as started:
+    with server(*API, "--g4f-api-key", SECRET, home=home, WEBSIM_URL=shared_emulator.url) as started:
         yield started
 
 
@@ -56,11 +51,6 @@ def offline_api_with_two_workers(request, tmp_path_factory):
     with server("--offline", *API, "--workers", "2", command=request.param, home=home) as started:
         started.wait_for_output("Application startup complete", times=2)
         yield started
-
-
-@pytest.fixture(autouse=True)
-def reset_emulator(emulator):
-    emulator.reset()
 
 
 def openai_client(api, base="/v1", api_key=SECRET):
@@ -181,14 +171,14 @@ def test_model_prefix_selects_websim_for_chat(api, emulator):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_openai_client_raises_rate_limit(api, emulator, stream):
-    emulator.inject(RATE_LIMITED)
+    emulator.inject(LONG_RATE_LIMIT)
     with openai_client(api, api_key=own_login()) as client, pytest.raises(openai.RateLimitError):
         client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, stream=stream)
     assert len(emulator.requests) == 1
 
 
 def test_anthropic_client_raises_rate_limit(api, emulator):
-    emulator.inject(RATE_LIMITED)
+    emulator.inject(LONG_RATE_LIMIT)
     with anthropic_client(api, own_login()) as client, pytest.raises(anthropic.RateLimitError):
         client.messages.create(model="gemini-2.5-pro", max_tokens=100, messages=HELLO)
     assert len(emulator.requests) == 1

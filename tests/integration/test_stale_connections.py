@@ -11,6 +11,7 @@ from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 from tests.support.raw_server import reset
 
@@ -20,7 +21,6 @@ BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 
 # A call that waits for the backoff takes longer than a call may take here.
 BACKOFF = 60.0
-MAX_SECONDS = 10.0
 
 LARGE_TEXT = "x" * 4_000_000
 

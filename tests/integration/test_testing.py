@@ -1,18 +1,15 @@
 """The fixture `websim_server` in the tests of an application, as its users write them."""
 
 import base64
-import os
-import subprocess
-import sys
 
 import pytest
 from g4f.client import Client
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator
-from tests.support.calls import HELLO, call_websim
-from tests.support.paths import ROOT
-from tests.support.processes import SECONDS_TO_RESPOND
+from tests.support.calls import CALLS_WEBSIM, HELLO, call_websim
+from tests.support.interpreter import run_python
+from tests.support.limits import MAX_SECONDS
 from tests.support.responses import PNG_MAGIC, REPLY
 
 pytest_plugins = ["pytester"]
@@ -25,7 +22,7 @@ from g4f_websim.testing import Fault
 
 
 def reply_to(question):
-    """Stand for the application."""
+    """Return the reply of an application to a question."""
     messages = [{"role": "user", "content": question}]
     return Client(provider=Websim).chat.completions.create(messages).choices[0].message.content
 
@@ -45,7 +42,6 @@ def test_survives_rate_limit(websim_server):
     assert reply_to("What is 6 * 7?") == "42"
     assert len(websim_server.requests) == 3
 '''
-CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
 
 
 @pytest.fixture
@@ -58,16 +54,8 @@ def pytester(pytester, monkeypatch):
 def test_fixture_works_in_tests_of_an_application(pytester):
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_application=TEST_OF_APPLICATION)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_RESPOND)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=MAX_SECONDS)
     result.assert_outcomes(passed=2)
-
-
-def test_copied_test_is_clean_for_ruff(pytester):
-    folder = pytester.mkdir("application")
-    folder.joinpath("conftest.py").write_text(CONFTEST)
-    folder.joinpath("test_application.py").write_text(TEST_OF_APPLICATION)
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", str(folder)]
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=SECONDS_TO_RESPOND).returncode == 0
 
 
 async def test_points_websim_at_emulator(websim_server):
@@ -87,10 +75,8 @@ async def test_settings_of_the_developer_do_not_apply(own_settings, websim_serve
 
 
 def test_points_child_processes_at_emulator(websim_server):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", CALLS_WEBSIM]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS_TO_RESPOND)
-    assert done.stdout.strip() == REPLY, done.stderr
+    printed, _ = run_python("-c", CALLS_WEBSIM)
+    assert printed.strip() == REPLY
     assert len(websim_server.requests) == 1
 
 
@@ -112,7 +98,7 @@ def test_restores_settings(pytester, monkeypatch):
         def test_after():
             assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://proxy.example:3128")
     """)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=SECONDS_TO_RESPOND)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=MAX_SECONDS)
     result.assert_outcomes(passed=2)
 
 

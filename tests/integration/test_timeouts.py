@@ -14,10 +14,10 @@ from g4f.Provider import IterListProvider
 from g4f_websim import Websim, sessions
 from g4f_websim.errors import WebsimTimeoutError
 from tests.support.calls import HELLO, call_websim
+from tests.support.limits import MAX_SECONDS
 from tests.support.raw_server import RawServer, Request, Script, Step
 
 TIMEOUT = 0.1
-MAX_SECONDS = 10
 
 Call = Callable[[], Awaitable[object]]
 

@@ -1,14 +1,19 @@
-"""A function that calls Websim, what most tests send with it, and the errors that it may raise."""
+"""Functions that call Websim or an emulator, what most tests send with them, and the errors that a call may raise."""
 
 import base64
 import json
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import g4f.errors
 
 from g4f_websim import Websim
+from g4f_websim.endpoints import CHAT_PATH
 
 HELLO = [{"role": "user", "content": "Hello"}]
+# The body of a chat request.
+CHAT = {"project_id": "a", "messages": HELLO}
 PNG_URI = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
     "AAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -34,9 +39,22 @@ def make_token(header: Any = None, **claims: Any) -> str:
     return ".".join(map(base64url, parts))
 
 
+# A program for another process, which calls Websim once and prints the response.
+CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
+
 JWT = make_token(sub="1")
 
 
 async def call_websim(model: str | None = None, messages: Any = None, **arguments: Any) -> list[Any]:
     """Call Websim and return all chunks of the response."""
     return [chunk async for chunk in Websim.create_async_generator(model, messages, **arguments)]
+
+
+def send_chat(url: str) -> socket.socket:
+    """Send a chat request to an emulator without waiting for the response, and return the open socket."""
+    address = urlsplit(url)
+    body = json.dumps(CHAT)
+    connection = socket.create_connection((address.hostname, address.port))
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall((head + body).encode())
+    return connection

@@ -17,12 +17,12 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 from tests.support.server_process import serve_until_stopped, server_process
 
 BACKLOG = 1024
 CHUNK_BYTES = 65536
-SECONDS_TO_RESPOND = 30
 
 # The authentication method "username/password" (RFC 1928, section 3).
 SOCKS_PASSWORD_METHOD = 2
@@ -162,7 +162,7 @@ class FastServer:
 
     def _request(self, method: str) -> dict[str, int]:
         kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
-        with closing(kind(HOST, self.port, timeout=SECONDS_TO_RESPOND)) as connection:
+        with closing(kind(HOST, self.port, timeout=MAX_SECONDS)) as connection:
             connection.request(method, "/")
             return json.load(connection.getresponse())
 
@@ -174,16 +174,18 @@ def fast_server(certificate: Path | None = None) -> Iterator[FastServer]:
     Args:
         certificate: a PEM file with a key and its chain for TLS; None means plain HTTP.
     """
-    with server_process(__name__, "_serve", *([str(certificate)] if certificate else [])) as port:
+    with server_process(__name__, "http", *([str(certificate)] if certificate else [])) as port:
         yield FastServer("https" if certificate else "http", port)
 
 
 @contextmanager
 def socks_proxy(password: str) -> Iterator[str]:
     """Run a SOCKS5 proxy that requires a password but accepts any user name, and yield its host and port."""
-    with server_process(__name__, "_serve_socks", password) as port:
+    with server_process(__name__, "socks", password) as port:
         yield f"{HOST}:{port}"
 
 
+_SERVERS = {"http": _serve, "socks": _serve_socks}
+
 if __name__ == "__main__":
-    asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(_SERVERS[sys.argv[1]](*sys.argv[2:]))

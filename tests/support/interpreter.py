@@ -1,20 +1,30 @@
-"""Run Python in a process of its own, while a server runs in this event loop."""
+"""Run Python in a process of its own."""
 
-import asyncio
 import os
+import subprocess
 import sys
-from asyncio.subprocess import PIPE
+
+from tests.support.limits import MAX_SECONDS
+from tests.support.paths import ROOT
 
 
-async def run_python(*arguments: str, **variables: str) -> tuple[str, str]:
+def run_python(*arguments: str, status: int = 0, **variables: str) -> tuple[str, str]:
     """Return what a Python process prints on stdout and on stderr.
+
+    A test whose server runs in this event loop calls this function by `asyncio.to_thread`.
 
     Args:
         arguments: the command-line arguments of the interpreter.
+        status: the exit status that the process must have.
         variables: additional environment variables.
+
+    Raises:
+        AssertionError: the process ended with another status.
+        TimeoutExpired: the process did not end in time, and was killed.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=os.environ | variables, stdout=PIPE, stderr=PIPE
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=MAX_SECONDS
     )
-    stdout, stderr = await process.communicate()
-    return stdout.decode(), stderr.decode()
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr

@@ -13,10 +13,9 @@ from urllib.request import urlopen
 
 from aiohttp import web
 
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 from tests.support.server_process import serve_until_stopped, server_process
-
-SECONDS_TO_RESPOND = 30
 
 RESPONSE = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
 
@@ -64,7 +63,7 @@ class _Limiter:
     async def handle(self, request: web.Request) -> web.Response:
         await request.read()
         now = time.monotonic()
-        delay = getattr(self, f"_delay_of_{self._limit.kind}")(now)
+        delay = self._delay(now)
         if delay is not None:
             self.refused.append(now)
             headers = {"Retry-After": f"{delay:.3f}"} if self._limit.retry_after else {}
@@ -77,6 +76,16 @@ class _Limiter:
 
     async def report(self, request: web.Request) -> web.Response:
         return web.json_response({"accepted": self.accepted, "refused": self.refused})
+
+    def _delay(self, now: float) -> float | None:
+        """Return None if the request is accepted, or else the seconds after which to come back."""
+        match self._limit.kind:
+            case "window":
+                return self._delay_of_window(now)
+            case "bucket":
+                return self._delay_of_bucket(now)
+            case _:
+                return self._delay_of_in_flight()
 
     def _delay_of_window(self, now: float) -> float | None:
         if now >= self._window_end:
@@ -94,7 +103,7 @@ class _Limiter:
         self._left -= 1
         return None
 
-    def _delay_of_in_flight(self, now: float) -> float | None:
+    def _delay_of_in_flight(self) -> float | None:
         return None if self._in_flight < self._limit.requests else self._limit.latency
 
 
@@ -106,7 +115,7 @@ class LimitedServer:
 
     def report(self) -> dict[str, list[float]]:
         """Return the times, by the monotonic clock, at which requests were `accepted` and `refused`."""
-        with urlopen(self.url, timeout=SECONDS_TO_RESPOND) as response:
+        with urlopen(self.url, timeout=MAX_SECONDS) as response:
             return json.load(response)
 
 

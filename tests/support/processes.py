@@ -20,6 +20,7 @@ import httpx
 
 from g4f_websim.offline import write_provider_list
 from tests.support.calls import HELLO
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST, refusing_socket
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
@@ -27,18 +28,17 @@ MODULE = (sys.executable, "-m", "g4f_websim")
 
 # The operating system chooses the port, which the server prints.
 API = ("api", "--bind", "127.0.0.1:0", "--disable-colors", "--disable-pa-auto-download")
-ADDRESS = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
+URL_IN_OUTPUT = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
 
 LOG = "output.txt"
 
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 20
-SECONDS_TO_RESPOND = 60
 POLL_SECONDS = 0.02
 
 TERMINAL_BYTES = 10_000
 
-SETTINGS = ("WEBSIM_", "G4F_")
+SETTING_PREFIXES = ("WEBSIM_", "G4F_")
 # This proxy refuses connections, so g4f's requests to the internet fail at once.
 _REFUSING = refusing_socket()
 atexit.register(_REFUSING.close)
@@ -62,7 +62,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
         home: a folder of `make_home`.
         variables: the settings; those of the test process are not inherited.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
     folders = {"HOME": home, "G4F_CONFIG_DIR": home / "config", "G4F_CACHE_DIR": home / "cache", "TMPDIR": home / "tmp"}
     return {
         **inherited,
@@ -78,7 +78,7 @@ def first_on_path(folder: Path) -> str:
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
-def run(
+def run_command(
     *words: str,
     home: Path,
     command: Sequence[str] = SCRIPT,
@@ -105,15 +105,19 @@ def run(
         stdout=stdout,
         stderr=stderr,
         text=True,
-        timeout=SECONDS_TO_RESPOND,
+        timeout=MAX_SECONDS,
     )
 
 
+# The name that test_check.py imports.
+run = run_command
+
+
 def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end with a terminal as its stderr; the arguments are those of `run`."""
+    """Run the command to its end with a terminal as its stderr; the arguments are those of `run_command`."""
     screen, terminal = os.openpty()
     try:
-        done = run(*words, home=home, stderr=terminal, **variables)
+        done = run_command(*words, home=home, stderr=terminal, **variables)
         os.set_blocking(screen, False)
         # Nothing to read is an error: the command printed nothing.
         with suppress(BlockingIOError):
@@ -139,7 +143,7 @@ class Server:
     @property
     def url(self) -> str:
         """The URL that it listens on."""
-        return self.wait_for_output(ADDRESS)[0]
+        return self.wait_for_output(URL_IN_OUTPUT)[0]
 
     def wait_for_output(self, pattern: str, times: int = 1) -> list[str]:
         """Wait until a pattern matches `times` times in the output, and return the matches."""
@@ -153,18 +157,21 @@ class Server:
     def chat(self, **fields: Any) -> str:
         """Send HELLO over HTTP and return the text of the response."""
         body = {"messages": HELLO, **fields}
-        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=SECONDS_TO_RESPOND)
+        response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=MAX_SECONDS)
         assert response.is_success, f"{response.text}\n{self.output}"
         return response.json()["choices"][0]["message"]["content"]
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path."""
-        return httpx.get(self.url + path, timeout=SECONDS_TO_RESPOND).raise_for_status().json()
+        return httpx.get(self.url + path, timeout=MAX_SECONDS).raise_for_status().json()
 
 
 @contextmanager
 def server(*words: str, home: Path, command: Sequence[str] = SCRIPT, **variables: str) -> Iterator[Server]:
-    """Start a server, wait until it listens, and stop it by Ctrl-C at the end; the arguments are those of `run`."""
+    """Start a server, wait until it listens, and stop it by Ctrl-C at the end.
+
+    The arguments are those of `run_command`.
+    """
     with home.joinpath(LOG).open("wb") as output, _with_ctrl_c():
         process = subprocess.Popen(
             [*command, *words],

@@ -44,7 +44,7 @@ class Request:
     body: bytes
 
 
-def http(
+def http_response(
     body: bytes = b"", status: int = 200, headers: Iterable[tuple[str, str]] = (), length: int | None = None
 ) -> bytes:
     """Return a complete response.
@@ -58,6 +58,10 @@ def http(
     fields = [("Content-Length", str(len(body) if length is None else length)), ("Connection", "close"), *headers]
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return f"HTTP/1.1 {status} Any\r\n{head}\r\n".encode("latin-1") + body
+
+
+# The name that test_check.py imports.
+http = http_response
 
 
 def chunked(chunks: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> bytes:
@@ -79,7 +83,7 @@ class Endless:
 
 
 OK_BODY = '{"role": "assistant", "content": "fine"}'
-OK_RESPONSE = http(OK_BODY.encode(), headers=[("Content-Type", "application/json")])
+OK_RESPONSE = http_response(OK_BODY.encode(), headers=[("Content-Type", "application/json")])
 
 
 @dataclass
@@ -152,6 +156,8 @@ async def raw_server(
     try:
         yield server
     finally:
+        # Accept no more connections. The listener stays open until the accepted ones are served, because asyncio cannot
+        # attach a connection to a closed listener and would leave its socket open.
         for listening in listener.sockets:
             asyncio.get_running_loop().remove_reader(listening)
         await server.stop()

@@ -3,9 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+from g4f_websim.emulator import Fault
+
 # The emulator's reply to HELLO, and the first bytes of its images.
 REPLY = "This is the offline Websim; no model was used. You said: Hello"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+# Longer than a call waits by default, so the call fails at once.
+LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
 
 # The page that Cloudflare sends to a client that it takes for a bot.
 CHALLENGE_PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"

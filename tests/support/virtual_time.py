@@ -15,7 +15,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
         def jump(timeout: float | None = None) -> Any:
             events = select(0)
-            if not events and timeout:
+            if not events and timeout is None:
+                raise RuntimeError("deadlock: no timer is scheduled")
+            if not events:
                 self._now += timeout
             return events
 

@@ -1,6 +1,5 @@
 """Registration with the installed g4f; tests/compat covers the older release lines."""
 
-import subprocess
 import sys
 
 import g4f.Provider
@@ -9,6 +8,7 @@ from g4f.client.service import convert_to_provider, get_model_and_provider
 
 import g4f_websim
 from g4f_websim import Websim, register, unregister
+from tests.support.interpreter import run_python
 
 
 @pytest.fixture(autouse=True)
@@ -107,4 +107,4 @@ assert not websim_entries()
     ids=["before the GUI", "after the GUI", "under two names"],
 )
 def test_gui_lists_websim_once_and_leaves_file_unchanged(imports):
-    subprocess.run([sys.executable, "-c", GUI_PROGRAM.format(imports=imports)], check=True)
+    run_python("-c", GUI_PROGRAM.format(imports=imports))
