@@ -27,15 +27,14 @@ from g4f_websim.endpoints import CHAT_PATH, IMAGE_PATH
 from g4f_websim.request import check_project_id
 from g4f_websim.target import Target
 from tests.support.calls import make_token
-from tests.support.processes import make_home, run
+from tests.support.limits import MAX_SECONDS
+from tests.support.processes import make_home, run_command
 from tests.support.raw_server import HOST, RawServer, Step, raw_server
-from tests.support.raw_server import http as response
+from tests.support.raw_server import http_response as response
 from tests.support.tls import server_context
 
 COLUMNS = 100
 
-# Seconds after which a test gives up waiting.
-LIMIT = 20
 
 properties = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 
@@ -168,7 +167,7 @@ def store_token(home, content: str) -> None:
 
 def run_in_shell(line: str, show: str) -> str:
     """Run lines in a shell and return the value of a variable."""
-    return subprocess.check_output(["sh", "-c", f'{line}\nprintf %s "${show}"'], text=True, timeout=LIMIT)
+    return subprocess.check_output(["sh", "-c", f'{line}\nprintf %s "${show}"'], text=True, timeout=MAX_SECONDS)
 
 
 @contextmanager
@@ -179,7 +178,7 @@ def raw_server_in_thread(*scripts: object, **options: object) -> Iterator[RawSer
     thread.start()
 
     def call(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(LIMIT)
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(MAX_SECONDS)
 
     stack = AsyncExitStack()
     try:
@@ -189,7 +188,7 @@ def raw_server_in_thread(*scripts: object, **options: object) -> Iterator[RawSer
     finally:
         call(stack.aclose())
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(LIMIT)
+        thread.join(MAX_SECONDS)
         loop.close()
 
 
@@ -202,7 +201,7 @@ def tunnel(reply: bytes) -> Iterator[str]:
     """
 
     class Handler(socketserver.StreamRequestHandler):
-        timeout = LIMIT
+        timeout = MAX_SECONDS
 
         def handle(self) -> None:
             while self.rfile.readline().strip():
@@ -218,7 +217,7 @@ def tunnel(reply: bytes) -> Iterator[str]:
             yield f"http://{HOST}:{server.server_address[1]}"
         finally:
             server.shutdown()
-            thread.join(LIMIT)
+            thread.join(MAX_SECONDS)
 
 
 # It works
@@ -976,7 +975,7 @@ def pasted_values(steps: list[check_steps.Step], name: str, value: str) -> list[
     for placeholder, filled in {"<host>": "proxy.example", "<port>": "3128", "<id>": "mine"}.items():
         lines = [line.replace(placeholder, filled) for line in lines]
     script = "\n".join(f"({line}\nprintf '%s\\0' \"${name}\")" for line in lines)
-    output = subprocess.check_output(["sh", "-c", script], text=True, env={name: value}, timeout=LIMIT)
+    output = subprocess.check_output(["sh", "-c", script], text=True, env={name: value}, timeout=MAX_SECONDS)
     return output.split("\0")[:-1]
 
 
@@ -1068,7 +1067,7 @@ def test_replaces_characters_that_the_output_cannot_represent(websim, monkeypatc
 def test_ends_quietly_if_the_reader_of_the_output_does(websim, tmp_path):
     home = make_home(tmp_path)
     script = f'"{sys.executable}" -m g4f_websim check | head -1'
-    done = run(home=home, command=("sh", "-c", script), WEBSIM_URL=websim.url)
+    done = run_command(home=home, command=("sh", "-c", script), WEBSIM_URL=websim.url)
     assert done.stdout.startswith("g4f-websim ")
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""

@@ -109,10 +109,6 @@ def run_command(
     )
 
 
-# The name that test_check.py imports.
-run = run_command
-
-
 def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end with a terminal as its stderr; the arguments are those of `run_command`."""
     screen, terminal = os.openpty()

@@ -60,10 +60,6 @@ def http_response(
     return f"HTTP/1.1 {status} Any\r\n{head}\r\n".encode("latin-1") + body
 
 
-# The name that test_check.py imports.
-http = http_response
-
-
 def chunked(chunks: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> bytes:
     """Return a chunked response; with an empty `end` it is incomplete."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
