@@ -165,8 +165,8 @@ class Emulator:
             ValueError: an argument is malformed.
         """
         check_argument(isinstance(fault, Fault), "fault", "a Fault, as in inject(Fault(status=503))", fault)
-        is_count = isinstance(times, int) and times > 0
-        check_argument(is_count, "times", "a positive integer, as in inject(Fault(status=503), times=2)", times)
+        is_count = isinstance(times, int) and times >= 0
+        check_argument(is_count, "times", "a number of requests, as in inject(Fault(status=503), times=2)", times)
         self._queue.extend([fault] * times)
 
     def reset(self) -> None:

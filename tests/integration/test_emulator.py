@@ -311,9 +311,9 @@ def test_fault_accepts_http_status():
     assert Fault(status=HTTPStatus.SERVICE_UNAVAILABLE) == Fault(status=503)
 
 
-@pytest.mark.parametrize("times", [0, -1, "2", 1.5])
+@pytest.mark.parametrize("times", [-1, "2", 1.5])
 def test_malformed_times_is_an_error(emulator, times):
-    with pytest.raises(ValueError, match="^times: a positive integer"):
+    with pytest.raises(ValueError, match="^times: a number of requests"):
         emulator.inject(Fault(status=503), times=times)
 
 
