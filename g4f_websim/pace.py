@@ -1,9 +1,10 @@
 """Learn how fast a server accepts requests. The caller passes the time; nothing here waits.
 
 There is no limit until the first refusal, which starts a pause. After the pause one request goes first. Once it is
-accepted, the others follow at an interval: the time since the last round began, divided by the requests accepted in it.
-The interval shrinks while requests are accepted, slowly at first, until the next refusal starts a new round. No more
-requests are in flight at once than the server accepted at once. The limit ends after a quiet time.
+accepted, the others follow at an interval: the time from the beginning of the last round until the server accepts
+requests again, divided by the requests accepted in it. The interval shrinks while requests are accepted, slowly at
+first, until the next refusal starts a new round. No more requests are in flight at once than the server accepted at
+once. The limit ends after a quiet time.
 
 A call on its last attempt is sent later: after another request was accepted, or after the longest silence so far, and
 no faster than the average of the last round.
@@ -70,6 +71,7 @@ class Pace:
         self._pause = self._backoff = 0.0
         self._guessed = False  # whether the server sent no Retry-After
         self._resume = now  # the end of the pause
+        self._available = now  # when the server accepts requests again; the pause may be longer
         self._next_probe = now
 
     def end_if_quiet(self, now: float) -> None:
@@ -148,7 +150,7 @@ class Pace:
             resume = now + (retry_after or 0.0)
             if resume > self._resume:
                 self._pause += resume - self._resume
-                self._resume = resume
+                self._resume = self._available = resume
                 self._next_probe = max(self._next_probe, resume)
             return
         self.limited = True
@@ -161,6 +163,7 @@ class Pace:
         self._pause = self._choose_pause(retry_after, backoff)
         self._pauses += 1
         self._resume = self._next_probe = now + self._pause
+        self._available = self._resume if retry_after is None else now + retry_after
 
     def _choose_pause(self, retry_after: float | None, backoff: float) -> float:
         if retry_after is None:
@@ -170,7 +173,7 @@ class Pace:
 
     def _start_round(self, now: float, sent_at: float) -> None:
         """Measure the interval of the round that ended with a pause, now that a request is accepted again."""
-        elapsed = self._resume - self._round_start - GUESSED_PAUSE_SHARE * self._guessed * self._pause
+        elapsed = self._available - self._round_start - GUESSED_PAUSE_SHARE * self._guessed * self._pause
         self._round_interval = elapsed / max(1, self._accepted)
         self._silence = max(self._silence, sent_at - self._silence_start)
         self._probing = False

@@ -286,6 +286,18 @@ def test_interval_is_known_after_a_whole_round(pace):
     assert pace.interval() == 0
 
 
+def test_interval_leaves_out_the_time_by_which_the_pause_exceeds_retry_after(pace):
+    start = start_round(pace)
+    refused_at = due(pace, start)
+    send(pace, refused_at)
+    refuse(pace, refused_at, retry_after=0.5)
+    resumed_at = due(pace, refused_at)
+    assert resumed_at - refused_at == pytest.approx(2 * 2.5)
+    send(pace, resumed_at)
+    accept(pace, resumed_at)
+    assert pace.interval() == pytest.approx(refused_at + 0.5 - start, rel=0.01)
+
+
 def test_late_request_does_not_delay_the_next_one(pace):
     start = start_round(pace)
     on_time = due(pace, start)
