@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import base64
 import binascii
-import logging
 import os
 import re
 import sys
@@ -20,16 +19,15 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from g4f.requests.aiohttp import get_connector
 
 from .endpoints import DEFAULT_URL
+from .log import logger
 from .provider import Websim
-from .request import MAX_IMAGES, MAX_INT
+from .request import MAX_IMAGES, MAX_INT, RATIO, SIZE
 from .target import PROXY_VARIABLE, Target, host_in
 
 DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
 
 # Websim's images are a few megabytes large.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
-
-logger = logging.getLogger("g4f_websim")
 
 
 class _DownloadError(Exception):
@@ -79,12 +77,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _aspect_ratio(text: str) -> str:
-    _check_option(re.fullmatch("[1-9][0-9]*:[1-9][0-9]*", text), "W:H with positive numbers, as in 16:9", text)
+    _check_option(RATIO.fullmatch(text), "W:H with positive numbers, as in 16:9", text)
     return text
 
 
 def _size(text: str) -> str:
-    _check_option(re.fullmatch("[1-9][0-9]{0,8}x[1-9][0-9]{0,8}", text), "WxH in pixels, as in 1024x768", text)
+    _check_option(SIZE.fullmatch(text), "WxH in pixels, as in 1024x768", text)
     return text
 
 

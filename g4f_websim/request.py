@@ -19,8 +19,8 @@ try:
 except ImportError:  # g4f up to 0.5.3
     from g4f.providers.helper import format_image_prompt as format_media_prompt
 
+from .arguments import check, invalid
 from .endpoints import API_URL, DEFAULT_URL
-from .redaction import redact
 
 Json = dict[str, Any]
 
@@ -39,6 +39,10 @@ ASPECT_RATIOS = {
     for width, height in ((1, 1), (16, 9), (9, 16), (4, 3), (3, 4), (3, 2), (2, 3), (21, 9), (9, 21))
 }
 
+# The aspect ratio W:H, and OpenAI's size WIDTHxHEIGHT.
+RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
+SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
+
 MAX_IMAGES = 10
 # JSON parsers may disagree about larger integers (RFC 8259, section 6).
 MAX_INT = 2**53 - 1
@@ -50,17 +54,12 @@ IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
 PROJECT_VARIABLE = "WEBSIM_PROJECT_ID"
 PROJECT_ID_FORM = "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id>)"
 
-# An error shows no more of an invalid value.
-MAX_SHOWN_CHARS = 80
-
 # Names of image models of other services, which cannot be meant as labels of a chat model.
 _IMAGE_MODEL = re.compile(
     r"dall-?e|flux|gpt-image|stable-?diffusion|sdxl|sd-?\d|midjourney|imagen|playground-v|.*-image\b", re.IGNORECASE
 )
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PROJECT_PAGE = re.compile(r"(?:https?://)?[^/\s]+/p/([^/?#]+)(?:[/?#].*)?")
-_RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
-_SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 
 
 def chat_body(
@@ -88,7 +87,7 @@ def chat_body(
         last["content"] = _parts_of(last) + [_image_part(url) for url in urls]
     normalized = [message for message in normalized if message["content"]]
     example = 'a message with content, as in messages=[{"role": "user", "content": "Hello"}], or a prompt'
-    _check(normalized, "messages", example, messages)
+    check(normalized, "messages", example, messages)
     body: Json = {"project_id": project_id, "messages": normalized}
     return body | {"json": True} if _wants_json(response_format) else body
 
@@ -118,10 +117,10 @@ def image_body(
         parts = _parts_of(_last_user_message(normalized))
         references = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"] + references
     text = _check_text("prompt", prompt)
-    _check(text.strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
+    check(text.strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
     ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
-    valid = isinstance(ratio, str) and _RATIO.fullmatch(ratio)
-    _check(valid, "aspect_ratio", 'W:H with positive integers, as in aspect_ratio="16:9"', ratio)
+    valid = isinstance(ratio, str) and RATIO.fullmatch(ratio)
+    check(valid, "aspect_ratio", 'W:H with positive integers, as in aspect_ratio="16:9"', ratio)
     fields = _image_options(size, options)
     if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= fields.keys():
         ratio = nearest_ratio(fields["width"], fields["height"])
@@ -166,25 +165,25 @@ def check_project_id(project_id: Any) -> str:
     page = _PROJECT_PAGE.fullmatch(value.strip()) if isinstance(value, str) else None
     checked = page[1] if page else value
     valid = isinstance(checked, str) and _PROJECT_ID.fullmatch(checked)
-    _check(valid, field, PROJECT_ID_FORM, value)
+    check(valid, field, PROJECT_ID_FORM, value)
     return str(checked)
 
 
 def strip_provider_prefix(model: Any) -> str:
     """Return the name of a model without a leading `Websim:`, or an empty string if no model is named."""
-    _check(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
+    check(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
     return (model or "").removeprefix("Websim:")
 
 
 def check_chat_model(model: str, image_models: list[str]) -> None:
     """Raise a `ValueError` if the name of a chat model is that of another service's image model."""
     if _IMAGE_MODEL.match(model):
-        raise _invalid("model", f"Websim's image model is {', '.join(image_models)}", model)
+        raise invalid("model", f"Websim's image model is {', '.join(image_models)}", model)
 
 
 def check_count(n: Any) -> int:
     """Return the number of images, 1 if `n` is None, or raise a `ValueError`."""
-    _check(n is None or (_is_int(n) and 1 <= n <= MAX_IMAGES), "n", f"1 to {MAX_IMAGES} images, as in n=2", n)
+    check(n is None or (_is_int(n) and 1 <= n <= MAX_IMAGES), "n", f"1 to {MAX_IMAGES} images, as in n=2", n)
     return n or 1
 
 
@@ -192,16 +191,16 @@ def check_timeout(timeout: Any) -> float | None:
     """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     valid = timeout is None or (is_number and 0 <= timeout <= MAX_INT)
-    _check(valid, "timeout", "seconds, as in timeout=60", timeout)
+    check(valid, "timeout", "seconds, as in timeout=60", timeout)
     return float(timeout) if timeout else None
 
 
 def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
-    _check(is_count, "Websim.max_attempts", "a positive integer, as in 3", max_attempts)
-    _check(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
-    _check(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
+    check(is_count, "Websim.max_attempts", "a positive integer, as in 3", max_attempts)
+    check(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
+    check(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
 
 
 def image_urls(media: Any) -> list[str]:
@@ -216,7 +215,7 @@ def image_urls(media: Any) -> list[str]:
     """
     if media is None:
         return []
-    _check(isinstance(media, (list, tuple)), "media", 'a list of images, as in media=[Path("cat.png")]', media)
+    check(isinstance(media, (list, tuple)), "media", 'a list of images, as in media=[Path("cat.png")]', media)
     return [_image_url(f"media[{index}]", item) for index, item in enumerate(media)]
 
 
@@ -237,21 +236,21 @@ def _image_url(field: str, item: Any) -> str:
 
 def _check_image_url(field: str, url: Any) -> str:
     valid = isinstance(url, str) and url.startswith(("data:image/", "https://", "http://"))
-    _check(valid, field, 'an image: bytes, a path object like Path("cat.png"), a data:image/ URI or a web URL', url)
+    check(valid, field, 'an image: bytes, a path object like Path("cat.png"), a data:image/ URI or a web URL', url)
     return str(url)
 
 
 def _normalize_messages(messages: Any) -> list[Json]:
     """Return each message in Websim's form, messages without content included."""
     valid = messages is None or isinstance(messages, (list, tuple))
-    _check(valid, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
+    check(valid, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
     return [_normalize_message(index, message) for index, message in enumerate(messages or ())]
 
 
 def _normalize_message(index: int, message: Any) -> Json:
     role = message.get("role") if isinstance(message, dict) else None
     if not isinstance(role, str) or role not in ROLES:
-        raise _invalid(f"messages[{index}]", f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
+        raise invalid(f"messages[{index}]", f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
     content = message.get("content")
     if not isinstance(content, str):
         content = _normalize_parts(f"messages[{index}].content", content)
@@ -259,18 +258,18 @@ def _normalize_message(index: int, message: Any) -> Json:
 
 
 def _normalize_parts(field: str, content: Any) -> list[Json]:
-    _check(content is None or isinstance(content, (list, tuple)), field, "text or a list of parts", content)
+    check(content is None or isinstance(content, (list, tuple)), field, "text or a list of parts", content)
     parts = [_normalize_part(f"{field}[{index}]", part) for index, part in enumerate(content or ()) if part]
     return [part for part in parts if part.get("text") != ""]
 
 
 def _normalize_part(field: str, part: Any) -> Json:
-    _check(isinstance(part, dict), field, 'a dict, as in {"type": "text", "text": "Hello"}', part)
+    check(isinstance(part, dict), field, 'a dict, as in {"type": "text", "text": "Hello"}', part)
     if "type" not in part:
         part = _render_g4f_part(field, part)
     if part["type"] == "text":
         return {"type": "text", "text": _check_text(f"{field}.text", part.get("text"))}
-    _check(part["type"] == "image_url", f"{field}.type", "text or image_url", part["type"])
+    check(part["type"] == "image_url", f"{field}.type", "text or image_url", part["type"])
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     return _image_part(_check_image_url(f"{field}.image_url", url))
@@ -312,7 +311,7 @@ def _wants_json(response_format: Any) -> bool:
     if response_format is None:
         return False
     example = 'a dict, as in response_format={"type": "json_object"}'
-    _check(isinstance(response_format, dict), "response_format", example, response_format)
+    check(isinstance(response_format, dict), "response_format", example, response_format)
     # Other types are ignored: g4f adds {"type": "json"} to a request with tools, which it parses itself.
     return response_format.get("type") in JSON_FORMATS
 
@@ -326,19 +325,19 @@ _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
-    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    _check(match or size in (None, "auto"), "size", 'WIDTHxHEIGHT, as in size="1024x768"', size)
+    match = SIZE.fullmatch(size) if isinstance(size, str) else None
+    check(match or size in (None, "auto"), "size", 'WIDTHxHEIGHT, as in size="1024x768"', size)
     fields = {"width": int(match[1]), "height": int(match[2])} if match else {}
     for name, (is_valid, expected) in _IMAGE_OPTIONS.items():
         value = options.get(name)
         if value is not None:
-            _check(is_valid(value), name, expected, value)
+            check(is_valid(value), name, expected, value)
             fields[name] = value
     return fields
 
 
 def _check_text(field: str, text: Any) -> str:
-    _check(text is None or isinstance(text, str), field, "text", text)
+    check(text is None or isinstance(text, str), field, "text", text)
     return text or ""
 
 
@@ -348,18 +347,3 @@ def _is_duration(value: Any) -> bool:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
-
-
-def _check(ok: object, field: str, expected: str, value: Any) -> None:
-    if not ok:
-        raise _invalid(field, expected, value)
-
-
-def _invalid(field: str, expected: str, value: Any) -> ValueError:
-    """Return an error that names the field, and shows a valid value and the invalid one."""
-    try:
-        # A token may have been passed as another argument.
-        shown = redact(repr(value))[:MAX_SHOWN_CHARS]
-    except ValueError:  # Python refuses to print an integer of more than 4,300 digits
-        shown = "this value"
-    return ValueError(f"{field}: {expected}, not {shown}")

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..arguments import check
+
 # A client waits for another response after a status below 200 (RFC 9110, section 15.2).
 MIN_STATUS, MAX_STATUS = 200, 599
-
-# An error shows no more of an invalid value.
-MAX_SHOWN_CHARS = 80
 
 # RFC 9110, sections 5.1 and 5.5.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -45,23 +44,17 @@ class Fault:
     def __post_init__(self) -> None:
         is_status = isinstance(self.status, int) and MIN_STATUS <= self.status <= MAX_STATUS
         example = f"an HTTP status from {MIN_STATUS} to {MAX_STATUS}, as in Fault(status=503)"
-        check_argument(self.status is None or is_status, "status", example, self.status)
+        check(self.status is None or is_status, "status", example, self.status)
         is_headers = isinstance(self.headers, Mapping) and all(map(_is_header, self.headers.items()))
         example = 'names and values without line ends, as in Fault(headers={"Retry-After": "7"})'
-        check_argument(is_headers, "headers", example, self.headers)
+        check(is_headers, "headers", example, self.headers)
         example = """bytes, as in Fault(body=b'{"content": ""}')"""
-        check_argument(self.body is None or isinstance(self.body, bytes), "body", example, self.body)
+        check(self.body is None or isinstance(self.body, bytes), "body", example, self.body)
         is_delay = isinstance(self.delay, (int, float)) and self.delay >= 0
-        check_argument(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
-        check_argument(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
+        check(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
+        check(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
         if self.status is None and self.body is not None:
             object.__setattr__(self, "status", 200)  # the dataclass is frozen
-
-
-def check_argument(ok: object, name: str, expected: str, value: Any) -> None:
-    """Raise a `ValueError` that names an argument and shows a valid value and the invalid one, unless `ok`."""
-    if not ok:
-        raise ValueError(f"{name}: {expected}, not {value!r:.{MAX_SHOWN_CHARS}}")
 
 
 def _is_header(header: tuple[Any, Any]) -> bool:

@@ -16,8 +16,9 @@ from typing import Any
 
 from aiohttp import web
 
+from ..arguments import check
 from ..endpoints import CHAT_PATH, IMAGE_PATH
-from .fault import Fault, check_argument
+from .fault import Fault
 from .limit import Limiter, RateLimit
 from .png import draw_gradient
 from .validation import InvalidBodyError, check_chat, check_image
@@ -94,7 +95,7 @@ class Emulator:
         access_log: logging.Logger | None = None,
     ) -> None:
         is_limit = limit is None or isinstance(limit, (str, RateLimit))
-        check_argument(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
+        check(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
         self._port = port
         self._limit = RateLimit.parse(limit) if isinstance(limit, str) else limit or RateLimit()
         self._limiter = Limiter(self._limit)
@@ -137,7 +138,7 @@ class Emulator:
         Raises:
             ValueError: the argument is not a string.
         """
-        check_argument(isinstance(text, str), "text", 'a string, as in reply("42")', text)
+        check(isinstance(text, str), "text", 'a string, as in reply("42")', text)
         self._queue.append(self._reply_with({"role": "assistant", "content": text}))
 
     def reply_image(self, png: bytes) -> None:
@@ -149,7 +150,7 @@ class Emulator:
         Raises:
             ValueError: the argument is not bytes.
         """
-        check_argument(isinstance(png, bytes), "png", 'bytes, as in reply_image(Path("cat.png").read_bytes())', png)
+        check(isinstance(png, bytes), "png", 'bytes, as in reply_image(Path("cat.png").read_bytes())', png)
         name = hashlib.sha256(png).hexdigest()
         self._images[name] = png
         self._queue.append(self._reply_with({"url": self.url + REPLIED_IMAGE_PATH.format(name=name)}))
@@ -164,9 +165,9 @@ class Emulator:
         Raises:
             ValueError: an argument is malformed.
         """
-        check_argument(isinstance(fault, Fault), "fault", "a Fault, as in inject(Fault(status=503))", fault)
+        check(isinstance(fault, Fault), "fault", "a Fault, as in inject(Fault(status=503))", fault)
         is_count = isinstance(times, int) and times >= 0
-        check_argument(is_count, "times", "a number of requests, as in inject(Fault(status=503), times=2)", times)
+        check(is_count, "times", "a number of requests, as in inject(Fault(status=503), times=2)", times)
         self._queue.extend([fault] * times)
 
     def reset(self) -> None:
@@ -217,7 +218,7 @@ class Emulator:
         return await self._handle(request, check_image, self._image_url)
 
     async def _handle(
-        self, request: web.Request, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
+        self, request: web.Request, validate: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
     ) -> web.Response:
         recorded = await _record(request)
         self._keep(recorded)
@@ -230,7 +231,7 @@ class Emulator:
                 request.protocol.force_close()
                 return web.Response()
             if fault.status is None:
-                response = _usual_response(recorded, check, respond)
+                response = _usual_response(recorded, validate, respond)
             else:
                 response = _faulty_response(fault.status, fault.body)
             response.headers.update(fault.headers)
@@ -238,7 +239,7 @@ class Emulator:
 
     def _keep(self, recorded: RecordedRequest) -> None:
         self._requests.append(recorded)
-        while sum(len(kept.body) for kept in self.requests) > KEPT_BYTES:
+        while sum(len(kept.body) for kept in self._requests) > KEPT_BYTES:
             self._requests.popleft()
 
     def _refuse(self, seconds: float) -> web.Response:
@@ -269,7 +270,7 @@ def _faulty_response(status: int, body: bytes | None) -> web.Response:
 
 
 def _usual_response(
-    recorded: RecordedRequest, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
+    recorded: RecordedRequest, validate: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]
 ) -> web.Response:
     """Return the response to a well-formed request, or status 400."""
     try:
@@ -277,7 +278,7 @@ def _usual_response(
     except (ValueError, RecursionError):
         return web.json_response(_error("the body must be JSON"), status=400)
     try:
-        check(body)
+        validate(body)
     except InvalidBodyError as error:
         return web.json_response(_error(str(error)), status=400)
     return web.json_response(respond(body))
