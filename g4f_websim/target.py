@@ -13,6 +13,8 @@ from .redaction import redact
 HTTP_SCHEMES = ("http", "https")
 SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
 
+# What sets the site, and what it and a proxy must look like.
+SITE_NAME = f"{URL_VARIABLE} or Websim.url"
 SITE_FORM = f"a URL like {DEFAULT_URL} with the scheme http or https and a valid host and port"
 PROXY_FORM = (
     "a URL like http://user:password@host:3128 with the scheme http, https, socks4, socks5 or socks5h and a valid host "
@@ -51,7 +53,7 @@ class Target:
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = host_in(_parse_url(f"{URL_VARIABLE} or Websim.url", self.url, HTTP_SCHEMES, SITE_FORM))
+        self.host = host_in(_parse_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM))
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
             _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, PROXY_FORM)

@@ -7,6 +7,8 @@ from typing import NoReturn
 import g4f.debug
 from g4f.errors import MissingRequirementsError
 
+from .log import logger
+
 
 def show_log_on_terminal() -> None:
     """Show retries and waiting on stderr, unless it is a file or g4f shows them itself (--debug)."""
@@ -14,7 +16,6 @@ def show_log_on_terminal() -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("g4f-websim: %(message)s"))
         handler.addFilter(lambda record: not g4f.debug.logging)
-        logger = logging.getLogger("g4f_websim")
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
 
