@@ -1,7 +1,7 @@
 """`g4f-websim check`: find out whether Websim works from this machine and, if not, why.
 
-It sends one request to each endpoint. If the chat fails, it tries what else is known to work, with at most six
-requests. check_settings.py reads the settings, and diagnosis.py chooses what to try and what to advise.
+It sends one request to each endpoint. If the chat request fails, it sends at most six more, with other settings that
+are known to work. check_settings.py reads the settings, and diagnosis.py chooses what to try and what to advise.
 """
 
 import argparse

@@ -131,8 +131,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
         Args:
             model: one of `image_models` for an image, any other name for a chat, except the names of other services'
-                image models. None, "" or "auto" is an image with
-                a prompt, and a chat without one.
+                image models. None, "" or "auto" is an image with a prompt, and a chat without one.
             messages: the conversation in OpenAI's form.
             prompt: what to draw, or the last user message of a chat.
             proxy: URL of an http, https, socks4, socks5 or socks5h proxy.

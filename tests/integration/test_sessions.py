@@ -90,7 +90,7 @@ def socks_proxy_url() -> Iterator[str]:
 
 @pytest.fixture
 def retries(monkeypatch, debug_lines) -> list[str]:
-    """The lines of the debug log, of which Websim writes one for each retry; a retry takes milliseconds."""
+    """The lines of the debug log, one for each retry. A retry comes after milliseconds."""
     monkeypatch.setattr(Websim, "backoff", 0.001)
     return debug_lines
 
