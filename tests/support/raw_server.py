@@ -6,14 +6,17 @@ import asyncio
 import socket
 import ssl
 import struct
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 from itertools import repeat
+from typing import Any
 
+from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
 
 MAX_KEPT_REQUESTS = 20
@@ -158,6 +161,33 @@ async def raw_server(
             asyncio.get_running_loop().remove_reader(listening)
         await server.stop()
         listener.close()
+
+
+@contextmanager
+def raw_server_in_thread(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
+    """Run a raw server in a thread of its own, for a test that blocks its thread.
+
+    Args:
+        scripts: the scripts for the first requests, one each.
+        tls: the TLS context of the server; None means plain TCP.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def call(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(MAX_SECONDS)
+
+    stack = AsyncExitStack()
+    try:
+        server = call(stack.enter_async_context(raw_server(tls=tls)))
+        server.play(*scripts)
+        yield server
+    finally:
+        call(stack.aclose())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(MAX_SECONDS)
+        loop.close()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
