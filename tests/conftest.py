@@ -29,7 +29,7 @@ from g4f_websim.throttles import forget_limits  # noqa: E402
 from tests.support.loopback import refusing_socket  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 
-pytest_plugins = ["g4f_websim.testing", "tests.support.check"]
+pytest_plugins = ["g4f_websim.testing", "tests.support.check", "tests.support.programs"]
 
 write_provider_list(Path(_FOLDER.name))
 

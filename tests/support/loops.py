@@ -1,0 +1,174 @@
+"""What programs that test event loops share; `run_program` runs each of them in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+# The tests check that a program prints no warning, but g4f's modules issue some when they are imported.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import g4f.client  # noqa: F401
+    import nest_asyncio2  # noqa: F401
+    import uvicorn  # noqa: F401
+    import uvloop
+
+    from g4f_websim import Websim
+    from tests.support.calls import HELLO, call_websim
+    from tests.support.loopback import HOST
+
+Main = Coroutine[Any, Any, Any]
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+NEW_LOOPS: dict[str, NewLoop] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+# A process may have any of these file descriptors.
+MAX_DESCRIPTORS = 1024
+
+
+def used_loop(new_loop: NewLoop = asyncio.new_event_loop) -> asyncio.AbstractEventLoop:
+    """Return an event loop that has an idle connection."""
+    loop = new_loop()
+    loop.run_until_complete(call_websim(None, HELLO))
+    return loop
+
+
+def abandon_loop() -> None:
+    """Leave an event loop with an idle connection to the garbage collector."""
+    used_loop()
+
+
+def run_in_threads(count: int, function: Callable[[], object]) -> None:
+    """Run a function in several threads at once, and wait for them."""
+    threads = [threading.Thread(target=function) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def open_sockets() -> int:
+    """Return the number of sockets that this process has open."""
+    count = 0
+    for descriptor in range(MAX_DESCRIPTORS):
+        with contextlib.suppress(OSError):
+            count += stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    return count
+
+
+# What runs a coroutine
+
+
+def _run_in_runner(main: Main) -> None:
+    with asyncio.Runner() as runner:
+        runner.run(main)
+
+
+def _run_and_close_by_hand(main: Main, new_loop: NewLoop) -> None:
+    loop = new_loop()
+    loop.run_until_complete(main)
+    loop.close()
+
+
+RUNNERS: dict[str, Callable[[Main], object]] = {
+    "asyncio.run": asyncio.run,
+    "uvloop.run": uvloop.run,
+    "Runner": _run_in_runner,
+    "asyncio, closed by hand": lambda main: _run_and_close_by_hand(main, asyncio.new_event_loop),
+    "uvloop, closed by hand": lambda main: _run_and_close_by_hand(main, uvloop.new_event_loop),
+}
+
+
+# What runs a function in a child process, and returns the exit status
+
+
+def _fork_process(work: Callable[[], object], leave: Callable[[], object]) -> int:
+    child = os.fork()
+    if not child:
+        work()
+        leave()
+    return os.waitpid(child, 0)[1]
+
+
+def _start_process(work: Callable[[], object]) -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+FORKS: dict[str, Callable[[Callable[[], object]], int | None]] = {
+    "os.fork and os._exit": lambda work: _fork_process(work, lambda: os._exit(0)),
+    "os.fork and sys.exit": lambda work: _fork_process(work, sys.exit),
+    "multiprocessing": _start_process,
+}
+
+
+# Servers in the event loop of the program
+
+
+class SilentServer(asyncio.Protocol):
+    """A server that never responds."""
+
+    def __init__(self) -> None:
+        self.request_arrived, self.connection_closed = asyncio.Event(), asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.request_arrived.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.connection_closed.set()
+
+
+async def serve(protocol: asyncio.Protocol) -> asyncio.Server:
+    """Start a server in which one object serves all connections, and make its URL that of Websim."""
+    server = await asyncio.get_running_loop().create_server(lambda: protocol, HOST, 0)
+    Websim.url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+    return server
+
+
+# What a program may print, and when its garbage is collected
+
+
+def set_up() -> None:
+    """Let a program receive Ctrl-C, and ignore asyncio's remarks on slow callbacks."""
+    # A shell starts a process in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _ignore_log_of_asyncio("took")
+
+
+def ignore_unclosed_loops() -> None:
+    """Ignore event loops that are not closed; Python's development mode warns about them, and it should."""
+    warnings.filterwarnings("ignore", "unclosed event loop")
+
+
+def ignore_pending_tasks() -> None:
+    """Ignore tasks that are pending when they are destroyed, and what they were waiting for; asyncio logs both."""
+    _ignore_log_of_asyncio("destroyed")
+    _ignore_log_of_asyncio("never retrieved")
+
+
+def collect_by_hand() -> None:
+    """Collect garbage now, and from now on only when the program calls `gc.collect`.
+
+    The garbage collector finalizes the objects of a cycle in the order of their creation: first the event loop, which
+    closes its connections, then the connections. An automatic collection would change the order by moving some of the
+    objects to an older generation. uvloop's event loops are never garbage-collected.
+    """
+    gc.collect()
+    gc.disable()
+
+
+def _ignore_log_of_asyncio(words: str) -> None:
+    logging.getLogger("asyncio").addFilter(lambda record: words not in record.msg)
