@@ -1,5 +1,7 @@
 """`Websim`: its attributes, which request a call sends, project ids, tokens, and several images."""
 
+import asyncio
+import itertools
 import logging
 import math
 import re
@@ -12,9 +14,10 @@ from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixi
 from g4f.providers.response import ImageResponse
 from g4f.requests.defaults import DEFAULT_HEADERS
 
-from g4f_websim import Websim, provider
+from g4f_websim import Websim, provider, transport
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI, call_websim, make_token
+from tests.support.limits import MAX_SECONDS
 from tests.support.responses import CHALLENGE_PAGE, REPLY
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
@@ -352,6 +355,23 @@ async def test_image_is_an_image_response(websim_server):
 async def test_several_images_are_one_response(websim_server, n):
     (image,) = await call_websim("flux", HELLO, n=n)
     assert len(image.get_list()) == len(websim_server.requests) == (n or 1)
+
+
+async def test_images_are_in_the_order_of_the_requests(websim_server, monkeypatch):
+    send, numbers, second_received = transport.send, itertools.count(1), asyncio.Event()
+
+    async def send_first_after_second(number, *arguments):
+        if number == 1:
+            await second_received.wait()
+        url = await send(*arguments)
+        second_received.set()
+        return url
+
+    monkeypatch.setattr(transport, "send", lambda *arguments: send_first_after_second(next(numbers), *arguments))
+    for number in (2, 1):
+        websim_server.inject(Fault(body=b'{"url": "https://example.com/%d.png"}' % number))
+    (image,) = await asyncio.wait_for(call_websim("flux", HELLO, n=2), MAX_SECONDS)
+    assert image.get_list() == ["https://example.com/1.png", "https://example.com/2.png"]
 
 
 async def test_returns_images_that_succeeded_and_logs_failures(websim_server, caplog, debug_lines):
