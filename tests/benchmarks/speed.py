@@ -31,6 +31,7 @@ from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.sessions import HEADERS
 from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import FastServer, fast_server
+from tests.support.limits import MAX_SECONDS
 from tests.support.responses import PNG_MAGIC
 from tests.support.tls import write_certificates
 
@@ -173,7 +174,8 @@ def imports(run: Run) -> Iterator[Row]:
     command = [sys.executable, "-c", IMPORT_SCRIPT]
     # pip compiles the modules that it installs, so bytecode is written here too.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    ratios = [float(subprocess.check_output(command, env=environment)) for _ in range(SLOW_TURNS)]
+    outputs = [subprocess.check_output(command, env=environment, timeout=MAX_SECONDS) for _ in range(SLOW_TURNS)]
+    ratios = [float(output) for output in outputs]
     yield Row("import / import of the modules of g4f", f"{median(ratios):.1%}", "5 %")
 
 

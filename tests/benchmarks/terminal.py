@@ -15,6 +15,7 @@ import tempfile
 from rich.console import Console
 from rich.text import Text
 
+from tests.support.limits import MAX_SECONDS
 from tests.support.paths import ROOT
 
 IMAGE_FILE = ROOT / ".github" / "terminal.svg"
@@ -44,7 +45,9 @@ def output_of(command: str) -> str:
         environment = os.environ | {"HOME": folder, "G4F_CONFIG_DIR": folder, "COLUMNS": str(COLUMNS)}
         script = f"{sysconfig.get_path('scripts')}/g4f-websim"
         arguments = [sys.executable, script, *shlex.split(command)[1:]]
-        done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            arguments, cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=MAX_SECONDS
+        )
     # A free port says nothing to a reader.
     return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8765", done.stdout)
 

@@ -159,8 +159,9 @@ DEPENDENCIES = (
     "typing_extensions",
 )
 
-# How many releases are tested at the same time, and how long one may take.
+# How many releases are tested at the same time, and how long the installation and the scenarios of one may take.
 PARALLEL_RELEASES = 2
+SECONDS_TO_INSTALL = 900
 SECONDS_FOR_RELEASE = 300
 
 # What asyncio and aiohttp print on stderr about resources that were left open.
@@ -179,7 +180,7 @@ HOME_VARIABLES = (
 
 
 class InstallationError(Exception):
-    """pip could not install a package; the message is the last line that pip printed."""
+    """pip could not install a package; the message is the last line that pip printed, or that pip took too long."""
 
 
 class Result(NamedTuple):
@@ -283,7 +284,7 @@ def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
         options: further options of pip.
 
     Raises:
-        InstallationError: pip failed. The folder does not exist.
+        InstallationError: pip failed or took too long. The folder does not exist.
     """
     if folder.exists():
         return folder
@@ -291,11 +292,18 @@ def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
     temporary = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)
     pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *options]
     try:
-        process = subprocess.run([*pip, "--target", temporary, *requirements], stderr=subprocess.PIPE, text=True)
+        process = subprocess.run(
+            [*pip, "--target", temporary, *requirements],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS_TO_INSTALL,
+        )
         if process.returncode:
             raise InstallationError(last_line(process.stderr))
         with suppress(OSError):  # another run of this program has created the folder in the meantime
             Path(temporary).rename(folder)
+    except subprocess.TimeoutExpired:
+        raise InstallationError(f"not within {SECONDS_TO_INSTALL} s") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -29,6 +29,9 @@ TEST_REQUIREMENTS = (
     "requests",
 )
 
+# How long the installation or the tests may take.
+SECONDS_FOR_STEP = 900
+
 CHECK = ("-m", "g4f_websim", "--offline", "check")
 
 # Four calls: a chat, a stream, and a chat and an image in one event loop.
@@ -84,7 +87,7 @@ def main() -> int:
         venv.create(folder, with_pip=True)
         python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
         for step in steps:
-            status = subprocess.run([python, *step], cwd=folder).returncode
+            status = subprocess.run([python, *step], cwd=folder, timeout=SECONDS_FOR_STEP).returncode
             if status:
                 return status
     return 0

@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from g4f_websim import __version__
+from tests.support.interpreter import run_python
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "g4f_websim"
@@ -43,8 +43,7 @@ IMAGES = files_in(ROOT / ".github", ".svg")
 
 def build(source: Path, folder: Path, target: str) -> Path:
     """Build a distribution with hatchling itself, because `python -m build` would download hatchling."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(folder)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    run_python("-m", "hatchling", "build", "--target", target, "--directory", str(folder), folder=source)
     (distribution,) = folder.iterdir()
     return distribution
 
@@ -100,10 +99,10 @@ def test_sdist_builds_identical_wheel(sdist, wheel, tmp_path):
 def test_sdist_installs(sdist, tmp_path):
     target = tmp_path / "target"
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(target)]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(sdist)], check=True)
+    run_python("-m", "pip", "install", *options, str(sdist))
     program = "import g4f_websim; print(g4f_websim.__file__, g4f_websim.__version__)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=target, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(target / "g4f_websim" / "__init__.py"), __version__]
+    printed, _ = run_python("-c", program, PYTHONPATH=str(target))
+    assert printed.split() == [str(target / "g4f_websim" / "__init__.py"), __version__]
 
 
 def test_distributions_contain_nothing_about_the_machine(sdist, wheel):

@@ -5,8 +5,6 @@ import itertools
 import logging
 import math
 import re
-import subprocess
-import sys
 
 import pytest
 from g4f.errors import CloudflareError, NoMediaResponseError, RateLimitError, ResponseError
@@ -17,6 +15,7 @@ from g4f.requests.defaults import DEFAULT_HEADERS
 from g4f_websim import Websim, provider, transport
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI, call_websim, make_token
+from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
 from tests.support.responses import CHALLENGE_PAGE, REPLY
 
@@ -87,7 +86,7 @@ def test_is_a_provider_of_g4f():
 def test_reads_url_from_environment_at_import(monkeypatch, value, url):
     monkeypatch.setenv("WEBSIM_URL", value)
     program = "from g4f_websim import Websim; print(Websim.url, Websim.image_api_endpoint)"
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    printed, _ = run_python("-c", program)
     assert printed.split() == [url, url + IMAGE_PATH]
 
 

@@ -73,7 +73,7 @@ def http_proxy(folder: Path) -> Iterator[str]:
         yield f"{HOST}:{port.read_text().strip()}"
     finally:
         process.terminate()
-        process.wait()
+        process.wait(MAX_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.support.limits import MAX_SECONDS
 from tests.support.paths import ROOT
 
 
-def run_python(*arguments: str, status: int = 0, **variables: str) -> tuple[str, str]:
+def run_python(*arguments: str, status: int = 0, folder: Path | None = None, **variables: str) -> tuple[str, str]:
     """Return what a Python process prints on stdout and on stderr.
 
     A test whose server runs in this event loop calls this function by `asyncio.to_thread`.
@@ -16,6 +17,7 @@ def run_python(*arguments: str, status: int = 0, **variables: str) -> tuple[str,
     Args:
         arguments: the command-line arguments of the interpreter.
         status: the exit status that the process must have.
+        folder: the working folder; None means that of this process.
         variables: additional environment variables.
 
     Raises:
@@ -24,7 +26,7 @@ def run_python(*arguments: str, status: int = 0, **variables: str) -> tuple[str,
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=MAX_SECONDS
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=MAX_SECONDS
     )
     assert done.returncode == status, done.stderr
     return done.stdout, done.stderr

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from g4f_websim import request
 from g4f_websim.endpoints import API_URL
 from tests.support.calls import HELLO, JWT, PNG, PNG_URI
+from tests.support.interpreter import run_python
 
 IMAGE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}
 PROJECT_ID = "ke3_xh5gai3gjkmruomu"
@@ -169,7 +168,8 @@ file = Path("cat.png")
 print(len({*image_urls([file, io.BytesIO(file.read_bytes()), file.read_bytes()])}))
 """
     png_file(tmp_path)
-    assert subprocess.check_output([sys.executable, "-c", program]).split() == [b"1"]
+    printed, _ = run_python("-c", program)
+    assert printed.strip() == "1"
 
 
 def test_reads_file_from_its_start():
