@@ -270,8 +270,7 @@ async def test_json_without_content_is_an_error(server, body, model):
     assert error.status == 200
 
 
-# tests/unit/test_response.py has many more.
-@pytest.mark.parametrize("url", [5, " ", "file:///cat.png", "//[::1", "//\u2100.example/cat.png", "\0"], ids=ascii)
+@pytest.mark.parametrize("url", [5, "file:///cat.png", "//[::1"], ids=["number", "other scheme", "malformed"])
 async def test_invalid_image_url_is_an_error(server, url):
     error = await error_of(server, [http_response(json.dumps({"url": url}).encode())], "flux")
     assert isinstance(error, NoMediaResponseError)

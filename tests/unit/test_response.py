@@ -130,14 +130,28 @@ def test_data_uri_is_not_kept_in_a_cache():
     assert sys.getrefcount(url) == sys.getrefcount(unique)
 
 
-NOT_IMAGE_URLS = [
-    None, "", "ftp://example.com/a.png", "javascript:alert(1)", "data:text/html,Hi", "a.png", "https://", "https://[",
-    "//[", "https://example.com/a b", "https://example.com/\n", "https://example.com/\ud83c",
-    "https://example.com/\u202ea.png",
-]  # fmt: skip
+NOT_IMAGE_URLS = {
+    "null": None,
+    "empty": "",
+    "blank": " ",
+    "NUL": "\0",
+    "ftp": "ftp://example.com/a.png",
+    "file": "file:///a.png",
+    "script": "javascript:alert(1)",
+    "data of a page": "data:text/html,Hi",
+    "relative path": "a.png",
+    "no host": "https://",
+    "malformed host": "https://[",
+    "malformed host without a scheme": "//[",
+    "host whose normal form contains a slash": "//\u2100.example/a.png",
+    "space": "https://example.com/a b",
+    "line end": "https://example.com/\n",
+    "lone surrogate": "https://example.com/\ud83c",
+    "right-to-left override": "https://example.com/\u202ea.png",
+}
 
 
-@pytest.mark.parametrize("url", NOT_IMAGE_URLS)
+@pytest.mark.parametrize("url", NOT_IMAGE_URLS.values(), ids=NOT_IMAGE_URLS)
 def test_rejects_other_image_urls(url):
     cause = image_cause(json.dumps({"url": url}))
     assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without an image")
