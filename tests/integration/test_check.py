@@ -28,7 +28,7 @@ def test_shows_versions_and_settings(websim_server, run_check):
     ]
 
 
-def test_sends_configured_project_and_token(websim_server, run_check, monkeypatch):
+def test_sends_configured_project_id_and_token(websim_server, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/p/ke3_xh5gai3gjkmruomu")
     monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
     result = run_check()
@@ -40,7 +40,7 @@ def test_sends_configured_project_and_token(websim_server, run_check, monkeypatc
     assert {request.header("authorization") for request in websim_server.requests} == {f"Bearer {TOKEN}"}
 
 
-def test_sends_random_projects_of_both_shapes(websim_server, run_check):
+def test_sends_random_project_ids_of_both_forms(websim_server, run_check):
     run_check()
     chat, image = (request.json["project_id"] for request in websim_server.requests)
     assert re.fullmatch("[a-z0-9]{3}_[a-z0-9]{16}", chat)
@@ -56,7 +56,7 @@ def test_sends_requests_through_the_proxy(websim_server, other_server, run_check
     assert len(other_server.requests) == 2
 
 
-def test_does_not_take_an_upper_case_scheme_for_a_login(websim_server, run_check, monkeypatch):
+def test_url_with_upper_case_scheme_has_no_user_and_password(websim_server, run_check, monkeypatch):
     monkeypatch.setattr(Websim, "url", websim_server.url.replace("http", "HTTP"))
     assert "user and password" not in run_check().text
 

@@ -99,7 +99,7 @@ def test_replaces_characters_that_the_output_cannot_represent(websim_server, mon
     assert "gr??er" in output.read()
 
 
-def test_ends_quietly_if_the_reader_of_the_output_does(websim_server, tmp_path):
+def test_prints_no_error_if_the_reader_of_its_output_ends(websim_server, tmp_path):
     home = make_home(tmp_path)
     script = f'"{sys.executable}" -m g4f_websim check | head -1'
     done = run_command(home=home, command=("sh", "-c", script), WEBSIM_URL=websim_server.url)

@@ -64,7 +64,7 @@ def test_rejects_a_malformed_project_id(websim_server, run_check, monkeypatch):
     assert not websim_server.requests
 
 
-def test_names_the_page_that_describes_a_project_without_an_id(websim_server, run_check, monkeypatch):
+def test_says_where_to_find_the_id_if_a_project_url_does_not_contain_it(websim_server, run_check, monkeypatch):
     monkeypatch.setenv("WEBSIM_PROJECT_ID", "https://websim.com/@ann/my-game")
     result = run_check()
     assert "does not contain the id. See https://websim.com/api/v1/users/ann/slugs/my-game," in result.advice
@@ -95,7 +95,7 @@ def test_corrects_the_scheme_of_a_proxy(websim_server, run_check, monkeypatch, p
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:99999", "http:/127.0.0.1:3128", "ftp://127.0.0.1:0", "x"])
-def test_proposes_a_proxy_url_to_fill_in_if_the_url_cannot_be_corrected(websim_server, run_check, monkeypatch, proxy):
+def test_proposes_a_template_if_a_proxy_cannot_be_corrected(websim_server, run_check, monkeypatch, proxy):
     monkeypatch.setenv("G4F_PROXY", proxy)
     assert run_check().to_paste == [SET_PROXY, "unset G4F_PROXY"]
 

@@ -41,7 +41,7 @@ def test_advises_to_remove_the_path_from_the_url(websim_server, run_check, monke
     assert result.to_paste == [f"export WEBSIM_URL={websim_server.url}"]
 
 
-def test_names_the_host_of_a_redirect_as_one_to_check(websim_server, run_check):
+def test_advises_to_check_the_host_of_a_redirect(websim_server, run_check):
     websim_server.inject(redirect(f"https://websim.example/api?token={MARKER}"), times=2)
     result = run_check("--report")
     assert "A redirect to https://websim.example/api, which was not followed." in result.cause

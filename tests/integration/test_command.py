@@ -160,13 +160,13 @@ def test_client_without_input_fails(home, command):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
 
 
-def test_client_needs_no_stdin(home):
+def test_client_succeeds_without_stdin(home):
     done = run_command("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
     assert done.stdout.strip() == REPLY
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
-def test_needs_no_stdout(home, words):
+def test_succeeds_without_stdout(home, words):
     done = run_command(*words, home=home, command=WITHOUT_STDOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -238,7 +238,7 @@ def test_other_g4f_command_runs(home, words, output):
     assert (done.returncode, done.stdout[: len(output)]) == (0, output)
 
 
-def test_module_import_runs_nothing(capsys):
+def test_import_of_main_module_runs_no_command(capsys):
     importlib.import_module("g4f_websim.__main__")
     assert capsys.readouterr() == ("", "")
 

@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.mark.parametrize("scheme", ["https"])
-def test_loop_may_be_closed_while_another_runs(run_program, counting_server):
+def test_closes_loop_while_another_runs(run_program, counting_server):
     program = """
         import asyncio
 

@@ -30,7 +30,7 @@ def test_closes_loop_with_pending_task_that_exits(run_program, counting_server):
     assert counting_server.counts()["open"] == 0
 
 
-def test_pending_tasks_make_one_step_at_most(run_program):
+def test_pending_tasks_run_one_step_at_most(run_program):
     program = """
         import asyncio
 

@@ -97,7 +97,7 @@ async def test_max_wait_limits_all_delays_of_a_call_together(server, monkeypatch
     assert len(server.requests) == 2
 
 
-async def test_call_that_is_cancelled_after_a_rate_limit_keeps_nobody_waiting(server):
+async def test_call_that_is_cancelled_after_a_rate_limit_does_not_delay_others(server):
     arrived = asyncio.Event()
 
     def stall(request):

@@ -108,7 +108,7 @@ def test_application_test_passes(tmp_path, monkeypatch):
     assert "1 passed" in output_of(sys.executable, "-m", "pytest", "test_application.py")
 
 
-def test_application_test_is_clean_for_ruff(tmp_path):
+def test_ruff_accepts_application_test(tmp_path):
     for name, code in TEST_FILES.items():
         tmp_path.joinpath(name).write_text(code)
     output_of(sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", *TEST_FILES)

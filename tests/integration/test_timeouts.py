@@ -237,7 +237,7 @@ async def test_scope_of_anyio_ends_call():
     assert scope.cancelled_caught
 
 
-async def test_cancellation_wins_over_timeout_of_same_moment(request_arrived, monkeypatch):
+async def test_cancellation_at_the_same_moment_as_timeout_is_a_cancellation(request_arrived, monkeypatch):
     loop = asyncio.get_running_loop()
     call = asyncio.create_task(call_websim(None, HELLO, timeout=MAX_SECONDS))
     await request_arrived.wait()

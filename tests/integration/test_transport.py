@@ -95,14 +95,14 @@ async def test_raises_other_statuses_at_once(websim_server, status, model):
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 500])
-async def test_body_may_report_rate_limit(websim_server, status):
+async def test_body_that_reports_rate_limit_is_retried(websim_server, status):
     websim_server.inject(Fault(status=status, body=b'{"error": "Rate limit exceeded"}'), times=3)
     with pytest.raises(RateLimitError, match=f"^Response {status} from .*Rate limit exceeded"):
         await call_websim(None, HELLO)
     assert len(websim_server.requests) == 3
 
 
-async def test_text_may_mention_rate_limit(websim_server):
+async def test_chat_text_that_mentions_rate_limit_is_not_an_error(websim_server):
     websim_server.reply("Rate limit exceeded means: too often")
     assert await call_websim(None, HELLO) == ["Rate limit exceeded means: too often"]
 

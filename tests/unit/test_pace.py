@@ -124,12 +124,12 @@ def pauses_in_a_row(pace: Pace, count: int, retry_after: float | None) -> list[f
 
 
 @pytest.mark.usefixtures("no_jitter")
-def test_each_further_guessed_pause_is_half_as_long_again(pace):
+def test_each_further_pause_without_retry_after_is_1_5_times_as_long(pace):
     assert pauses_in_a_row(pace, 4, None) == [BACKOFF * factor for factor in (1, 1.5, 2.25, 3.375)]
 
 
 @pytest.mark.usefixtures("no_jitter")
-def test_guessed_pauses_start_again_with_the_next_round(pace):
+def test_pause_without_retry_after_is_the_backoff_again_in_the_next_round(pace):
     pauses_in_a_row(pace, 3, None)
     now = 100.0
     send(pace, now)
@@ -166,7 +166,7 @@ def test_later_refusal_of_same_burst_prolongs_pause(pace):
 # The first request after the pause
 
 
-def test_one_request_goes_first(pace):
+def test_sends_one_request_first_and_others_after_its_response(pace):
     first = refuse_burst(pace, accepted=4, refused=6, retry_after=10)
     send(pace, first)
     assert due(pace, first) == first + 10
@@ -200,7 +200,7 @@ def test_interval_is_elapsed_time_divided_by_accepted_requests(pace):
 
 
 @pytest.mark.usefixtures("no_jitter")
-def test_half_of_a_guessed_pause_counts(pace):
+def test_interval_includes_half_of_a_pause_without_retry_after(pace):
     send(pace, 0, 5)
     accept(pace, 0, 4)
     refuse(pace, 0, now=8.0)
@@ -215,7 +215,7 @@ def test_interval_of_a_burst_without_accepted_request_is_the_pause(pace):
     assert due(pace, start) - start == pytest.approx(10, rel=0.01)
 
 
-def test_idle_hours_do_not_count_for_the_first_interval(pace):
+def test_first_interval_does_not_include_idle_hours(pace):
     send(pace, 0)
     accept(pace, 0)
     start = refuse_burst(pace, accepted=4, refused=1, retry_after=10 - LATENCY, now=7200)
@@ -224,7 +224,7 @@ def test_idle_hours_do_not_count_for_the_first_interval(pace):
     assert due(pace, start) - start == pytest.approx(10 / 4, rel=0.01)
 
 
-def test_late_response_to_earlier_round_does_not_count(pace):
+def test_late_response_to_earlier_round_does_not_change_interval(pace):
     send(pace, 0)
     start = start_round(pace, accepted=4)
     before = due(pace, start)
@@ -274,7 +274,7 @@ def test_interval_shrinks_with_time_if_few_requests_are_accepted(pace):
     assert due(pace, now) - now == pytest.approx(GROWTH_TIME / 2, rel=0.02)
 
 
-def test_interval_is_known_after_a_whole_round(pace):
+def test_interval_is_reported_after_a_whole_round(pace):
     start_round(pace)
     assert pace.interval() == 0
     pace = Pace()
@@ -318,20 +318,20 @@ def test_requests_do_not_make_up_for_more_than_one_interval(pace):
 
 
 @pytest.mark.usefixtures("no_jitter")
-def test_last_attempt_waits_longer_than_a_guessed_pause(pace):
+def test_last_attempt_waits_longer_than_a_pause_without_retry_after(pace):
     send(pace, 0)
     refuse(pace, 0)
     assert due(pace, 0, is_last_attempt=False) == BACKOFF
     assert due(pace, 0, is_last_attempt=True) == 1.5 * BACKOFF
 
 
-def test_last_attempt_trusts_retry_after(pace):
+def test_last_attempt_waits_as_long_as_retry_after_says(pace):
     send(pace, 0)
     refuse(pace, 0, retry_after=7)
     assert due(pace, 0, is_last_attempt=True) == 7
 
 
-def test_last_attempt_keeps_to_the_average(pace):
+def test_last_attempt_waits_for_the_average_interval(pace):
     start = start_round(pace, accepted=4)
     now = send_when_due(pace, start, 5)
     early, cautious = due(pace, now, is_last_attempt=False), due(pace, now, is_last_attempt=True)
@@ -346,7 +346,7 @@ def test_last_attempt_waits_no_longer_than_a_pause_and_an_interval(pace):
     assert due(pace, now, is_last_attempt=True) == pytest.approx(now + 10 - LATENCY + 2.5, rel=0.01)
 
 
-def test_last_attempt_waits_as_long_as_the_longest_earlier_silence(pace):
+def test_last_attempt_waits_as_long_as_the_longest_earlier_pause(pace):
     start = start_round(pace, accepted=4)
     send(pace, start + 2)
     refuse(pace, start + 2)
@@ -387,7 +387,7 @@ def test_learns_concurrency_from_burst_and_does_not_exceed_it(pace):
     assert due(pace, last) <= last + max(interval, 1)
 
 
-def test_failed_request_makes_room(pace):
+def test_failed_request_lets_another_one_be_sent(pace):
     now = accept_four_at_once(pace)
     pace._latency = 60.0
     last = send_without_response(pace, now, 4)
@@ -395,7 +395,7 @@ def test_failed_request_makes_room(pace):
     assert due(pace, last) < last + 60
 
 
-def test_request_from_before_the_quiet_time_does_not_make_room(pace):
+def test_failed_request_from_before_the_quiet_time_does_not_let_another_one_be_sent(pace):
     send(pace, 0, 4)
     now = accept_four_at_once(pace, QUIET_TIME + 1)
     for _ in range(4):
@@ -405,7 +405,7 @@ def test_request_from_before_the_quiet_time_does_not_make_room(pace):
     assert due(pace, last) == last + 60
 
 
-def test_response_from_before_the_quiet_time_does_not_count(pace):
+def test_response_from_before_the_quiet_time_does_not_change_interval(pace):
     send(pace, 0)
     now = accept_four_at_once(pace, QUIET_TIME + 1)
     before = due(pace, now)
@@ -413,7 +413,7 @@ def test_response_from_before_the_quiet_time_does_not_count(pace):
     assert due(pace, now) == before
 
 
-def test_vanished_caller_does_not_block_for_good(pace):
+def test_requests_whose_responses_are_never_reported_do_not_block_others(pace):
     now = accept_four_at_once(pace)
     # Nobody will report the responses to these requests.
     last = send_without_response(pace, now, 4)
@@ -465,7 +465,7 @@ def test_limit_does_not_end_while_calls_wait(pace):
     assert pace.limited
 
 
-def test_limit_after_quiet_time_starts_from_nothing(pace):
+def test_limit_after_quiet_time_ignores_earlier_rounds(pace):
     now = second_round(pace) + 2 * QUIET_TIME
     assert due(pace, now) == now
     start = refuse_burst(pace, accepted=4, refused=1, retry_after=10 - LATENCY, now=now)

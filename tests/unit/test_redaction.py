@@ -116,5 +116,5 @@ def test_html_title_may_span_lines():
     assert html_title("<html><TITLE>\nHi\n</TITLE>") == ": <TITLE>\nHi\n</TITLE>"
 
 
-def test_html_title_is_not_searched_beyond_limit():
+def test_html_title_is_searched_up_to_limit():
     assert html_title(" " * MAX_SEARCHED_CHARS + "<title>Hi</title>") == ""

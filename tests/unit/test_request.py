@@ -189,7 +189,7 @@ def test_image_alone_is_a_message(messages):
     assert messages_of(messages, media=[PNG]) == [{"role": "user", "content": [IMAGE_PART]}]
 
 
-def test_media_without_user_message_create_one():
+def test_media_without_user_message_become_user_message():
     instructions = {"role": "system", "content": "Be brief."}
     assert messages_of([instructions], media=[PNG]) == [instructions, {"role": "user", "content": [IMAGE_PART]}]
 
@@ -256,7 +256,7 @@ def test_keeps_requested_ratio_beside_width_and_height():
 
 
 @pytest.mark.parametrize("side", [{"width": 1920}, {"height": 1920}], ids=["width", "height"])
-def test_one_side_selects_no_ratio(side):
+def test_width_or_height_alone_does_not_select_ratio(side):
     assert image_body(None, "a cat", **side)["aspect_ratio"] == "1:1"
 
 

@@ -50,7 +50,7 @@ def test_reads_chat_text(body, text):
 
 
 @pytest.mark.parametrize("body", ["", " ", '{"content": ""}', '{"content": " \\n "}', '{"content": null}'])
-def test_empty_chat_response_is_no_content(body):
+def test_empty_chat_response_has_no_content(body):
     cause = chat_cause(body)
     assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without content")
     assert cause.advice == "try other words, try again later or use another provider"
@@ -63,7 +63,7 @@ def test_chat_response_that_is_not_an_object_is_a_changed_api(body):
     assert cause.summary == "a response that is not a JSON object with the field content"
 
 
-def test_text_that_names_a_rate_limit_is_no_chat_text():
+def test_body_that_is_text_about_a_rate_limit_is_a_rate_limit():
     assert cause_of(chat_text, "Error: Rate limit exceeded.\n").reason is Reason.RATE_LIMITED
     assert chat_text('{"content": "Rate limit exceeded means that you sent too much."}')
 

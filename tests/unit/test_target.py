@@ -93,5 +93,5 @@ def test_password_in_url_is_a_secret():
 
 
 @pytest.mark.parametrize("api_key", [None, "", "e", "websim", 7, {"Other": "key"}], ids=repr)
-def test_placeholder_key_is_no_secret(api_key):
+def test_placeholder_key_is_not_a_secret(api_key):
     assert Target(URL, api_key=api_key, proxy="http://host:3128").secrets == []

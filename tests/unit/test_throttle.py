@@ -177,7 +177,7 @@ def test_waits_for_the_backoff_without_retry_after(run: Run, loop: virtual_time.
     assert BACKOFF <= run(wait()) <= BACKOFF * 1.25
 
 
-def test_a_later_refusal_of_the_same_burst_prolongs_the_pause(run: Run) -> None:
+def test_later_refusal_of_the_same_burst_prolongs_the_pause(run: Run) -> None:
     throttle = Throttle("host")
 
     async def wait() -> float:
@@ -244,7 +244,7 @@ def test_call_that_would_wait_longer_than_max_wait_fails_at_once(run: Run, loop:
     assert run(wait()) == 0
 
 
-def test_a_long_retry_after_fails_the_calls_in_the_queue(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
+def test_long_retry_after_fails_the_calls_in_the_queue(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
     throttle = Throttle("host")
 
     async def wait() -> float:
@@ -261,7 +261,7 @@ def test_a_long_retry_after_fails_the_calls_in_the_queue(run: Run, loop: virtual
     assert run(wait()) < 0.1
 
 
-def test_a_cancelled_call_keeps_nobody_waiting(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
+def test_cancelled_call_does_not_delay_others(run: Run, loop: virtual_time.VirtualTimeLoop) -> None:
     throttle = Throttle("host")
 
     async def wait() -> float:
@@ -307,7 +307,7 @@ def test_sends_at_once_again_after_a_time_in_which_no_call_waited(run: Run, loop
     assert run(burst()) == 0
 
 
-def test_a_request_without_response_keeps_nobody_waiting_for_good(run: Run) -> None:
+def test_request_without_response_does_not_block_others(run: Run) -> None:
     throttle = Throttle("host")
 
     async def wait() -> None:
@@ -368,7 +368,7 @@ def test_threads_wait_for_the_same_pause() -> None:
 
 
 @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "stopped"])
-def test_passes_over_a_call_whose_event_loop_has_ended(is_closed: bool) -> None:
+def test_skips_a_call_whose_event_loop_has_ended(is_closed: bool) -> None:
     throttle = Throttle("host")
     asyncio.run(refuse_one(throttle, 1))
     gone = asyncio.new_event_loop()

@@ -59,7 +59,7 @@ def test_forgets_the_throttle_that_was_not_used_for_longest() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_forked_process_does_not_wait_for_a_lock_of_its_parent() -> None:
+def test_forked_process_does_not_wait_for_a_lock_of_its_parent() -> None:
     throttle = shared_throttle("fork.example", "")
     with throttle._lock:
         child = os.fork()
