@@ -1,4 +1,4 @@
-"""The requests that `g4f-websim check` sends, and the settings that it shows."""
+"""What `g4f-websim check` sends and shows: one request to each endpoint, the settings, and which endpoints work."""
 
 import re
 
