@@ -24,14 +24,14 @@ RATE_LIMIT_WORDS = "rate limit exceeded"
 # Cloudflare sets this header when it sends a challenge instead of the response.
 CHALLENGE_HEADER = "cf-mitigated"
 
-# A longer URL would leave no room for the rest of the message.
-MAX_ORIGIN_CHARS = 80
-
 _NO_CREDITS = re.compile(
     r"\b(insufficient|not enough|no|out of|zero|0)( \w+)? credits?\b"
     r"|credits? .{0,20}(exhausted|exceeded|required|used up)",
     re.IGNORECASE,
 )
+# A server chooses where a redirect leads. Advice, which a user may paste into a shell, names only a plain host name and
+# port. A longer one would leave no room for the rest of the message.
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]{1,64}(:[0-9]{1,5})?")
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # OpenSSL's names for a server that sends plain text in a TLS handshake.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
@@ -80,12 +80,14 @@ class Cause(NamedTuple):
         summary: what happened.
         advice: what to do.
         error: the class of the exception, or None if g4f's `raise_for_status` chooses it.
+        origin: the scheme, host and port that a redirect leads to; empty if there is none that advice may name.
     """
 
     reason: Reason
     summary: str
     advice: str
     error: type[Exception] | None = None
+    origin: str = ""
 
 
 class UnexpectedBodyError(Exception):
@@ -195,19 +197,20 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     try:
         destination = urlsplit(urljoin(target.url, location))
     except ValueError:
-        destination = urlsplit(target.url)
-    origin = f"{destination.scheme}://{host_in(destination)}"
+        location, destination = "", urlsplit(target.url)
+    shown = f"{destination.scheme}://{host_in(destination)}"
+    is_plain = location and _ORIGIN.fullmatch(shown) and shown == redact(shown, target.secrets)
+    origin = shown if is_plain and is_valid_url(shown) else ""
     # The query of the location is not shown: it may contain a token.
     is_login_page = _LOGIN_PAGE.search(destination.path)
     kind = ", a login page" if is_login_page else ""
-    summary = f"a redirect to {origin}{destination.path}{kind}, which was not followed"
+    summary = f"a redirect to {shown}{destination.path}{kind}, which was not followed"
     if is_login_page:
         advice = f"{LOG_IN}; if it is the login page of your network, open it"
-        return Cause(Reason.LOGIN_NEEDED, summary, advice)
-    is_shown = len(origin) <= MAX_ORIGIN_CHARS and origin == redact(origin, target.secrets)
-    if target.url.startswith(f"{origin}/") or not is_shown or not is_valid_url(origin):
-        return Cause(Reason.API_MOVED, summary, IF_MOVED)
-    return Cause(Reason.API_MOVED, summary, f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}")
+    else:
+        is_other_host = origin and not target.url.startswith(f"{origin}/")
+        advice = f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}" if is_other_host else IF_MOVED
+    return Cause(Reason.LOGIN_NEEDED if is_login_page else Reason.API_MOVED, summary, advice, origin=origin)
 
 
 def _cause_of_refused_token(token: str) -> Cause:

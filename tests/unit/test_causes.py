@@ -143,6 +143,19 @@ def test_redirect_names_target_and_advice(location, reason, shown, advice, statu
     assert advice in cause.advice
 
 
+@pytest.mark.parametrize(
+    ("location", "origin"),
+    [
+        ("https://ann:pass@websim.example:8443/x", "https://websim.example:8443"),
+        ("/v2", SITE),
+        *((malformed, "") for malformed in ("", "//[", "https://websim.example:0/", "ftp://websim.example")),
+        *((unsafe, "") for unsafe in ("https://a$(pwned)/", f"https://{JWT[:60]}/", f"https://{'a' * 65}/")),
+    ],
+)
+def test_origin_of_redirect_is_plain_or_empty(location, origin):
+    assert cause_of(302, "", {"Location": location}).origin == origin
+
+
 @pytest.mark.parametrize("host", ["sk-another-key", JWT[:60]])
 def test_redirect_to_host_that_is_a_secret_does_not_advise_it(host):
     cause = cause_of(302, "", {"Location": f"https://{host}/"}, api_key="sk-another-key")
