@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Request images, save them, and print the names of the files.
 
     Args:
-        argv: the words after `g4f-websim image`.
+        argv: the arguments after `g4f-websim image`.
 
     Returns:
         The exit status: 0 if all images were saved.
