@@ -1,4 +1,4 @@
-"""Why a call fails and what to do about it: one table of causes, and two functions that choose from it.
+"""The causes of failed calls, each with advice, and the functions that find the cause of a response or an exception.
 
 errors.py builds the exceptions.
 """
@@ -18,7 +18,7 @@ from .login import is_expired, token_expiry
 from .redaction import is_html, redact
 from .target import Target, host_in, is_valid_url
 
-# Some servers report a rate limit with another status than 429 (public clients of Websim).
+# Public clients of Websim show that a response body may report a rate limit in these words, whatever the status.
 RATE_LIMIT_WORDS = "rate limit exceeded"
 
 # Cloudflare sets this header when it sends a challenge instead of the response.
@@ -91,7 +91,7 @@ class Cause(NamedTuple):
 
 
 class UnexpectedBodyError(Exception):
-    """A response with a status of success, but without the content that was expected; never leaves the package."""
+    """A response has a successful status but not the expected content; never raised to the caller."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause.summary)
@@ -99,7 +99,7 @@ class UnexpectedBodyError(Exception):
 
 
 class ResponseTooLargeError(Exception):
-    """A response body that is too large to be read; never leaves the package."""
+    """A response body is too large to be read; never raised to the caller."""
 
 
 PROJECT_REFUSED = Cause(
@@ -171,7 +171,7 @@ def cause_of_response(status: int, headers: Mapping[str, str], body: str, target
         target: where the request went.
 
     Returns:
-        The cause, or None for a status of success whose body does not name a cause.
+        The cause, or None if the status is successful and the body does not name a cause.
     """
     text = "" if is_html(body) else body
     if status == 429 or RATE_LIMIT_WORDS in text.lower():
@@ -227,6 +227,9 @@ def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
         error: the exception.
         target: where the request went.
         began: whether the response had begun.
+
+    Returns:
+        The cause.
     """
     if isinstance(error, ResponseTooLargeError):
         return BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
@@ -277,13 +280,23 @@ def is_socks_failure(error: Exception) -> bool:
 
 
 def _is_socks_error(error: Exception, *kinds: str) -> bool:
-    """Return whether aiohttp_socks, which may be missing, raised `error`: its classes derive from Exception alone."""
+    """Return whether the SOCKS library raised `error`.
+
+    The library may not be installed, so its classes are recognized by their names.
+
+    Args:
+        error: the exception.
+        kinds: the beginnings of the class names to look for; all classes by default.
+    """
     kind = type(error)
     return kind.__module__.startswith(("aiohttp_socks", "python_socks")) and kind.__name__.startswith(kinds or "Proxy")
 
 
 def _is_http_proxy_unreachable(error: Exception, target: Target) -> bool:
-    """Return whether aiohttp could not look up an HTTP proxy, which looks up the site, or connect to it."""
+    """Return whether aiohttp could not look up the name of an HTTP proxy or connect to the proxy.
+
+    The proxy itself looks up the name of the site, so a failed look-up is always that of the proxy.
+    """
     kinds = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError)
     return target.http_proxy is not None and isinstance(error, kinds)
 
@@ -292,7 +305,7 @@ def _is_tls_failure_of_proxy(error: Exception, target: Target) -> bool:
     """Return whether TLS failed with an https:// proxy, rather than with the site behind the proxy."""
     if not target.http_proxy or not isinstance(error, aiohttp.ClientSSLError):
         return False
-    # aiohttp describes a connection through a proxy with that proxy, and the connection to the proxy itself without.
+    # aiohttp's key of a connection names the proxy only if the connection leads through the proxy to the site.
     connection_key = error.args[0]
     return connection_key.proxy is None
 

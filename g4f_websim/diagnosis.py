@@ -41,9 +41,9 @@ MAX_FURTHER_REQUESTS = 6
 COPY_TOKEN = f"""export {TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}" *: *"\\([^"]*\\)".*/\\1/p' {TOKEN_FILE})"""
 UPGRADE = "pip install --upgrade g4f-websim"
 
-# Another host or project cannot help: the proxy fails for all of them, or the API works and declines.
+# Another host or project cannot help: the proxy fails for all hosts, or the API works and refuses the request.
 FINAL_REASONS = (Reason.PROXY_FAILED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
-# Only the API itself fails for one of these reasons, so Websim was reached.
+# Only the API itself gives one of these reasons, so Websim was reached.
 API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
 
 

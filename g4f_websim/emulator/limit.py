@@ -22,7 +22,8 @@ class RateLimit:
 
     Attributes:
         requests: the number of requests accepted in each period; None means any number.
-        period: the length of a period in seconds. A period starts with the first request after the last period.
+        period: the length of a period in seconds. A period starts with the first request after the end of the previous
+            one.
         max_in_flight: the number of requests accepted at the same time; None means any number.
         retry_after: whether a response with status 429 has a `Retry-After` header.
     """
@@ -50,7 +51,7 @@ class RateLimit:
 
 
 class Limiter:
-    """Count requests and compare them with a `RateLimit`.
+    """Count requests, and refuse those beyond a `RateLimit`.
 
     Args:
         limit: the limit.
