@@ -206,11 +206,11 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     kind = ", a login page" if is_login_page else ""
     summary = f"a redirect to {shown}{destination.path}{kind}, which was not followed"
     if is_login_page:
-        advice = f"{LOG_IN}; if it is the login page of your network, open it"
-    else:
-        is_other_host = origin and not target.url.startswith(f"{origin}/")
-        advice = f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}" if is_other_host else IF_MOVED
-    return Cause(Reason.LOGIN_NEEDED if is_login_page else Reason.API_MOVED, summary, advice, origin=origin)
+        advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser"
+        return Cause(Reason.LOGIN_NEEDED, summary, advice, origin=origin)
+    same_site = f"{urlsplit(target.url).scheme}://{target.host}"
+    advice = IF_MOVED if origin in ("", same_site) else f"if you trust this host, set WEBSIM_URL={origin}; {RUN_CHECK}"
+    return Cause(Reason.API_MOVED, summary, advice, origin=origin)
 
 
 def _cause_of_refused_token(token: str) -> Cause:

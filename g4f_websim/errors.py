@@ -92,7 +92,7 @@ def timeout_error(seconds: float, target: Target) -> Exception:
 
 def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
     """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
-    cause = RATE_LIMITED._replace(advice="try again later, log in, use another provider, or raise max_wait")
+    cause = RATE_LIMITED._replace(advice="try again later, log in, use another provider, or increase max_wait")
     message = (
         f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, longer than Websim.max_wait "
         f"({max_wait:g} s): {cause.advice}"

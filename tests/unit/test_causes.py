@@ -93,19 +93,19 @@ REDIRECTS = {
         "http://10.0.0.1/signin",
         Reason.LOGIN_NEEDED,
         "http://10.0.0.1/signin",
-        "if it is the login page of your network, open it",
+        "if the page is the login page of your network, open it in a browser",
     ),
     "other host": (
         f"https://websim.example{CHAT_PATH}",
         Reason.API_MOVED,
         f"https://websim.example{CHAT_PATH}",
-        "if you trust it, set WEBSIM_URL=https://websim.example; run g4f-websim check",
+        "if you trust this host, set WEBSIM_URL=https://websim.example; run g4f-websim check",
     ),
     "other scheme": (
         f"http://websim.com{CHAT_PATH}",
         Reason.API_MOVED,
         f"http://websim.com{CHAT_PATH}",
-        "if you trust it, set WEBSIM_URL=http://websim.com; run",
+        "if you trust this host, set WEBSIM_URL=http://websim.com; run",
     ),
     "other host with a login": (
         "https://ann:pass@websim.example/x?token=secret",
@@ -159,6 +159,12 @@ def test_origin_of_redirect_is_plain_or_empty(location, origin):
 @pytest.mark.parametrize("host", ["sk-another-key", JWT[:60]])
 def test_redirect_to_host_that_is_a_secret_does_not_advise_it(host):
     cause = cause_of(302, "", {"Location": f"https://{host}/"}, api_key="sk-another-key")
+    assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
+
+
+def test_redirect_within_site_with_a_login_is_not_one_to_another_host():
+    site = Target(f"https://ann:pass@websim.example{CHAT_PATH}")
+    cause = cause_of_response(302, CIMultiDict({"Location": "https://websim.example/v2"}), "", site)
     assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
 
 
