@@ -31,7 +31,7 @@ INDENT = " " * 4
 MAX_EXCERPT_CHARS = 300
 MAX_SHOWN_HOST_CHARS = 40
 
-# Seconds for one request. A user waits for the result, so it is shorter than the timeout of a call.
+# The timeout of one request in seconds. A user waits for the result, so it is shorter than the timeout of a call.
 TIMEOUT = 60.0
 
 MESSAGES = [{"role": "user", "content": "Say hello."}]

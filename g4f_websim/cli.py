@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with exit_on_sigterm():
                 return _run(argv)
         finally:
-            # Python's own flush at exit is too late: it prints "Exception ignored" for a BrokenPipeError.
+            # Python would flush only at exit, and print "Exception ignored" if that raised a BrokenPipeError.
             if sys.stdout:
                 sys.stdout.flush()
     except KeyboardInterrupt:

@@ -138,7 +138,7 @@ def _run_gui(argv: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
     """Run g4f's web page on loopback, even without a network, and print the URL to open."""
     # g4f's default is to listen on all interfaces.
     argv = ["--host", GUI_HOST, *argv]
-    # g4f's parser lists all providers in its help.
+    # First, because g4f's parser loads all providers to list them in its help.
     has_network = stack.enter_context(provider_list())
     import g4f.gui
     from g4f.gui.gui_parser import gui_parser
@@ -147,7 +147,7 @@ def _run_gui(argv: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
     if not is_port(str(options.port)):
         fail(f"--port PORT, as in 8080, not {options.port}", status=2)
     _check_can_listen(options.host, options.port, "--host or --port")
-    # g4f keeps the error if one of the packages that its GUI needs is missing, and raises it below.
+    # If a package for g4f's GUI is missing, g4f stores the error, and raises it when the GUI is run below.
     if not getattr(g4f.gui, "import_error", None):
         print(_gui_instruction(options.host, options.port), flush=True)
         if is_offline or not has_network:

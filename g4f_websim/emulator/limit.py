@@ -74,7 +74,7 @@ class Limiter:
         """Accept or refuse a request. An accepted request is in flight until the block ends.
 
         Yields:
-            None if the request is accepted, or else the seconds after which it may be repeated.
+            None if the request is accepted, or else the seconds after which the client may repeat the request.
         """
         delay = self._delay()
         if delay is not None:
@@ -88,7 +88,7 @@ class Limiter:
             self._in_flight -= 1
 
     def _delay(self) -> float | None:
-        """Return None if another request is accepted, or else the seconds after which it may be repeated."""
+        """Return None if a request is accepted now, or else the seconds after which the client may repeat it."""
         now = self._clock()
         if now >= self._period_end:
             self._period_end = now + self._limit.period

@@ -108,7 +108,7 @@ class Emulator:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The requests received, oldest first."""
+        """The recorded requests, oldest first; only the last of many are kept."""
         return list(self._requests)
 
     def __enter__(self) -> Emulator:
@@ -311,7 +311,7 @@ def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
         width, height = map(int, body["aspect_ratio"].split(":"))
         side = DEFAULT_SIDE
     longer = max(width, height)
-    # Use whole numbers only, because a side with hundreds of digits does not fit into a float.
+    # Integer arithmetic, because a client may send a side of hundreds of digits, which does not fit into a float.
     return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
 
 
