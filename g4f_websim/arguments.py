@@ -1,21 +1,24 @@
-"""Check arguments: a malformed one is a `ValueError` that names it and shows a valid value and the invalid one."""
+"""Check arguments. The error for a malformed argument names it, describes a valid value, and shows the invalid one."""
 
 from typing import Any
 
 from .redaction import redact
 
-# An error shows no more of an invalid value.
+# The maximum length of an invalid value in an error.
 MAX_SHOWN_CHARS = 80
 
 
 def check(ok: object, name: str, expected: str, value: Any) -> None:
-    """Raise a `ValueError`, unless `ok`.
+    """Raise a `ValueError` unless the value of an argument is valid.
 
     Args:
         ok: whether the value is valid.
         name: the name of the argument.
-        expected: what a valid value is, with an example.
+        expected: a description of a valid value, with an example.
         value: the value.
+
+    Raises:
+        ValueError: `ok` is false.
     """
     if not ok:
         raise invalid(name, expected, value)

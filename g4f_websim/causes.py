@@ -1,4 +1,4 @@
-"""Why a call fails and what to do about it: one table of causes, and two functions that choose from it.
+"""The causes of failed calls, each with advice, and the functions that find the cause of a response or an exception.
 
 errors.py builds the exceptions.
 """
@@ -18,20 +18,20 @@ from .login import is_expired, token_expiry
 from .redaction import is_html, redact
 from .target import Target, host_in, is_valid_url
 
-# Some servers report a rate limit with another status than 429 (public clients of Websim).
+# Public clients of Websim show that a response body may report a rate limit in these words, whatever the status.
 RATE_LIMIT_WORDS = "rate limit exceeded"
 
 # Cloudflare sets this header when it sends a challenge instead of the response.
 CHALLENGE_HEADER = "cf-mitigated"
-
-# A longer URL would leave no room for the rest of the message.
-MAX_ORIGIN_CHARS = 80
 
 _NO_CREDITS = re.compile(
     r"\b(insufficient|not enough|no|out of|zero|0)( \w+)? credits?\b"
     r"|credits? .{0,20}(exhausted|exceeded|required|used up)",
     re.IGNORECASE,
 )
+# A server chooses where a redirect leads. Advice, which a user may paste into a shell, names only a plain host name and
+# port. A longer one would leave no room for the rest of the message.
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]{1,64}(:[0-9]{1,5})?")
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # OpenSSL's names for a server that sends plain text in a TLS handshake.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
@@ -80,16 +80,18 @@ class Cause(NamedTuple):
         summary: what happened.
         advice: what to do.
         error: the class of the exception, or None if g4f's `raise_for_status` chooses it.
+        origin: the scheme, host and port that a redirect leads to; empty if there is none that advice may name.
     """
 
     reason: Reason
     summary: str
     advice: str
     error: type[Exception] | None = None
+    origin: str = ""
 
 
 class UnexpectedBodyError(Exception):
-    """A response with a status of success, but without the content that was expected; never leaves the package."""
+    """A response has a successful status but not the expected content; never raised to the caller."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause.summary)
@@ -97,7 +99,7 @@ class UnexpectedBodyError(Exception):
 
 
 class ResponseTooLargeError(Exception):
-    """A response body that is too large to be read; never leaves the package."""
+    """A response body is too large to be read; never raised to the caller."""
 
 
 PROJECT_REFUSED = Cause(
@@ -169,7 +171,7 @@ def cause_of_response(status: int, headers: Mapping[str, str], body: str, target
         target: where the request went.
 
     Returns:
-        The cause, or None for a status of success whose body does not name a cause.
+        The cause, or None if the status is successful and the body does not name a cause.
     """
     text = "" if is_html(body) else body
     if status == 429 or RATE_LIMIT_WORDS in text.lower():
@@ -195,19 +197,20 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     try:
         destination = urlsplit(urljoin(target.url, location))
     except ValueError:
-        destination = urlsplit(target.url)
-    origin = f"{destination.scheme}://{host_in(destination)}"
+        location, destination = "", urlsplit(target.url)
+    shown = f"{destination.scheme}://{host_in(destination)}"
+    is_plain = location and _ORIGIN.fullmatch(shown) and shown == redact(shown, target.secrets)
+    origin = shown if is_plain and is_valid_url(shown) else ""
     # The query of the location is not shown: it may contain a token.
     is_login_page = _LOGIN_PAGE.search(destination.path)
     kind = ", a login page" if is_login_page else ""
-    summary = f"a redirect to {origin}{destination.path}{kind}, which was not followed"
+    summary = f"a redirect to {shown}{destination.path}{kind}, which was not followed"
     if is_login_page:
-        advice = f"{LOG_IN}; if it is the login page of your network, open it"
-        return Cause(Reason.LOGIN_NEEDED, summary, advice)
-    is_shown = len(origin) <= MAX_ORIGIN_CHARS and origin == redact(origin, target.secrets)
-    if target.url.startswith(f"{origin}/") or not is_shown or not is_valid_url(origin):
-        return Cause(Reason.API_MOVED, summary, IF_MOVED)
-    return Cause(Reason.API_MOVED, summary, f"if you trust it, set WEBSIM_URL={origin}; {RUN_CHECK}")
+        advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser"
+        return Cause(Reason.LOGIN_NEEDED, summary, advice, origin=origin)
+    same_site = f"{urlsplit(target.url).scheme}://{target.host}"
+    advice = IF_MOVED if origin in ("", same_site) else f"if you trust this host, set WEBSIM_URL={origin}; {RUN_CHECK}"
+    return Cause(Reason.API_MOVED, summary, advice, origin=origin)
 
 
 def _cause_of_refused_token(token: str) -> Cause:
@@ -224,6 +227,9 @@ def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
         error: the exception.
         target: where the request went.
         began: whether the response had begun.
+
+    Returns:
+        The cause.
     """
     if isinstance(error, ResponseTooLargeError):
         return BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
@@ -274,13 +280,23 @@ def is_socks_failure(error: Exception) -> bool:
 
 
 def _is_socks_error(error: Exception, *kinds: str) -> bool:
-    """Return whether aiohttp_socks, which may be missing, raised `error`: its classes derive from Exception alone."""
+    """Return whether the SOCKS library raised `error`.
+
+    The library may not be installed, so its classes are recognized by their names.
+
+    Args:
+        error: the exception.
+        kinds: the beginnings of the class names to look for; all classes by default.
+    """
     kind = type(error)
     return kind.__module__.startswith(("aiohttp_socks", "python_socks")) and kind.__name__.startswith(kinds or "Proxy")
 
 
 def _is_http_proxy_unreachable(error: Exception, target: Target) -> bool:
-    """Return whether aiohttp could not look up an HTTP proxy, which looks up the site, or connect to it."""
+    """Return whether aiohttp could not look up the name of an HTTP proxy or connect to the proxy.
+
+    The proxy itself looks up the name of the site, so a failed look-up is always that of the proxy.
+    """
     kinds = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError)
     return target.http_proxy is not None and isinstance(error, kinds)
 
@@ -289,7 +305,7 @@ def _is_tls_failure_of_proxy(error: Exception, target: Target) -> bool:
     """Return whether TLS failed with an https:// proxy, rather than with the site behind the proxy."""
     if not target.http_proxy or not isinstance(error, aiohttp.ClientSSLError):
         return False
-    # aiohttp describes a connection through a proxy with that proxy, and the connection to the proxy itself without.
+    # aiohttp's key of a connection names the proxy only if the connection leads through the proxy to the site.
     connection_key = error.args[0]
     return connection_key.proxy is None
 

@@ -31,7 +31,7 @@ INDENT = " " * 4
 MAX_EXCERPT_CHARS = 300
 MAX_SHOWN_HOST_CHARS = 40
 
-# Seconds for one request. A user waits for the result, so it is shorter than the timeout of a call.
+# The timeout of one request in seconds. A user waits for the result, so it is shorter than the timeout of a call.
 TIMEOUT = 60.0
 
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -74,9 +74,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "g4f-websim check", description="Find out whether Websim works here, and if not, why."
     )
-    also_help = "another site to try if Websim does not work, without your login; may be repeated"
+    also_help = "another site to try if Websim does not work; it does not receive your login; may be repeated"
     parser.add_argument("--also", metavar="URL", action="append", default=[], help=also_help)
-    parser.add_argument("--report", action="store_true", help="print a block for a bug report; it contains no secret")
+    parser.add_argument("--report", action="store_true", help="print a block for a bug report, without secrets")
     return parser.parse_args(argv)
 
 
@@ -121,7 +121,7 @@ def _describe_proxy(settings: Settings) -> str:
 
 
 def _run(settings: Settings, also: list[str]) -> Results:
-    """Send the requests and print a line for each."""
+    """Send the requests of the check, and print a line for each."""
     results = Results(_probe("chat", settings), _probe("image", settings), [])
     if not results.chat.error:
         return results
@@ -180,7 +180,7 @@ def _reader(settings: Settings, is_image: bool) -> Callable[[str], str]:
 
 
 def _print_cause(failed: Probe, results: Results) -> None:
-    """Print in words why Websim does not work."""
+    """Print why Websim does not work."""
     _print("")
     if not results.image.error:
         _print("Images work, chat does not.")
@@ -198,7 +198,7 @@ def _describe_cause(failed: Probe) -> str:
 
 
 def _print_steps(steps: list[Step]) -> None:
-    """Print what to do, in words and in lines to paste."""
+    """Print what to do: sentences, and lines to paste."""
     _print("\nWhat to do:")
     for step in steps:
         _print(f"- {step.text}", continued="  ")
@@ -207,10 +207,10 @@ def _print_steps(steps: list[Step]) -> None:
 
 
 def _print_pasted(line: str) -> None:
-    """Print a line to paste; a long one in several, which a shell joins."""
-    first = COLUMNS - len(INDENT) - len("\\")
-    parts = [line[start : start + first] for start in range(0, len(line), first)]
-    # Spaces at the start of a further line would become part of the command.
+    """Print a line to paste. A long line is printed in parts that end with a backslash, so that a shell joins them."""
+    length = COLUMNS - len(INDENT) - len("\\")
+    parts = [line[start : start + length] for start in range(0, len(line), length)]
+    # Only the first part is indented: spaces before another one would become part of the command.
     for part in (INDENT + "\\\n".join(parts)).split("\n"):
         _write(part)
 

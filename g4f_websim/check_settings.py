@@ -23,10 +23,10 @@ TOKEN_FIELD = "authToken"
 # Variables that other programs read for a proxy; g4f and this package do not.
 OTHER_PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
-# An error shows no more of a malformed value.
+# The maximum length of a malformed value in an error.
 MAX_SHOWN_CHARS = 300
 
-# A host name with a dot or a port, and a path. A word without both may be a key or a slip of the keyboard.
+# A host name with a dot or a port, and a path. A word with neither may be a key or a typing error.
 _HOST = re.compile(
     r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(:[0-9]{1,5})?(/[\w/.-]*)?", re.ASCII
 )
@@ -36,7 +36,7 @@ _SLUG_PAGE = re.compile(r"https?://[^/]+/@([\w-]+)/([\w-]+)/?", re.ASCII)
 
 @dataclass(frozen=True)
 class Settings:
-    """What requests are sent with.
+    """The settings that requests of the check are sent with.
 
     Attributes:
         site: the URL of the site.
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def new_token(self) -> str | None:
-        """The token that websim-cli stored, if it is another one than the token in use and has not expired."""
+        """The token that websim-cli stored, if it differs from the token in use and has not expired."""
         return None if self.stored_token == self.token or is_expired(self.stored_token) else self.stored_token
 
     def target(self, path: str = "") -> Target:
@@ -82,7 +82,7 @@ class Settings:
 
 
 class SettingError(ValueError):
-    """A malformed setting, and what to do about it."""
+    """A setting is malformed; `steps` says what to do."""
 
     def __init__(self, message: str, steps: list[Step]) -> None:
         super().__init__(message)

@@ -28,13 +28,13 @@ def set_project(start: str) -> Step:
     """Return the step that sets WEBSIM_PROJECT_ID.
 
     Args:
-        start: the beginning of its sentence.
+        start: the beginning of the sentence.
     """
     return Step(f"{start} its id, the last part of {PROJECT_PAGE}:", (f"export {PROJECT_VARIABLE}=<id>",))
 
 
 def use_no_proxy() -> Step:
-    """Return the step that removes G4F_PROXY, an alternative to the step before."""
+    """Return the step that unsets G4F_PROXY, as an alternative to the step before it."""
     return Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))
 
 
@@ -44,5 +44,5 @@ def export(variable: str, url: str) -> str:
 
 
 def quoted(url: str) -> str:
-    """Return a URL in which no character means anything to a shell."""
+    """Return a URL whose special characters are percent-encoded, so that a shell does not interpret them."""
     return _SHELL_CHARACTER.sub(lambda match: quote(match[0]), url)

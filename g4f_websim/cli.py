@@ -39,11 +39,11 @@ OWN_COMMANDS = ("image", "check", "emulator")
 VERSION_OPTIONS = ("--version", "-v", "-V")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: the words after `g4f-websim`; None for those of the process.
+        argv: the arguments after `g4f-websim`; None for those of the process.
 
     Returns:
         The exit status.
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             with exit_on_sigterm():
-                return _run(arguments)
+                return _run(argv)
         finally:
-            # Python's own flush at exit is too late: it prints "Exception ignored" for a BrokenPipeError.
+            # Python would flush only at exit, and print "Exception ignored" if that raised a BrokenPipeError.
             if sys.stdout:
                 sys.stdout.flush()
     except KeyboardInterrupt:
@@ -67,28 +67,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
-    options = parser.parse_args(arguments)
-    command, words = options.command, options.words
+    options = parser.parse_args(argv)
+    command, rest = options.command, options.rest
     if command in (None, "help"):
         parser.print_help()
         return 0
     if command not in OWN_COMMANDS + G4F_COMMANDS:
         fail(f"unknown command: {command}{_suggestion(command)}\n\n{COMMANDS_HELP.rstrip()}", status=2)
-    if "--offline" in words:
-        rest = shlex.join([command, *(word for word in words if word != "--offline")])
-        fail(f"--offline comes before the command: g4f-websim --offline {rest}", status=2)
-    if set(VERSION_OPTIONS) & set(words):
+    if "--offline" in rest:
+        corrected = shlex.join([command, *(word for word in rest if word != "--offline")])
+        fail(f"--offline comes before the command: g4f-websim --offline {corrected}", status=2)
+    if set(VERSION_OPTIONS) & set(rest):
         print(_version())
         return 0
     show_log_on_terminal()
     try:
         with offline() if options.offline else nullcontext():
-            return _run_command(command, words, options.offline)
+            return _run_command(command, rest, options.offline)
     except BrokenPipeError:
         raise
-    except Exception as error:  # of any library that g4f uses
+    except Exception as error:  # any library that g4f uses may have raised it
         fail(one_line(error), status=1)
 
 
@@ -99,10 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         description=f"{DESCRIPTION}\n\n{COMMANDS_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--offline", action="store_true", help="use the built-in offline Websim instead of websim.com")
+    parser.add_argument("--offline", action="store_true", help="use the built-in emulator instead of websim.com")
     parser.add_argument(*VERSION_OPTIONS, action="version", version=_version(), help="show the version and exit")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 
@@ -118,11 +118,11 @@ def _suggestion(command: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _run_command(command: str, words: list[str], is_offline: bool) -> int:
+def _run_command(command: str, argv: list[str], is_offline: bool) -> int:
     if command == "image":
-        return image_command.main(words)
+        return image_command.main(argv)
     if command == "check":
-        return check.main(words)
+        return check.main(argv)
     if command == "emulator":
-        return serve(words)
-    return run_g4f_command(command, words, is_offline)
+        return serve(argv)
+    return run_g4f_command(command, argv, is_offline)

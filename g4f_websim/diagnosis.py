@@ -3,11 +3,10 @@
 check.py sends the requests and prints the results.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from . import transport
 from .causes import (
@@ -34,22 +33,18 @@ from .check_steps import (
 )
 from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_token
-from .redaction import redact
 from .request import PROJECT_VARIABLE
-from .target import Target, host_in, is_valid_url
+from .target import Target, host_in
 
 MAX_FURTHER_REQUESTS = 6
 
 COPY_TOKEN = f"""export {TOKEN_VARIABLE}=$(sed -n 's/.*"{TOKEN_FIELD}" *: *"\\([^"]*\\)".*/\\1/p' {TOKEN_FILE})"""
 UPGRADE = "pip install --upgrade g4f-websim"
 
-# Another host or project cannot help: the proxy fails for all of them, or the API works and declines.
+# Another host or project cannot help: the proxy fails for all hosts, or the API works and refuses the request.
 FINAL_REASONS = (Reason.PROXY_FAILED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
-# Only the API itself fails for one of these reasons, so Websim was reached.
+# Only the API itself gives one of these reasons, so Websim was reached.
 API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
-
-# A server chooses the host of a redirect. Only a plain host name and port are shown in a line to paste.
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -202,7 +197,7 @@ def _steps_after(failed: Probe) -> list[Step]:
 
 def _steps_for_login(failed: Probe) -> list[Step]:
     steps = _log_in(failed.settings, "Log in")
-    origin = _redirect_origin(failed)
+    origin = failed.cause.origin
     if origin not in ("", _origin(failed.settings.site)):
         steps.insert(0, _use_network_login(origin))
     if failed.status == 403:
@@ -221,7 +216,7 @@ def _log_in(settings: Settings, start: str) -> list[Step]:
 
 def _steps_after_move(failed: Probe) -> list[Step]:
     settings = failed.settings
-    origin, site_origin, path = _redirect_origin(failed), _origin(settings.site), urlsplit(settings.site).path
+    origin, site_origin, path = failed.cause.origin, _origin(settings.site), urlsplit(settings.site).path
     if origin not in ("", site_origin):
         return [
             _use_network_login(origin),
@@ -239,17 +234,6 @@ def _steps_after_move(failed: Probe) -> list[Step]:
     if origin or settings.is_known_site:
         steps += _upgrade()
     return [*steps, Step("If Websim has moved, set its new URL:", (f"export {URL_VARIABLE}=https://<host>",))]
-
-
-def _redirect_origin(probe: Probe) -> str:
-    """Return scheme, host and port of a redirect, or an empty string."""
-    location = probe.response.headers.get("Location") if probe.response else None
-    try:
-        origin = _origin(urljoin(probe.target.url, location)) if location else ""
-    except ValueError:
-        return ""
-    is_safe = _ORIGIN.fullmatch(origin) and origin == redact(origin, probe.target.secrets)
-    return origin if is_safe and is_valid_url(origin) else ""
 
 
 def _origin(url: str) -> str:

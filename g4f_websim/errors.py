@@ -1,4 +1,4 @@
-"""Build the exceptions: the class, a short message that names the host and ends with advice, and no secret in it.
+"""Build the exceptions of failed calls. Their messages name the host, end with advice, and contain no secret.
 
 Every exception has the attributes `status`, `retry_after` and `reason`, and `cause` for `g4f-websim check`. The
 functions return the exceptions; transport.py raises them.
@@ -27,14 +27,14 @@ from .target import Target
 
 # The maximum length of a message.
 MAX_MESSAGE_CHARS = 300
-# A shorter excerpt of a response is left out.
+# An excerpt of a response that would be shorter than this is left out.
 MIN_EXCERPT_CHARS = 20
-# A longer delay (30 years) is shown with an exponent.
+# A delay longer than this (30 years) is shown with an exponent.
 MAX_PLAIN_SECONDS = 1e9
 
 
 class WebsimTimeoutError(errors.TimeoutError, TimeoutError):  # type: ignore[misc]  # g4f has no types
-    """No response within the time allowed; both g4f's `TimeoutError` and Python's."""
+    """No response came in time. The class derives from g4f's `TimeoutError` and from Python's."""
 
 
 async def response_error(
@@ -45,8 +45,8 @@ async def response_error(
     Args:
         response: the response, with `status`, `ok`, `headers` and `text`.
         target: where the request went.
-        unexpected: why the body of a successful response is of no use.
-        retry_after: the seconds in the header `Retry-After`.
+        unexpected: why the body of a successful response cannot be used, if so.
+        retry_after: the seconds in the header `Retry-After`, if any.
     """
     cause = cause_of_response(response.status, response.headers, response.text, target)
     if unexpected:
@@ -54,7 +54,7 @@ async def response_error(
         cause = (cause or unexpected.cause)._replace(error=kind)
     assert cause
     delay = _format_seconds(retry_after) if retry_after else "a while"
-    # The summary may contain parts of the response: the path of a redirect or the names of fields.
+    # The summary may contain parts of the response, such as the path of a redirect or the names of fields.
     summary = redact(cause.summary, target.secrets)
     cause = cause._replace(summary=summary, advice=cause.advice.replace("{delay}", delay))
     message = _message(f"Response {response.status} from {target.host}: {cause.summary}", response.text, cause, target)
@@ -92,7 +92,7 @@ def timeout_error(seconds: float, target: Target) -> Exception:
 
 def queue_error(seconds: float, max_wait: float, target: Target) -> Exception:
     """Return the exception for a call that would wait longer than `max_wait` seconds to be sent."""
-    cause = RATE_LIMITED._replace(advice="try again later, log in, use another provider, or raise max_wait")
+    cause = RATE_LIMITED._replace(advice="try again later, log in, use another provider, or increase max_wait")
     message = (
         f"Rate limit of {target.host}: the call would wait {_format_seconds(seconds)}, longer than Websim.max_wait "
         f"({max_wait:g} s): {cause.advice}"
@@ -119,7 +119,7 @@ def _text_of(error: Exception) -> str:
 
 
 def _format_seconds(seconds: float) -> str:
-    """Return a delay that a server chose, rounded up; a huge one as 1e+300, which fits into a message."""
+    """Return a delay in whole seconds, rounded up. A huge delay is shown as 1e+300, which fits into a message."""
     return f"{math.ceil(seconds)} s" if seconds < MAX_PLAIN_SECONDS else f"{seconds:.0e} s"
 
 

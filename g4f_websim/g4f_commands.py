@@ -25,7 +25,7 @@ PROVIDER: str = Websim.__name__
 
 G4F_COMMANDS = ("client", "api", "gui", "auth", "dev", "mcp", "pa", "systray", "test", "tray", "version")
 
-# g4f's server and GUI load all providers, for which g4f downloads its list.
+# These commands load all providers of g4f, for which g4f downloads its provider list.
 COMMANDS_WITH_ALL_PROVIDERS = ("api", "dev", "gui", "systray", "tray")
 
 # g4f's option (8.7 and later) against a download of further providers from GitHub when the server starts.
@@ -42,12 +42,12 @@ IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", "
 FILE_SUFFIXES = IMAGE_SUFFIXES | {".csv", ".docx", ".html", ".json", ".md", ".pdf", ".py", ".svg", ".txt", ".xml"}
 
 
-def run_g4f_command(command: str, words: Sequence[str], is_offline: bool) -> int:
+def run_g4f_command(command: str, argv: Sequence[str], is_offline: bool) -> int:
     """Run a command of g4f.
 
     Args:
         command: one of `G4F_COMMANDS`.
-        words: the words after the command.
+        argv: the arguments after the command.
         is_offline: whether the network must not be used.
 
     Returns:
@@ -55,35 +55,35 @@ def run_g4f_command(command: str, words: Sequence[str], is_offline: bool) -> int
     """
     with ExitStack() as stack:
         if command == "client":
-            return _run_client(words, stack)
+            return _run_client(argv, stack)
         if command == "api":
-            return _run_api(words, is_offline, stack)
+            return _run_api(argv, is_offline, stack)
         if command == "gui":
-            return _run_gui(words, is_offline, stack)
+            return _run_gui(argv, is_offline, stack)
         if command in COMMANDS_WITH_ALL_PROVIDERS:
             stack.enter_context(provider_list())
-        return _run_g4f(command, words)
+        return _run_g4f(command, argv)
 
 
-def _run_g4f(command: str, words: Sequence[str]) -> int:
+def _run_g4f(command: str, argv: Sequence[str]) -> int:
     """Run g4f's command line."""
     import g4f.cli
 
     # g4f reads the command from sys.argv, and its help shows the first word as the name of the program.
-    sys.argv = [f"g4f-websim {command}", command, *words]
+    sys.argv = [f"g4f-websim {command}", command, *argv]
     # Python sets sys.stdin to None if the process has no standard input; g4f calls its methods.
     sys.stdin = sys.stdin or io.StringIO()
     g4f.cli.main()
     return 0
 
 
-def _run_client(words: Sequence[str], stack: ExitStack) -> int:
+def _run_client(argv: Sequence[str], stack: ExitStack) -> int:
     """Run g4f's client with Websim as the default provider, and report mistakes that g4f would not report."""
     import g4f.cli.client
 
     # Of two --provider options the last one counts: the user's.
-    words = ["--provider", PROVIDER, *words]
-    options = _parse("client", g4f.cli.client.get_parser(), words)
+    argv = ["--provider", PROVIDER, *argv]
+    options = _parse("client", g4f.cli.client.get_parser(), argv)
     if _is_websim(options.provider):
         _check_image_model(options)
     else:
@@ -91,13 +91,13 @@ def _run_client(words: Sequence[str], stack: ExitStack) -> int:
     _check_files(options.input)
     before = _modified(options.output)
     run = _run_g4f if options.debug else _run_without_traceback
-    status = run("client", words)
+    status = run("client", argv)
     if options.output and _modified(options.output) == before and not options.edit:
         fail(f"nothing was saved in {options.output}", status=1)
     return status
 
 
-def _run_without_traceback(command: str, words: Sequence[str]) -> int:
+def _run_without_traceback(command: str, argv: Sequence[str]) -> int:
     """Run g4f's client, and raise its error instead of the SystemExit that follows a printed traceback.
 
     g4f's client catches all exceptions, prints a traceback and calls sys.exit(1). Python keeps the exception as the
@@ -106,7 +106,7 @@ def _run_without_traceback(command: str, words: Sequence[str]) -> int:
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            return _run_g4f(command, words)
+            return _run_g4f(command, argv)
     except SystemExit as end:
         error = end.__context__
         if end.code == 1 and isinstance(error, Exception):
@@ -117,51 +117,51 @@ def _run_without_traceback(command: str, words: Sequence[str]) -> int:
         print(printed.getvalue(), end="", file=sys.stderr)
 
 
-def _run_api(words: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
-    """Run g4f's server with Websim as the default provider, with or without a network."""
+def _run_api(argv: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
+    """Run g4f's server with Websim as the default provider, even without a network."""
     import g4f.cli
 
-    words = ["--provider", PROVIDER, *words]
+    argv = ["--provider", PROVIDER, *argv]
     parser = g4f.cli.get_api_parser()
-    options = _parse("api", parser, words)
+    options = _parse("api", parser, argv)
     _check_address(options.bind, options.port)
     # g4f's worker processes do not see the command line.
     os.environ["G4F_PROVIDER"] = options.provider
     has_network = stack.enter_context(provider_list()) and not is_offline
     is_supported = not parser.parse_known_args([NO_DOWNLOAD_OPTION])[1]
     if not has_network and is_supported:
-        words = [NO_DOWNLOAD_OPTION, *words]
-    return _run_g4f("api", words)
+        argv = [NO_DOWNLOAD_OPTION, *argv]
+    return _run_g4f("api", argv)
 
 
-def _run_gui(words: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
-    """Run g4f's web page on loopback, with or without a network, and print the URL to open."""
+def _run_gui(argv: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
+    """Run g4f's web page on loopback, even without a network, and print the URL to open."""
     # g4f's default is to listen on all interfaces.
-    words = ["--host", GUI_HOST, *words]
-    # g4f's parser lists all providers in its help.
+    argv = ["--host", GUI_HOST, *argv]
+    # First, because g4f's parser loads all providers to list them in its help.
     has_network = stack.enter_context(provider_list())
     import g4f.gui
     from g4f.gui.gui_parser import gui_parser
 
-    options = _parse("gui", gui_parser(), words)
+    options = _parse("gui", gui_parser(), argv)
     if not is_port(str(options.port)):
         fail(f"--port PORT, as in 8080, not {options.port}", status=2)
     _check_can_listen(options.host, options.port, "--host or --port")
-    # g4f keeps the error if one of the packages that its GUI needs is missing, and raises it below.
+    # If a package for g4f's GUI is missing, g4f stores the error, and raises it when the GUI is run below.
     if not getattr(g4f.gui, "import_error", None):
         print(_gui_instruction(options.host, options.port), flush=True)
         if is_offline or not has_network:
             print("g4f-websim: g4f downloads the page itself, which may not load without a network", file=sys.stderr)
-    return _run_g4f("gui", words)
+    return _run_g4f("gui", argv)
 
 
-# Preparations
+# Checks before g4f starts
 
 
-def _parse(command: str, parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse the words as g4f will, before g4f starts; for --help and for an unknown option this ends the program."""
+def _parse(command: str, parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments as g4f will, before g4f starts. For --help and for an unknown option, end the program."""
     parser.prog = f"g4f-websim {command}"
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def _is_websim(provider: str) -> bool:
@@ -232,7 +232,7 @@ def _check_address(bind: str | None, port: str | None) -> None:
 
 
 def _check_can_listen(host: str, port: int, options: str) -> None:
-    """Fail if a port is in use or forbidden: g4f would report that after lines that look like success."""
+    """Fail if a port is in use or forbidden: g4f would report the error only after lines that look like success."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()

@@ -31,14 +31,14 @@ MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
 
 class _DownloadError(Exception):
-    """An image could not be saved; the message contains no secret."""
+    """An image could not be downloaded or decoded; the message contains no secret."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Request images, save them, and print the names of the files.
 
     Args:
-        argv: the words after `g4f-websim image`.
+        argv: the arguments after `g4f-websim image`.
 
     Returns:
         The exit status: 0 if all images were saved.
@@ -58,7 +58,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("prompt", nargs="+", help="what the image shows")
     parser.add_argument(
         "-O", "--output", type=Path, required=True, metavar="FILE",
-        help="the file to write, replaced if it exists; several images become FILE-1, FILE-2, ...",
+        help="the file to write, replaced if it exists; with -n, cat.png becomes cat-1.png, cat-2.png, ...",
     )  # fmt: skip
     parser.add_argument(
         "-n", type=int, choices=range(1, MAX_IMAGES + 1), default=1, metavar="N",
@@ -112,10 +112,10 @@ def _output_problem(output: Path, count: int) -> str | None:
 
 async def _request_and_save(options: argparse.Namespace) -> int:
     proxy = os.environ.get(PROXY_VARIABLE)
-    logger.info("requesting %s from %s", _images(options.n), _host(Websim.url))
+    logger.info("requesting %s from %s", _count_images(options.n), _host(Websim.url))
     urls = await _request(options, proxy)
     files = _files(options.output, options.n)[: len(urls)]
-    logger.info("saving %s", _images(len(urls)))
+    logger.info("saving %s", _count_images(len(urls)))
     outcomes = await asyncio.gather(
         *(_save(url, file, proxy) for url, file in zip(urls, files, strict=True)), return_exceptions=True
     )
@@ -129,7 +129,7 @@ async def _request_and_save(options: argparse.Namespace) -> int:
         else:
             raise outcome
     if saved < options.n:
-        print(f"g4f-websim: {saved} of {_images(options.n)} saved", file=sys.stderr)
+        print(f"g4f-websim: {saved} of {_count_images(options.n)} saved", file=sys.stderr)
     return 0 if saved == options.n else 1
 
 
@@ -174,7 +174,7 @@ def _decode(data_uri: str) -> bytes:
 
 async def _download(url: str, proxy: str | None) -> bytes:
     """Return the image at a URL. The request does not contain the user's token."""
-    target = Target(DEFAULT_URL, proxy=proxy)  # only its proxy is used
+    target = Target(DEFAULT_URL, proxy=proxy)  # only the proxy of the target is used
     try:
         async with (
             ClientSession(connector=get_connector(proxy=target.socks_proxy), timeout=DOWNLOAD_TIMEOUT) as session,
@@ -206,9 +206,10 @@ async def _read_image(response: ClientResponse) -> bytes:
 
 
 def _host(url: str) -> str:
-    """Return the host in a URL: the rest may contain the signature of a storage service."""
+    """Return the host in a URL. The rest of the URL may contain the signature of a storage service."""
     return host_in(urlsplit(url))
 
 
-def _images(count: int) -> str:
+def _count_images(count: int) -> str:
+    """Return `1 image`, `2 images` and so on."""
     return f"{count} image" if count == 1 else f"{count} images"

@@ -1,4 +1,4 @@
-"""Log to the application's logging and to g4f's debug log."""
+"""Log to the logger `g4f_websim` and to g4f's debug log."""
 
 import logging
 

@@ -1,6 +1,6 @@
-"""Websim's login token: which keys are tokens, and when a token expires.
+"""Recognize Websim's login tokens, and read when they expire.
 
-Websim hands out JSON Web Tokens (`websim-cli login` stores one). Any other key belongs to another service.
+Websim issues JSON Web Tokens (`websim-cli login` stores one). Any other key belongs to another service.
 """
 
 import base64
@@ -41,7 +41,7 @@ def is_expired(token: str | None) -> bool:
 def _decode_part(part: str) -> dict[str, Any]:
     """Return the JSON object in a base64url part of a token, or an empty dict if it contains anything else."""
     try:
-        # base64 ignores padding beyond what is missing.
+        # Python ignores more padding than necessary.
         decoded = json.loads(base64.urlsafe_b64decode(part + "=="))
     except (ValueError, RecursionError):
         return {}

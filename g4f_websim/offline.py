@@ -24,8 +24,8 @@ from .provider import SiteUrl, Websim
 from .target import PROXY_VARIABLE
 from .throttles import forget_limits
 
-# g4f downloads a list of providers from its own site when it starts. It needs these two entries: its code names
-# "orcarouter". Their URL has a port on which no server listens.
+# g4f downloads a list of providers from its own site when it starts, and its code looks up these two entries. Their
+# URL has a port on which no server listens.
 _NO_SERVER = {"baseUrl": "http://127.0.0.1:9/v1"}
 PROVIDER_LIST = {"providers": {"default": _NO_SERVER, "orcarouter": _NO_SERVER}, "defaultModels": {}}
 
@@ -39,16 +39,18 @@ _MISSING = object()
 def offline() -> Iterator[Emulator]:
     """Send the requests of `Websim` to the emulator and keep g4f off the network, also in child processes.
 
+    For example:
+
         with offline():
             client = Client(provider=Websim)
             client.images.generate("a cat", model="flux")
 
-    This replaces the URLs of `Websim`, g4f's configuration, cookie and cache folders, its check for a new version, and
-    the environment variables WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY. The end of the block restores
-    all of them, except in modules of g4f that are first imported inside the block and read a variable at that moment.
+    Inside the block, the URLs of `Websim`, g4f's configuration, cookie and cache folders, and the environment variables
+    WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY are replaced, and g4f does not look for a new version. The
+    end of the block restores them, except in modules of g4f that are imported inside the block and keep what they read.
 
     Yields:
-        The emulator, which records the requests and whose responses can be chosen.
+        The emulator, which records the requests and lets the caller choose the responses.
     """
     with ExitStack() as stack:
         forget_limits()
@@ -139,7 +141,7 @@ def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
 def exit_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into `SystemExit`, so that servers stop and temporary folders are deleted.
 
-    A handler of the program is not replaced. In other threads than the main thread, Python allows no handlers.
+    This does nothing if the program has a handler of its own, or outside the main thread, where Python allows none.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

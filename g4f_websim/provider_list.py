@@ -1,7 +1,7 @@
 """Start g4f's server and GUI even if g4f's own site cannot be reached.
 
-Once a day, g4f downloads a list of further providers from its own site. The download has no timeout, and g4f ends with
-an error if it fails. Websim does not need the list.
+Once a day, g4f downloads a list of further providers from its own site. The download has no timeout, and if it fails,
+g4f ends with an error. Websim does not need the list.
 """
 
 import json
@@ -31,7 +31,7 @@ def provider_list() -> Iterator[bool]:
     The minimal list is in a temporary cache folder, so that the next run downloads the list again.
 
     Yields:
-        Whether the list is g4f's own.
+        Whether the list is g4f's own rather than the minimal one.
     """
     file = _cached_list()
     if file is None or file.exists():
@@ -81,7 +81,7 @@ def _download() -> bytes | None:
             with urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
                 content = response.read()
             providers = json.loads(content)
-        except HTTPError as error:  # it holds the connection
+        except HTTPError as error:  # the exception keeps the connection open
             error.close()
         except Exception:  # many things can go wrong: no network, or the login page of a network instead of the list
             pass

@@ -8,7 +8,7 @@ from time import monotonic
 
 from .log import log
 
-# Seconds between two reports, and until the first one, so that it counts all calls of a burst.
+# The seconds between two reports, and the delay of a report in seconds, so that it counts all calls of a burst.
 REPORT_INTERVAL = 5.0
 REPORT_DELAY = 0.1
 
@@ -19,7 +19,7 @@ class QueueReport:
     Args:
         host: the name of the host.
         measure: returns the number of calls that wait, the seconds until the next request, and the seconds between
-            two requests, 0 if they are not known.
+            two requests (0 if unknown).
     """
 
     def __init__(self, host: str, measure: Callable[[], tuple[int, float, float]]) -> None:

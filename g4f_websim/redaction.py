@@ -11,13 +11,13 @@ REDACTED = "***"
 _HTML = re.compile(r"\s*(<!--.{0,1000}?-->\s*)?<(!doctype|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 
-# The first part of a JSON Web Token is base64url of a JSON object, hence "ey". Also matches a truncated token.
+# A JSON Web Token begins with "ey", the base64url form of the start of a JSON object. Also matches a truncated token.
 _JWT = re.compile(r"ey[A-DI-L][A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
 # "@" may be percent-encoded or a JSON escape.
 _EMAIL = re.compile(r"[^\s@\"'<>:,;/]{1,64}(@|%40|\\u0040)[^\s@\"'<>:,;/]+", re.IGNORECASE)
 # The user and password in a URL, in whatever encoding aiohttp shows them.
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
-# The last word of truncated text may be the beginning of an e-mail address.
+# Removed from truncated text, because the last word may be the beginning of an e-mail address.
 _LAST_WORD = re.compile(r"[^\s\"'<>:,;/*]{0,80}\Z")
 
 
@@ -40,10 +40,10 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def excerpt(text: str, secrets: Iterable[str], max_chars: int) -> str:
-    """Return the first redacted characters of a response body; of an HTML page, its title.
+    """Return the beginning of a text, redacted; of an HTML page, only the title.
 
     Args:
-        text: the body.
+        text: any text, a response body for example.
         secrets: strings to remove, see `redact`.
         max_chars: the maximum length of the result.
     """

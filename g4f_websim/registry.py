@@ -19,7 +19,7 @@ _undo = ExitStack()
 
 
 def register(provider: Any, name: str) -> None:
-    """Register a provider with g4f; a provider that g4f has under this name is replaced.
+    """Register a provider with g4f, and replace a provider that g4f has under this name.
 
     Args:
         provider: a provider class.
@@ -108,7 +108,7 @@ def _list_in_gui() -> None:
 
 
 def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
-    """Return the GUI's entry of a registered provider, with the fields of `other`, a builtin provider's entry."""
+    """Return the GUI's entry for a registered provider, with the same fields as `other`, a builtin provider's entry."""
     provider = _registered[name]
     counts = {kind: len(getattr(provider, f"{kind}_models")) for kind in ("image", "audio", "video")}
     same = {field: getattr(provider, field) for field in ("label", "login_url", "live")}
@@ -117,7 +117,10 @@ def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _after_import(name: str, then: Callable[[ModuleType], None]) -> None:
-    """Call `then` with a module now if it is imported, or else after its import, which is slow and may never happen."""
+    """Call `then` with a module, now if it is imported already, or else when the program imports it.
+
+    The module is not imported here because that is slow and most programs do not need it.
+    """
     if name in sys.modules:
         then(sys.modules[name])
         return

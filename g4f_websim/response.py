@@ -23,7 +23,7 @@ from .redaction import is_html
 
 INVALID_JSON = object()
 MISSING = object()
-# Numbers are not used. As floats, integers of thousands of digits are not an error.
+# No number in a response is used. Parsed as a float, an integer of thousands of digits is not an error.
 _DECODER = json.JSONDecoder(parse_int=float)
 
 # JSON permits lone surrogates, which cannot be encoded as UTF-8.
@@ -45,7 +45,7 @@ def chat_text(body: str) -> str:
         raise UnexpectedBodyError(RATE_LIMITED)
     content = (body if content is None else content).strip()
     if not content:
-        raise UnexpectedBodyError(_empty("a response without content", ResponseError))
+        raise UnexpectedBodyError(_no_content("a response without content", ResponseError))
     return _LONE_SURROGATE.sub("\ufffd", content)
 
 
@@ -54,7 +54,7 @@ def image_url(body: str, site: str) -> str:
 
     Args:
         body: the response body.
-        site: the URL of the site, which resolves a path.
+        site: the URL of the site, to which a path in the response is relative.
 
     Raises:
         UnexpectedBodyError: the body does not contain the URL of an image.
@@ -64,14 +64,14 @@ def image_url(body: str, site: str) -> str:
         url = urljoin(site, url) if url.startswith("/") else url
         if _is_image_url(url):
             return url
-    raise UnexpectedBodyError(_empty("a response without an image", NoMediaResponseError))
+    raise UnexpectedBodyError(_no_content("a response without an image", NoMediaResponseError))
 
 
 def _read_field(body: str, name: str, kind: type[Exception]) -> str | None:
-    """Return the text in a field of a JSON object, empty if it is null, or None if the body is not JSON at all.
+    """Return the text in a field of a JSON object, "" if the field is null, or None if the body is not JSON at all.
 
     Raises:
-        UnexpectedBodyError: the body is an HTML page, broken off, or JSON without that field.
+        UnexpectedBodyError: the body is an HTML page, incomplete JSON, or JSON without a text in that field.
     """
     data = _parse(body)
     if data is INVALID_JSON:
@@ -91,7 +91,7 @@ def _parse(body: str) -> Any:
         return _DECODER.decode(body)
     except ValueError:
         return INVALID_JSON
-    except RecursionError:
+    except RecursionError:  # valid JSON, but nested too deeply to be one of Websim's responses
         return None
 
 
@@ -110,7 +110,7 @@ def _html_page(kind: type[Exception]) -> Cause:
     return Cause(Reason.API_MOVED, "something other than the API responded", advice, kind)
 
 
-def _empty(summary: str, kind: type[Exception]) -> Cause:
+def _no_content(summary: str, kind: type[Exception]) -> Cause:
     return Cause(Reason.NO_CONTENT, summary, f"try other words, {TRY_LATER}", kind)
 
 

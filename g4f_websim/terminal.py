@@ -11,7 +11,7 @@ from .log import logger
 
 
 def show_log_on_terminal() -> None:
-    """Show retries and waiting on stderr, unless it is a file or g4f shows them itself (--debug)."""
+    """Show the log on stderr, unless stderr is not a terminal or g4f shows the log itself (--debug)."""
     if sys.stderr and sys.stderr.isatty():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("g4f-websim: %(message)s"))
@@ -21,13 +21,15 @@ def show_log_on_terminal() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as one line that says what to install if a package is missing."""
+    """Return the message of an error on one line. If a package is missing, the line says what to install."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):
         return 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"'
+    if isinstance(error, MissingRequirementsError) and "g4f[gui]" in str(error):
+        return 'g4f needs more packages for its GUI; run: pip install "g4f[api,gui]"'
     text = " ".join(str(error).split())
-    # The provider raises a ValueError for a malformed argument, and names the argument.
+    # The ValueError for a malformed argument names the argument, so the name of the class says nothing more.
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 

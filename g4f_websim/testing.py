@@ -18,7 +18,7 @@ from .throttles import forget_limits
 
 __all__ = ["Fault", "websim_server"]
 
-# The seconds before a retry, so short that tests do not wait.
+# The seconds before a retry in a test, so short that no test has to wait.
 BACKOFF = 0.001
 
 
@@ -27,6 +27,7 @@ def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """An emulator that receives the requests of `Websim` during one test, also those of child processes.
 
     The developer's own settings (project, token, proxy) do not apply in the test.
+
     `requests` contains the received requests. `reply("42")`, `reply_image(png)` and `inject(Fault(status=429))` choose
     the next responses, in the order of these calls.
     """

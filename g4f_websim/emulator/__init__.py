@@ -1,7 +1,7 @@
 """An emulator of Websim for offline use and for tests: the two endpoints over real HTTP on loopback.
 
 The emulator accepts every well-formed request and says in the response that it is the offline Websim. A program can
-choose its next responses, let it fail, and limit its rate. It reads and writes no files.
+choose the next responses, make requests fail, and limit the rate. The emulator reads and writes no files.
 """
 
 from .fault import Fault

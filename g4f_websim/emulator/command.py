@@ -17,15 +17,15 @@ def serve(argv: Sequence[str]) -> int:
     """Run the emulator until Ctrl-C raises `KeyboardInterrupt`, and print a line on stderr for each request.
 
     Args:
-        argv: the words after `g4f-websim emulator`.
+        argv: the arguments after `g4f-websim emulator`.
 
     Returns:
-        The exit status if the emulator cannot start.
+        1 if the emulator cannot start.
     """
     options = _parse(argv)
     try:
         with Emulator(options.port, options.rate_limit, options.delay, _access_log()) as emulator:
-            print(f"The offline Websim listens on {emulator.url}; Ctrl-C stops it.")
+            print(f"The emulator listens on {emulator.url}; press Ctrl-C to stop it.")
             print(f"To use it from another program, set WEBSIM_URL={emulator.url}", flush=True)
             threading.Event().wait()
     except BrokenPipeError:
@@ -44,7 +44,7 @@ def _access_log() -> logging.Logger:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("g4f-websim emulator", description="Serve the offline Websim on loopback.")
+    parser = argparse.ArgumentParser("g4f-websim emulator", description="Run an emulator of Websim on loopback.")
     parser.add_argument("--port", type=_port, default=0, help="the port to listen on (default: a free one)")
     parser.add_argument(
         "--limit",

@@ -1,4 +1,4 @@
-"""How the emulator's next response differs from the usual one."""
+"""`Fault`, a description of how a response of the emulator differs from the usual one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arguments import check
 
-# A client waits for another response after a status below 200 (RFC 9110, section 15.2).
+# After a status below 200, a client waits for another response (RFC 9110, section 15.2).
 MIN_STATUS, MAX_STATUS = 200, 599
 
 # RFC 9110, sections 5.1 and 5.5.
@@ -43,13 +43,13 @@ class Fault:
 
     def __post_init__(self) -> None:
         is_status = isinstance(self.status, int) and MIN_STATUS <= self.status <= MAX_STATUS
-        example = f"an HTTP status from {MIN_STATUS} to {MAX_STATUS}, as in Fault(status=503)"
-        check(self.status is None or is_status, "status", example, self.status)
+        expected = f"an HTTP status from {MIN_STATUS} to {MAX_STATUS}, as in Fault(status=503)"
+        check(self.status is None or is_status, "status", expected, self.status)
         is_headers = isinstance(self.headers, Mapping) and all(map(_is_header, self.headers.items()))
-        example = 'names and values without line ends, as in Fault(headers={"Retry-After": "7"})'
-        check(is_headers, "headers", example, self.headers)
-        example = """bytes, as in Fault(body=b'{"content": ""}')"""
-        check(self.body is None or isinstance(self.body, bytes), "body", example, self.body)
+        expected = 'names and values without line ends, as in Fault(headers={"Retry-After": "7"})'
+        check(is_headers, "headers", expected, self.headers)
+        expected = """bytes, as in Fault(body=b'{"content": ""}')"""
+        check(self.body is None or isinstance(self.body, bytes), "body", expected, self.body)
         is_delay = isinstance(self.delay, (int, float)) and self.delay >= 0
         check(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
         check(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)

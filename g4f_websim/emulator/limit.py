@@ -22,7 +22,8 @@ class RateLimit:
 
     Attributes:
         requests: the number of requests accepted in each period; None means any number.
-        period: the length of a period in seconds. A period starts with the first request after the last period.
+        period: the length of a period in seconds. A period starts with the first request after the end of the previous
+            one.
         max_in_flight: the number of requests accepted at the same time; None means any number.
         retry_after: whether a response with status 429 has a `Retry-After` header.
     """
@@ -50,7 +51,7 @@ class RateLimit:
 
 
 class Limiter:
-    """Count requests and compare them with a `RateLimit`.
+    """Count requests, and refuse those beyond a `RateLimit`.
 
     Args:
         limit: the limit.
@@ -73,7 +74,7 @@ class Limiter:
         """Accept or refuse a request. An accepted request is in flight until the block ends.
 
         Yields:
-            None if the request is accepted, or else the seconds after which it may be repeated.
+            None if the request is accepted, or else the seconds after which the client may repeat the request.
         """
         delay = self._delay()
         if delay is not None:
@@ -87,7 +88,7 @@ class Limiter:
             self._in_flight -= 1
 
     def _delay(self) -> float | None:
-        """Return None if another request is accepted, or else the seconds after which it may be repeated."""
+        """Return None if a request is accepted now, or else the seconds after which the client may repeat it."""
         now = self._clock()
         if now >= self._period_end:
             self._period_end = now + self._limit.period

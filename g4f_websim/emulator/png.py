@@ -17,7 +17,7 @@ def draw_gradient(width: int, height: int, top: bytes, bottom: bytes) -> bytes:
         width: the width in pixels.
         height: the height in pixels.
         top: the red, green and blue bytes of the first row.
-        bottom: the red, green and blue bytes that the rows approach.
+        bottom: the red, green and blue bytes of the colour below the last row.
     """
     rows = (_NO_FILTER + _blend(top, bottom, y / height) * width for y in range(height))
     return b"".join(

@@ -36,10 +36,10 @@ ACCESS_LOG_FORMAT = '%t "%r" %s'
 
 # The seconds for which a stopping emulator waits for requests in flight.
 SHUTDOWN_TIMEOUT = 0.1
-# The steps of an event loop in which asyncio makes a transport for an accepted connection and tells the protocol.
-ACCEPT_STEPS = 2
+# The passes of the event loop after which an accepted connection has a transport and aiohttp knows about it.
+ACCEPT_PASSES = 2
 
-# A usual image is drawn from its URL alone when it is downloaded. Only the images of `reply_image` are stored.
+# The URL of a drawn image contains its size and colours, so only the images of `reply_image` are stored.
 DRAWN_IMAGE_PATH = "/offline/{width}x{height}/{colours}.png"
 DRAWN_IMAGE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f]{12}}.png"
 REPLIED_IMAGE_PATH = "/offline/{name}.png"
@@ -81,7 +81,7 @@ class Emulator:
         port: the port to listen on; 0 means a free one.
         limit: a limit on requests, as a `RateLimit` or as a text such as `10/10s`.
         delay: the seconds before each response; an injected fault has a delay of its own.
-        access_log: a logger that gets a line for each request at level INFO; None means no log.
+        access_log: a logger that receives a line for each request at level INFO; None means no log.
 
     Attributes:
         url: the URL of the server, for `Websim.url` or WEBSIM_URL.
@@ -108,7 +108,7 @@ class Emulator:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The requests received, oldest first."""
+        """The recorded requests, oldest first; only the last of many are kept."""
         return list(self._requests)
 
     def __enter__(self) -> Emulator:
@@ -160,7 +160,7 @@ class Emulator:
 
         Args:
             fault: how the responses differ from the usual ones.
-            times: the number of requests that get such a response.
+            times: the number of requests that receive such a response.
 
         Raises:
             ValueError: an argument is malformed.
@@ -200,9 +200,9 @@ class Emulator:
         await web.SockSite(self._runner, self._socket).start()
 
     async def _stop(self) -> None:
-        # A connection that asyncio is just accepting has to reach aiohttp, because nobody else would close it.
+        # Let aiohttp learn of a connection that asyncio is just accepting, because only aiohttp closes it.
         self._loop.remove_reader(self._socket)
-        for _ in range(ACCEPT_STEPS):
+        for _ in range(ACCEPT_PASSES):
             await asyncio.sleep(0)
         await self._runner.cleanup()
         # aiohttp does not wait for the handlers of clients that have disconnected.
@@ -311,7 +311,7 @@ def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
         width, height = map(int, body["aspect_ratio"].split(":"))
         side = DEFAULT_SIDE
     longer = max(width, height)
-    # Use whole numbers only, because a side with hundreds of digits does not fit into a float.
+    # Integer arithmetic, because a client may send a side of hundreds of digits, which does not fit into a float.
     return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
 
 

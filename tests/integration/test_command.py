@@ -222,7 +222,7 @@ def test_emulator_runs_until_ctrl_c(home):
     assert response.json()["content"] == REPLY
     assert emulator.process.returncode == 128 + signal.SIGINT
     first, second, *_ = emulator.output.splitlines()
-    assert first == f"The offline Websim listens on {url}; Ctrl-C stops it."
+    assert first == f"The emulator listens on {url}; press Ctrl-C to stop it."
     assert second == f"To use it from another program, set WEBSIM_URL={url}"
 
 

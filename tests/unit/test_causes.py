@@ -93,19 +93,19 @@ REDIRECTS = {
         "http://10.0.0.1/signin",
         Reason.LOGIN_NEEDED,
         "http://10.0.0.1/signin",
-        "if it is the login page of your network, open it",
+        "if the page is the login page of your network, open it in a browser",
     ),
     "other host": (
         f"https://websim.example{CHAT_PATH}",
         Reason.API_MOVED,
         f"https://websim.example{CHAT_PATH}",
-        "if you trust it, set WEBSIM_URL=https://websim.example; run g4f-websim check",
+        "if you trust this host, set WEBSIM_URL=https://websim.example; run g4f-websim check",
     ),
     "other scheme": (
         f"http://websim.com{CHAT_PATH}",
         Reason.API_MOVED,
         f"http://websim.com{CHAT_PATH}",
-        "if you trust it, set WEBSIM_URL=http://websim.com; run",
+        "if you trust this host, set WEBSIM_URL=http://websim.com; run",
     ),
     "other host with a login": (
         "https://ann:pass@websim.example/x?token=secret",
@@ -143,9 +143,28 @@ def test_redirect_names_target_and_advice(location, reason, shown, advice, statu
     assert advice in cause.advice
 
 
+@pytest.mark.parametrize(
+    ("location", "origin"),
+    [
+        ("https://ann:pass@websim.example:8443/x", "https://websim.example:8443"),
+        ("/v2", SITE),
+        *((malformed, "") for malformed in ("", "//[", "https://websim.example:0/", "ftp://websim.example")),
+        *((unsafe, "") for unsafe in ("https://a$(pwned)/", f"https://{JWT[:60]}/", f"https://{'a' * 65}/")),
+    ],
+)
+def test_origin_of_redirect_is_plain_or_empty(location, origin):
+    assert cause_of(302, "", {"Location": location}).origin == origin
+
+
 @pytest.mark.parametrize("host", ["sk-another-key", JWT[:60]])
 def test_redirect_to_host_that_is_a_secret_does_not_advise_it(host):
     cause = cause_of(302, "", {"Location": f"https://{host}/"}, api_key="sk-another-key")
+    assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
+
+
+def test_redirect_within_site_with_a_login_is_not_one_to_another_host():
+    site = Target(f"https://ann:pass@websim.example{CHAT_PATH}")
+    cause = cause_of_response(302, CIMultiDict({"Location": "https://websim.example/v2"}), "", site)
     assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
 
 

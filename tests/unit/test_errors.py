@@ -217,6 +217,6 @@ def test_queue_error_names_wait_and_max_wait():
     assert type(error) is RateLimitError
     assert str(error) == (
         "Rate limit of websim.com: the call would wait 91 s, longer than Websim.max_wait (60 s): "
-        "try again later, log in, use another provider, or raise max_wait"
+        "try again later, log in, use another provider, or increase max_wait"
     )
     assert (error.status, error.retry_after, error.reason) == (429, 90.4, Reason.RATE_LIMITED)
