@@ -3,6 +3,7 @@
 import os
 import threading
 from functools import lru_cache
+from weakref import WeakValueDictionary
 
 from .throttle import Throttle
 
@@ -10,26 +11,30 @@ from .throttle import Throttle
 MAX_THROTTLES = 256
 
 _lock = threading.Lock()
+# Every throttle that a call uses or that the cache of `shared_throttle` contains.
+_throttles: WeakValueDictionary[tuple[str, str], Throttle] = WeakValueDictionary()
 
 
 @lru_cache(MAX_THROTTLES)
-def _throttle(host: str, token: str) -> Throttle:
-    return Throttle(host)
-
-
 def shared_throttle(host: str, token: str) -> Throttle:
-    """Return the throttle of all calls to `host` with the login token `token`, or with an empty one for none."""
-    with _lock:  # lru_cache would let two threads create one each
-        return _throttle(host, token)
+    """Return the throttle of all calls with the same host and login.
+
+    Args:
+        host: the host and port.
+        token: the login token; empty for anonymous calls.
+    """
+    with _lock:  # several threads may miss the cache at the same time
+        return _throttles.setdefault((host, token), Throttle(host))
 
 
 def forget_limits() -> None:
-    """Forget all rate limits, for a new server that the operating system may give the port of an old one."""
-    _throttle.cache_clear()
+    """Forget all rate limits. A new server may have received the port of an old one."""
+    shared_throttle.cache_clear()
+    _throttles.clear()
 
 
 def _leave_limits_to_parent() -> None:
-    """Forget all rate limits in a forked child: the calls in the queues and the owners of the locks stay behind."""
+    """Forget all rate limits in a forked child: the queued calls and the threads that hold locks are the parent's."""
     global _lock
     _lock = threading.Lock()
     forget_limits()

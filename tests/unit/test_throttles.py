@@ -1,10 +1,12 @@
 """One throttle for each host and login: who shares it, and what a forked process inherits."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -48,13 +50,24 @@ def test_many_threads_get_one_throttle_per_host() -> None:
         assert len(set(throttles)) == 1
 
 
+def look_up_other_hosts(number: int) -> None:
+    for other in range(number):
+        shared_throttle(f"other-{other}.example", "")
+
+
 def test_forgets_the_throttle_that_was_not_used_for_longest() -> None:
-    first, second = shared_throttle("1.example", ""), shared_throttle("2.example", "")
-    assert shared_throttle("1.example", "") is first
-    for number in range(MAX_THROTTLES - 1):
-        shared_throttle(f"other-{number}.example", "")
-    assert shared_throttle("1.example", "") is first
-    assert shared_throttle("2.example", "") is not second
+    first, second = (weakref.ref(shared_throttle(f"{number}.example", "")) for number in (1, 2))
+    shared_throttle("1.example", "")
+    look_up_other_hosts(MAX_THROTTLES - 1)
+    gc.collect()
+    assert first() is shared_throttle("1.example", "")
+    assert second() is None
+
+
+def test_throttle_in_use_is_not_replaced() -> None:
+    throttle = shared_throttle("1.example", "")
+    look_up_other_hosts(MAX_THROTTLES)
+    assert shared_throttle("1.example", "") is throttle
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
