@@ -1,4 +1,4 @@
-"""`Websim`, the provider: its attributes, which of the two requests a call is, and what it yields.
+"""The provider class `Websim`: its attributes, and how a call becomes a chat request or image requests.
 
 request.py builds what is sent, transport.py sends it, and response.py reads the response.
 """
@@ -10,9 +10,8 @@ import json
 import logging
 import os
 import random
-import string
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar
 
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
@@ -23,14 +22,13 @@ from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .log import log
 from .target import Target
 
-# The characters of a project id, beside the underscore.
-ID_CHARACTERS = string.ascii_lowercase + string.digits
-
-# g4f removes a message that repeats an earlier one of the same role.
 LAST_IS_ASSISTANT = (
-    "the last message is the assistant's, so Websim may respond to an earlier question: "
-    "g4f removes messages that repeat an earlier one"
+    "the last message is the assistant's, so Websim may respond to an earlier question. "
+    "g4f removes a message that repeats an earlier one: ask with other words"
 )
+
+# Most calls have the same target. Its URLs are checked once.
+_cached_target = lru_cache(Target)
 
 # Sends a prepared request and returns what the given function reads from the response body.
 Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
@@ -56,7 +54,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         url: the URL of the site.
         max_attempts: the maximum number of attempts of a request.
         backoff: seconds before the second attempt; doubled before each further one.
-        max_wait: the longest time in seconds that a call waits because of a rate limit or of `Retry-After`.
+        max_wait: the longest time in seconds that a call waits because of a rate limit or `Retry-After`.
     """
 
     label = "Websim"
@@ -87,7 +85,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        characters = "".join(random.choices(ID_CHARACTERS, k=19))
+        # Websim's own ids consist of a-z, 0-9 and the underscore. Hexadecimal digits are among them.
+        characters = random.randbytes(10).hex()[:19]
         position = 7 if for_image else 3
         return f"{characters[:position]}_{characters[position:]}"
 
@@ -130,10 +129,10 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Request a chat completion or images from Websim.
 
         Args:
-            model: one of `image_models` for an image, any other name for a chat, except the names of other services'
-                image models. None, "" or "auto" is an image with a prompt, and a chat without one.
+            model: one of `image_models` for an image, any other name for a chat; the name of another service's image
+                model is an error. With None, "" or "auto", a call with a prompt is an image, and one without is a chat.
             messages: the conversation in OpenAI's form.
-            prompt: what to draw, or the last user message of a chat.
+            prompt: the description of the image, or the last user message of a chat.
             proxy: URL of an http, https, socks4, socks5 or socks5h proxy.
             aspect_ratio: the aspect ratio of the image, `W:H`.
             project_id: a Websim project id or the URL of a project page. The default is WEBSIM_PROJECT_ID, or else a
@@ -169,7 +168,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
         headers = request.build_headers(cls.login_url, page, _choose_token(key))
         if is_image:
-            # Of the other arguments only OpenAI's `size` is used.
+            # OpenAI's `size` is the only other argument that is used.
             options = {"width": width, "height": height, "size": kwargs.get("size")}
             options |= {"seed": seed, "transparent": transparent, "media": media}
             yield await cls._handle_image_request(
@@ -228,25 +227,28 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         failures = [result for result in results if isinstance(result, BaseException)]
         if not urls:
             raise failures[0]
-        for failure in failures:
-            log(logging.WARNING, f"{len(failures)} of {count} images failed: {failure}")
+        if failures:
+            reasons = "; ".join(dict.fromkeys(map(str, failures)))
+            log(logging.WARNING, f"{len(failures)} of {count} images failed: {reasons}")
         return ImageResponse(urls, body["prompt"])
 
     @classmethod
     def _prepare(
         cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, api_key: Any, timeout: Any
     ) -> Send:
-        """Return a function that sends the request; each of its calls has its own attempts."""
+        """Return a function that sends the request; each call of the function has `max_attempts` attempts."""
         # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
-        target = Target(str(url), token or None, api_key, str(proxy) if proxy else None)
+        key = api_key if isinstance(api_key, str) else None
+        target = _cached_target(str(url), token or None, key, str(proxy) if proxy else None)
         request.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
-        policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait, request.check_timeout(timeout))
-        return partial(transport.send, transport.Request(target, headers, json.dumps(body).encode()), policy)
+        policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
+        prepared = transport.Request(target, headers, json.dumps(body).encode())
+        return partial(transport.send, prepared, policy, request.check_timeout(timeout))
 
 
 def _choose_token(api_key: Any) -> str | None:
-    """Return the login token: the caller's key or WEBSIM_API_KEY, whichever is a Websim token first."""
+    """Return the login token: the caller's key if it is a Websim token, or else WEBSIM_API_KEY if that is one."""
     for source, key in (("api_key", api_key), (login.TOKEN_VARIABLE, os.environ.get(login.TOKEN_VARIABLE))):
         if not key:
             continue

@@ -46,7 +46,7 @@ def chat_text(body: str) -> str:
     content = (body if content is None else content).strip()
     if not content:
         raise UnexpectedBodyError(_no_content("a response without content", ResponseError))
-    return _LONE_SURROGATE.sub("\ufffd", content)
+    return content if content.isascii() else _LONE_SURROGATE.sub("\ufffd", content)
 
 
 def image_url(body: str, site: str) -> str:

@@ -2,8 +2,8 @@
 
 The first request in an event loop opens the session, and all requests in that event loop share its connections.
 `loop.close()` is extended on that one loop object: it aborts the idle connections, runs one pass of the event loop so
-that the transports close their sockets, and then always closes the event loop. Closing never waits for a server,
-starts no thread, and lets tasks that were left pending make at most one more step.
+that the transports close their sockets, and then always closes the event loop. Closing does not wait for a server and
+starts no thread; a task that is still pending makes at most one more step.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar,
 from g4f.requests.aiohttp import get_connector
 from g4f.requests.defaults import DEFAULT_HEADERS
 
-# What the web application sends with every request. As headers of the session, aiohttp merges them once.
+# What the web application sends with every request. They are headers of the session, so that aiohttp merges them once.
 HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
-# Limits of one attempt, in seconds.
+# The timeouts of one attempt, in seconds: in total, and to connect.
 ATTEMPT_TIMEOUT = 300.0
 CONNECT_TIMEOUT = 30.0
 
@@ -34,11 +34,11 @@ _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 # Whether the running task opened a connection for its request, rather than reusing one.
-connection_is_new: ContextVar[bool] = ContextVar("connection_is_new")
+connection_is_new: ContextVar[bool] = ContextVar("connection_is_new", default=False)
 
 
 class _Connector(TCPConnector):
-    """A connector that tells which requests opened a connection."""
+    """A connector that records whether a request opened a connection."""
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
         connection_is_new.set(True)

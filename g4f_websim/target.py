@@ -1,10 +1,8 @@
-"""Where a request goes: the endpoint and the proxy, checked, and the secrets that belong to them."""
+"""The target of a request: its endpoint and its proxy, which are checked, and the secrets that no message may show."""
 
 import base64
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
@@ -13,7 +11,7 @@ from .redaction import redact
 HTTP_SCHEMES = ("http", "https")
 SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
 
-# What sets the site, and what it and a proxy must look like.
+# The settings of the site, and the valid forms of a site and of a proxy.
 SITE_NAME = f"{URL_VARIABLE} or Websim.url"
 SITE_FORM = f"a URL like {DEFAULT_URL} with the scheme http or https and a valid host and port"
 PROXY_FORM = (
@@ -24,13 +22,13 @@ PROXY_FORM = (
 # g4f passes the value of this variable as `proxy`.
 PROXY_VARIABLE = "G4F_PROXY"
 
-# A shorter key is a placeholder, and redacting it would erase ordinary words from a message.
+# A shorter key is a placeholder such as "none". Redacting it would remove ordinary words from a message.
 MIN_KEY_CHARS = 7
 
 
-@dataclass
+@dataclass(slots=True)
 class Target:
-    """The endpoint that a request goes to, and how.
+    """The endpoint that a request is sent to, with the token and the proxy.
 
     Args:
         url: the URL of the endpoint.
@@ -47,16 +45,16 @@ class Target:
 
     url: str
     token: str | None = field(default=None, repr=False)
-    api_key: Any = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
 
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = host_in(_parse_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM))
+        self.host = _check_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM)
         if self.proxy:
             name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
-            _parse_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, PROXY_FORM)
+            _check_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, PROXY_FORM)
 
     @property
     def proxy_host(self) -> str:
@@ -78,7 +76,7 @@ class Target:
         """The strings that must not appear in an error or a log line."""
         proxy = urlsplit(self.proxy or "")
         passwords = [parts.password or "" for parts in (proxy, urlsplit(self.url))]
-        key = self.api_key if isinstance(self.api_key, str) and len(self.api_key) >= MIN_KEY_CHARS else None
+        key = self.api_key if len(self.api_key or "") >= MIN_KEY_CHARS else None
         secrets = [self.token, key, *passwords, *map(unquote, passwords)]
         if proxy.password:
             # The value of the Proxy-Authorization header; a proxy may repeat it in an error page.
@@ -101,10 +99,8 @@ def host_in(parts: SplitResult) -> str:
     return parts.netloc.rpartition("@")[2]
 
 
-# Most calls have the same URLs. Checking them for each call takes 5 % of the CPU time of a call.
-@lru_cache
-def _parse_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> SplitResult:
-    """Split a URL.
+def _check_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> str:
+    """Return the host and port in a URL.
 
     Raises:
         ValueError: the URL is malformed; the message shows the site or the proxy without its password.
@@ -112,7 +108,7 @@ def _parse_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> Spli
     try:
         parts = urlsplit(url)
         if parts.scheme in schemes and parts.hostname and parts.port != 0 and _is_plain(url, parts):
-            return parts
+            return host_in(parts)
     except ValueError:
         pass
     site = url.removesuffix(CHAT_PATH).removesuffix(IMAGE_PATH)

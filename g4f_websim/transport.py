@@ -13,9 +13,9 @@ import random
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import NamedTuple
 
 import aiohttp
 from g4f.errors import RateLimitError
@@ -32,32 +32,31 @@ from .throttles import shared_throttle
 # The server declined the request (408, 425, 429), or a gateway did not deliver its response (502 to 504).
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
-# 2.0**1024 overflows.
+# The largest exponent of a delay: 2.0**1024 raises an OverflowError.
 MAX_EXPONENT = 1000
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
-# Some servers put it in front of a text.
+# Some servers send a byte order mark before the text.
 BYTE_ORDER_MARK = "\ufeff"
 
-# aiohttp warns when larger bytes are sent in one piece; a file object is sent in several.
+# aiohttp warns about a larger body of bytes. It sends a file object in pieces, without a warning.
 MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
 
 
-class RetryPolicy(NamedTuple):
-    """How often a request is sent and how long a call may take.
+@dataclass(slots=True)
+class RetryPolicy:
+    """How often a request is sent, and after which delays.
 
     Attributes:
         max_attempts: the maximum number of attempts.
         backoff: seconds before the second attempt; doubled before each further one.
-        max_wait: the longest time in seconds that a call waits because of a rate limit or of `Retry-After`.
-        timeout: seconds for the whole call, delays included; None for no limit.
+        max_wait: the longest time in seconds that a call waits because of a rate limit or `Retry-After`.
     """
 
     max_attempts: int
     backoff: float
     max_wait: float
-    timeout: float | None = None
 
     def delay(self, attempt: int, retry_after: float | None) -> float:
         """Return the seconds to wait after attempt number `attempt` failed."""
@@ -67,7 +66,8 @@ class RetryPolicy(NamedTuple):
         return self.backoff * 2.0**exponent * random.uniform(1, 1 + JITTER)
 
 
-class Request(NamedTuple):
+@dataclass(slots=True)
+class Request:
     """A request: where it goes, its headers, and its body as JSON."""
 
     target: Target
@@ -75,7 +75,8 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Response(NamedTuple):
+@dataclass(slots=True)
+class Response:
     """A response that was read to its end."""
 
     status: int
@@ -88,7 +89,8 @@ class Response(NamedTuple):
         return self.status < 400
 
 
-class Outcome(NamedTuple):
+@dataclass(slots=True)
+class Outcome:
     """The result of one attempt.
 
     Attributes:
@@ -107,17 +109,18 @@ class Outcome(NamedTuple):
 
 
 class Progress:
-    """How far an attempt came: the status of its response, which an exception cannot carry out of `_post`."""
+    """The progress of one attempt. The status is kept here because an exception in `_post` would lose it."""
 
     status: int | None = None
 
 
-async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> str:
+async def send(request: Request, policy: RetryPolicy, time_limit: float | None, read: Callable[[str], str]) -> str:
     """Send a request, retry it if it may succeed, and return the content of the response.
 
     Args:
         request: what to send.
-        policy: how often to send it and how long the call may take.
+        policy: how often to send it, and after which delays.
+        time_limit: seconds for the whole call, delays included; None for no limit.
         read: returns the text or the image URL in a response body, or raises `UnexpectedBodyError`.
 
     Raises:
@@ -125,14 +128,14 @@ async def send(request: Request, policy: RetryPolicy, read: Callable[[str], str]
         RateLimitError, MissingAuthError, ResponseStatusError: the server refused the request.
         ResponseError, NoMediaResponseError: the connection failed, or the response is of no use.
     """
-    if policy.timeout is None:
+    if time_limit is None:
         outcome = await _send_with_retries(request, policy, read)
     else:
         try:
-            async with asyncio.timeout(policy.timeout):
+            async with asyncio.timeout(time_limit):
                 outcome = await _send_with_retries(request, policy, read)
-        except TimeoutError:  # an attempt returns its timeout, so this is that of the call
-            outcome = Outcome(error=errors.timeout_error(policy.timeout, request.target))
+        except TimeoutError:  # of the call: the timeout of an attempt is in its outcome
+            outcome = Outcome(error=errors.timeout_error(time_limit, request.target))
     if outcome.error is None:
         return outcome.content
     # The exceptions of aiohttp and of the SOCKS library contain the password of the proxy. Raised inside an `except`
@@ -226,7 +229,8 @@ async def _send_once(request: Request, progress: Progress) -> Response:
 
 async def _post(session: aiohttp.ClientSession, request: Request, progress: Progress) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
-    connection_is_new.set(False)
+    if connection_is_new.get():  # an earlier request of this task opened a connection
+        connection_is_new.set(False)
     response = await session.post(
         request.target.url,
         data=body,

@@ -134,7 +134,7 @@ def _throughput_ratio(costs: list[tuple[Cost, Cost]]) -> str:
 
 
 async def call() -> object:
-    return await call_websim(None, HELLO)
+    return [chunk async for chunk in Websim.create_async_generator(None, HELLO)]
 
 
 async def _compare(ours: Call, theirs: Call, at_once: int, calls: int, turns: int) -> list[tuple[Cost, Cost]]:

@@ -92,6 +92,6 @@ def test_password_in_url_is_a_secret():
     assert set(Target("http://ann:p%40ss@127.0.0.1:8080/api").secrets) == {"p%40ss", "p@ss"}
 
 
-@pytest.mark.parametrize("api_key", [None, "", "e", "websim", 7, {"Other": "key"}], ids=repr)
+@pytest.mark.parametrize("api_key", [None, "", "e", "websim"], ids=repr)
 def test_placeholder_key_is_not_a_secret(api_key):
     assert Target(URL, api_key=api_key, proxy="http://host:3128").secrets == []
