@@ -1,10 +1,15 @@
 """Learn how fast a server accepts requests. The caller passes the time; nothing here waits.
 
-There is no limit until the first refusal, which starts a pause. After the pause one request goes first. Once it is
-accepted, the others follow at an interval: the time from the beginning of the last round until the server accepts
-requests again, divided by the requests accepted in it. The interval shrinks while requests are accepted, slowly at
-first, until the next refusal starts a new round. No more requests are in flight at once than the server accepted at
-once. The limit ends after a quiet time.
+There is no limit until the first refusal. From then on:
+
+- A pause is the time after a refusal in which nothing is sent.
+- A probe is the one request that is sent after a pause. If it is refused, another pause follows.
+- A silence is the time from a refusal until the next accepted probe is sent.
+- A round is the time from an accepted probe to the next refusal. Its requests are sent at an interval: the time from
+  the beginning of the last round until the server accepts requests again, divided by the requests accepted in that
+  round. The interval shrinks while requests are accepted, slowly at first.
+
+No more requests are in flight at once than the server accepted at once. The limit ends after a quiet time.
 
 A call on its last attempt is sent later: after another request was accepted, or after the longest silence so far, and
 no faster than the average of the last round.
@@ -20,7 +25,7 @@ QUIET_TIME = 30.0
 # The requests accepted until the interval is half as long: in the first round, whose interval is a guess, and later.
 FIRST_GROWTH = 5.0
 GROWTH = 24.0
-# The seconds until it is half as long even if few were accepted: another process may have used up the limit.
+# The seconds until the interval is half as long even if few were accepted: another process may have used up the limit.
 GROWTH_TIME = 30.0
 # The requests accepted, per request in flight, until twice as many may be in flight.
 CONCURRENCY_GROWTH = 50.0
@@ -28,13 +33,14 @@ CONCURRENCY_GROWTH = 50.0
 JITTER = 0.25
 # Without Retry-After each further pause is longer by this factor.
 PAUSE_FACTOR = 1.5
-# With Retry-After a pause lasts at least this many intervals, because rounds of a few requests measure badly.
+# With Retry-After a pause lasts at least this many intervals: the interval of a round of few requests is inaccurate.
 MIN_PAUSE_INTERVALS = 2.0
-# If the server refuses again after Retry-After, a pause is at least this part of the backoff; then doubled.
+# If the server refuses again after Retry-After, a pause is at least this part of the backoff, doubled for each
+# further refusal.
 MIN_PAUSE_BACKOFFS = 0.25
 # A guessed pause is half over, on average, when the server accepts requests again.
 GUESSED_PAUSE_SHARE = 0.5
-# A last attempt waits for this many guessed pauses, and keeps to the average interval with this margin.
+# A last attempt waits for this many guessed pauses, and goes no faster than the average interval times this margin.
 LAST_ATTEMPT_PAUSES = 1.5
 LAST_ATTEMPT_MARGIN = 1.1
 
@@ -126,7 +132,8 @@ class Pace:
         if sent_at < self._reset_at:
             return
         self._in_flight -= 1
-        self._latency = max(self._latency, now - sent_at)
+        if now - sent_at > self._latency:
+            self._latency = now - sent_at
         if self._probing:
             if sent_at >= self._resume:
                 self._start_round(now, sent_at)

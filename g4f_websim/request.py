@@ -1,6 +1,6 @@
 """Turn g4f's arguments into Websim's two request bodies and their headers.
 
-Only fields that Websim is known to accept are built. Input that Websim could not understand is a `ValueError`.
+Only fields that Websim is known to accept are built. Input that Websim cannot understand raises a `ValueError`.
 """
 
 import math
@@ -54,7 +54,7 @@ IMAGE_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/ai-image-prompt-generator"
 PROJECT_VARIABLE = "WEBSIM_PROJECT_ID"
 PROJECT_ID_FORM = "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id>)"
 
-# Names of image models of other services, which cannot be meant as labels of a chat model.
+# Names of other services' image models: a user who passes one wants an image, not a chat.
 _IMAGE_MODEL = re.compile(
     r"dall-?e|flux|gpt-image|stable-?diffusion|sdxl|sd-?\d|midjourney|imagen|playground-v|.*-image\b", re.IGNORECASE
 )
@@ -101,7 +101,7 @@ def image_body(
         project_id: a checked project id.
         messages: g4f's list of dicts. Without a prompt, the last user message is the prompt, and its images are
             reference images.
-        prompt: what to draw.
+        prompt: the description of the image.
         aspect_ratio: `W:H`. With the default ratio, `width` and `height` select the nearest ratio that Websim knows.
         media: reference images, see `image_urls`.
         size: OpenAI's `WIDTHxHEIGHT` in pixels.
@@ -198,7 +198,7 @@ def check_timeout(timeout: Any) -> float | None:
 def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
-    check(is_count, "Websim.max_attempts", "a positive integer, as in 3", max_attempts)
+    check(is_count, "Websim.max_attempts", "a number of attempts, as in 3", max_attempts)
     check(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
     check(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
 

@@ -1,9 +1,9 @@
 """The queue of one host and login, in which calls wait from the first request that the host refuses with 429.
 
 pace.py knows when the next request may be sent. The calls of all threads wait here, first come, first served. A refused
-call returns to the end of the queue; on its last attempt, it lets all others pass. The first call sleeps until its time
-has come, and wakes the next when it leaves. A call that cannot wake, because its event loop is closed or blocked, is
-passed over.
+call returns to the end of the queue; a call on its last attempt lets all others go first. The first call sleeps until
+its time has come, and wakes the next when it leaves. A call that cannot wake, because its event loop is closed or
+blocked, is passed over.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from time import monotonic
 from .pace import Pace
 from .queue_report import QueueReport
 
-# A waiting call checks the queue at this interval, in seconds, even if nobody wakes it. A first call that is later than
-# this is passed over.
+# A waiting call checks the queue at this interval, in seconds, even if nobody wakes it. If the first call is later than
+# this, the next call goes instead.
 POLL_INTERVAL = 1.0
 
 
 class QueueTooLongError(Exception):
-    """A call would wait `seconds`, longer than `max_wait`; never leaves the package."""
+    """A call would wait `seconds`, longer than `max_wait`; never raised to the caller."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -42,7 +42,7 @@ class _Waiter:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """The position in the queue, from which no call uses up its attempts while others wait."""
+        """The sort key. Last attempts come last, so that no call uses up its attempts while others wait."""
         return self.is_last_attempt, self.arrival
 
 
@@ -94,7 +94,7 @@ class Throttle:
             self._wake_first()
 
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
-        """Record a refusal; `retry_after` or else `backoff` are the seconds to wait."""
+        """Record a refusal, after which nothing is sent for `retry_after` seconds, or `backoff` if that is None."""
         with self._lock:
             self._pace.refused(monotonic(), sent_at, retry_after, backoff)
             # A call that would now wait longer than max_wait leaves the queue, and wakes the next one.
@@ -107,7 +107,7 @@ class Throttle:
             self._wake_first()
 
     def _send_or_wait(self, waiter: _Waiter, start: float, max_wait: float) -> float:
-        """Return 0 if the call may send its request now, else the seconds after which to look again."""
+        """Return 0 if the call may send its request now, else the seconds after which to check the queue again."""
         with self._lock:
             now = monotonic()
             self._pace.end_if_quiet(now)
@@ -132,7 +132,7 @@ class Throttle:
 
     def _leave(self, waiter: _Waiter) -> None:
         with self._lock:
-            with suppress(ValueError):  # it was passed over
+            with suppress(ValueError):  # the call was passed over
                 self._queue.remove(waiter)
             self._wake_first()
 
