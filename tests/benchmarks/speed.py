@@ -106,7 +106,8 @@ def throughput(run: Run) -> Iterator[Row]:
 
 
 async def _throughput(scheme: str, at_once: int, run: Run) -> list[Row]:
-    headers = {**HEADERS, **request.build_headers(Websim.url, request.CHAT_PAGE, token=None)}
+    headers = {str(name): value for name, value in HEADERS.items()}
+    headers |= request.build_headers(Websim.url, request.CHAT_PAGE, token=None)
     body = request.chat_body(Websim.generate_project_id(), HELLO)
     url = Websim.chat_api_endpoint
 
