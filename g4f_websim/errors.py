@@ -5,6 +5,7 @@ functions return the exceptions; transport.py raises them.
 """
 
 import math
+import os
 from typing import Any
 
 import aiohttp
@@ -110,7 +111,9 @@ def _text_of(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return str(getattr(error.certificate_error, "verify_message", error.certificate_error))
     if isinstance(error, aiohttp.ClientConnectorError):
-        return str(error.os_error.strerror or error.os_error)
+        number, text = error.os_error.errno, str(error.os_error.strerror or error.os_error)
+        # asyncio names the address there, rather than the reason.
+        return os.strerror(number) if number and "Connect call failed" in text else text
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"{error.status} {error.message}"
     if isinstance(error, aiohttp.ClientResponseError):

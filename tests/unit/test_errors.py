@@ -1,7 +1,12 @@
 """Exceptions: their classes, attributes and messages."""
 
+import errno
 import json
+import os
+import socket
+from types import SimpleNamespace
 
+import aiohttp
 import g4f.errors
 import pytest
 from g4f.errors import (
@@ -194,6 +199,21 @@ def test_exception_becomes_response_error(raised, status, message):
     assert type(error) is ResponseError
     assert str(error).startswith(message)
     assert (error.status, error.retry_after) == (status, None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        (OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 9)"), os.strerror(errno.ECONNREFUSED)),
+        (OSError("Multiple exceptions: Connect call failed"), "Multiple exceptions: Connect call failed"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+    ],
+    ids=["refused", "several addresses", "unknown host"],
+)
+def test_names_reason_of_failed_connection(raised, shown):
+    connection_key = SimpleNamespace(host="websim.com", port=443, ssl=True)
+    error = exception_error(aiohttp.ClientConnectorError(connection_key, raised), ANONYMOUS, None)
+    assert str(error).startswith(f"No response from websim.com: no connection ({shown}): ")
 
 
 def test_missing_socks_package_is_named():
