@@ -112,10 +112,10 @@ def _output_problem(output: Path, count: int) -> str | None:
 
 async def _request_and_save(options: argparse.Namespace) -> int:
     proxy = os.environ.get(PROXY_VARIABLE)
-    logger.info("requesting %s from %s", _count_images(options.n), _host(Websim.url))
+    logger.info("requesting %s from %s", _format_count(options.n), _host(Websim.url))
     urls = await _request(options, proxy)
     files = _files(options.output, options.n)[: len(urls)]
-    logger.info("saving %s", _count_images(len(urls)))
+    logger.info("saving %s", _format_count(len(urls)))
     outcomes = await asyncio.gather(
         *(_save(url, file, proxy) for url, file in zip(urls, files, strict=True)), return_exceptions=True
     )
@@ -129,7 +129,7 @@ async def _request_and_save(options: argparse.Namespace) -> int:
         else:
             raise outcome
     if saved < options.n:
-        print(f"g4f-websim: {saved} of {_count_images(options.n)} saved", file=sys.stderr)
+        print(f"g4f-websim: {saved} of {_format_count(options.n)} saved", file=sys.stderr)
     return 0 if saved == options.n else 1
 
 
@@ -210,6 +210,6 @@ def _host(url: str) -> str:
     return host_in(urlsplit(url))
 
 
-def _count_images(count: int) -> str:
+def _format_count(count: int) -> str:
     """Return `1 image`, `2 images` and so on."""
     return f"{count} image" if count == 1 else f"{count} images"
