@@ -16,15 +16,16 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, hdrs
 from g4f.requests.aiohttp import get_connector
 from g4f.requests.defaults import DEFAULT_HEADERS
-from multidict import istr
 
-# What the web application sends with every request. They are headers of the session, and their names have the type that
-# aiohttp uses for names of headers: otherwise aiohttp would merge and convert them for each request.
+# aiohttp's type for the names of headers. Names of type str are converted for each request.
+_HeaderName = type(hdrs.ACCEPT)
+
+# What the web application sends with every request. As headers of the session, aiohttp merges them once.
 _HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
-HEADERS = {istr(name): value for name, value in _HEADERS.items()}
+HEADERS = {_HeaderName(name): value for name, value in _HEADERS.items()}
 
 # The timeouts of one attempt, in seconds: in total, and to connect.
 ATTEMPT_TIMEOUT = 300.0
