@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import aiohttp
 from g4f import errors
@@ -16,7 +16,7 @@ from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_ope
 
 from .login import is_expired, token_expiry
 from .redaction import is_html, redact
-from .target import Target, host_in, is_valid_url
+from .target import Target, is_valid_url, origin_in
 
 # Public clients of Websim show that a response body may report a rate limit in these words, whatever the status.
 RATE_LIMIT_WORDS = "rate limit exceeded"
@@ -29,9 +29,11 @@ _NO_CREDITS = re.compile(
     r"|credits? .{0,20}(exhausted|exceeded|required|used up)",
     re.IGNORECASE,
 )
-# A server chooses where a redirect leads. Advice, which a user may paste into a shell, names only a plain host name and
-# port. A longer one would leave no room for the rest of the message.
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]{1,64}(:[0-9]{1,5})?")
+# A server chooses where a redirect leads. A user may paste advice into a shell, so it names only a plain host and port.
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?")
+# A longer origin would leave no room for the rest of an error.
+MAX_ORIGIN_CHARS = 80
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # OpenSSL's names for a server that sends plain text in a TLS handshake.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
@@ -194,23 +196,36 @@ def cause_of_response(status: int, headers: Mapping[str, str], body: str, target
 
 
 def _cause_of_redirect(location: str, target: Target) -> Cause:
+    site = urlsplit(target.url)
     try:
         destination = urlsplit(urljoin(target.url, location))
     except ValueError:
-        location, destination = "", urlsplit(target.url)
-    shown = f"{destination.scheme}://{host_in(destination)}"
-    is_plain = location and _ORIGIN.fullmatch(shown) and shown == redact(shown, target.secrets)
-    origin = shown if is_plain and is_valid_url(shown) else ""
+        location, destination = "", site
+    origin = _plain_origin(destination, target) if location else ""
     # The query of the location is not shown: it may contain a token.
     is_login_page = _LOGIN_PAGE.search(destination.path)
     kind = ", a login page" if is_login_page else ""
-    summary = f"a redirect to {shown}{destination.path}{kind}, which was not followed"
+    summary = f"a redirect to {origin_in(destination)}{destination.path}{kind}, which was not followed"
     if is_login_page:
         advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser"
         return Cause(Reason.LOGIN_NEEDED, summary, advice, origin=origin)
-    same_site = f"{urlsplit(target.url).scheme}://{target.host}"
-    advice = IF_MOVED if origin in ("", same_site) else f"if you trust this host, set WEBSIM_URL={origin}; {RUN_CHECK}"
+    is_named = origin not in ("", origin_in(site)) and len(origin) <= MAX_ORIGIN_CHARS
+    advice = f"if you trust this host, set WEBSIM_URL={origin}; {RUN_CHECK}" if is_named else IF_MOVED
     return Cause(Reason.API_MOVED, summary, advice, origin=origin)
+
+
+def _plain_origin(destination: SplitResult, target: Target) -> str:
+    """Return the scheme, host and port of a redirect, or an empty string if advice may not name them."""
+    origin, site = origin_in(destination), urlsplit(target.url)
+    if not _ORIGIN.fullmatch(origin) or origin != redact(origin, target.secrets) or not is_valid_url(origin):
+        return ""
+    # The site may be written in another way, with the default port for instance.
+    return origin_in(site) if _is_same_site(destination, site) else origin
+
+
+def _is_same_site(first: SplitResult, second: SplitResult) -> bool:
+    ports = [url.port or DEFAULT_PORTS[url.scheme] for url in (first, second)]
+    return (first.scheme, first.hostname, ports[0]) == (second.scheme, second.hostname, ports[1])
 
 
 def _cause_of_refused_token(token: str) -> Cause:

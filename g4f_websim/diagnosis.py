@@ -34,7 +34,7 @@ from .check_steps import (
 from .endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from .login import TOKEN_VARIABLE, is_token
 from .request import PROJECT_VARIABLE
-from .target import Target, host_in
+from .target import Target, origin_in
 
 MAX_FURTHER_REQUESTS = 6
 
@@ -198,7 +198,7 @@ def _steps_after(failed: Probe) -> list[Step]:
 def _steps_for_login(failed: Probe) -> list[Step]:
     steps = _log_in(failed.settings, "Log in")
     origin = failed.cause.origin
-    if origin not in ("", _origin(failed.settings.site)):
+    if origin not in ("", origin_in(urlsplit(failed.settings.site))):
         steps.insert(0, _use_network_login(origin))
     if failed.status == 403:
         steps.append(Step("Or try from another network."))
@@ -216,15 +216,15 @@ def _log_in(settings: Settings, start: str) -> list[Step]:
 
 def _steps_after_move(failed: Probe) -> list[Step]:
     settings = failed.settings
-    origin, site_origin, path = failed.cause.origin, _origin(settings.site), urlsplit(settings.site).path
-    if origin not in ("", site_origin):
+    origin, site = failed.cause.origin, urlsplit(settings.site)
+    if origin not in ("", origin_in(site)):
         return [
             _use_network_login(origin),
             Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
             Step("And if it responds, use it:", (export(URL_VARIABLE, origin),)),
         ]
-    if path:
-        return [Step(f"Remove the path {path} from {URL_VARIABLE}:", (export(URL_VARIABLE, site_origin),))]
+    if site.path:
+        return [Step(f"Remove the path {site.path} from {URL_VARIABLE}:", (export(URL_VARIABLE, origin_in(site)),))]
     steps = []
     if failed.response and failed.response.status < 300:
         open_page = f"Open {settings.shown_site} in a browser. If your network shows a login page, log in."
@@ -234,11 +234,6 @@ def _steps_after_move(failed: Probe) -> list[Step]:
     if origin or settings.is_known_site:
         steps += _upgrade()
     return [*steps, Step("If Websim has moved, set its new URL:", (f"export {URL_VARIABLE}=https://<host>",))]
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{host_in(parts)}"
 
 
 def _use_network_login(origin: str) -> Step:

@@ -94,6 +94,11 @@ def is_valid_url(url: str, proxy: str | None = None) -> bool:
     return True
 
 
+def origin_in(parts: SplitResult) -> str:
+    """Return the scheme, host and port of a URL, without a user and password."""
+    return f"{parts.scheme}://{host_in(parts)}"
+
+
 def host_in(parts: SplitResult) -> str:
     """Return the host and port in a URL, without a user and password."""
     return parts.netloc.rpartition("@")[2]

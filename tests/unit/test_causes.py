@@ -147,9 +147,12 @@ def test_redirect_names_target_and_advice(location, reason, shown, advice, statu
     ("location", "origin"),
     [
         ("https://ann:pass@websim.example:8443/x", "https://websim.example:8443"),
-        ("/v2", SITE),
+        ("http://my_host:8080/x", "http://my_host:8080"),
+        (f"https://{'a' * 80}.example/", f"https://{'a' * 80}.example"),
+        ("https://websim.com:8443/", "https://websim.com:8443"),
+        *((within_site, SITE) for within_site in ("/v2", "https://websim.com:443/x", "https://WebSim.com/x")),
         *((malformed, "") for malformed in ("", "//[", "https://websim.example:0/", "ftp://websim.example")),
-        *((unsafe, "") for unsafe in ("https://a$(pwned)/", f"https://{JWT[:60]}/", f"https://{'a' * 65}/")),
+        *((unsafe, "") for unsafe in ("https://a$(pwned)/", f"https://{JWT[:60]}/", "http://[::1]:8080/x")),
     ],
 )
 def test_origin_of_redirect_is_plain_or_empty(location, origin):
@@ -162,7 +165,7 @@ def test_redirect_to_host_that_is_a_secret_does_not_advise_it(host):
     assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
 
 
-def test_redirect_within_site_with_a_login_is_not_one_to_another_host():
+def test_redirect_within_site_whose_url_has_a_password_does_not_advise_another_url():
     site = Target(f"https://ann:pass@websim.example{CHAT_PATH}")
     cause = cause_of_response(302, CIMultiDict({"Location": "https://websim.example/v2"}), "", site)
     assert cause.advice == "if Websim has moved, set WEBSIM_URL; run g4f-websim check"
