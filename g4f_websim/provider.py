@@ -85,7 +85,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        # Websim's own ids consist of a-z, 0-9 and the underscore. Hexadecimal digits are among them.
+        # Any of a-z and 0-9 would do; hexadecimal digits are fast to generate.
         characters = random.randbytes(10).hex()[:19]
         position = 7 if for_image else 3
         return f"{characters[:position]}_{characters[position:]}"
@@ -240,7 +240,9 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
         key = api_key if isinstance(api_key, str) else None
-        target = _cached_target(str(url), token or None, key, str(proxy) if proxy else None)
+        # The cache would keep the keys of other services in memory.
+        create_target = Target if key else _cached_target
+        target = create_target(str(url), token or None, key, str(proxy) if proxy else None)
         request.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
         policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
         prepared = transport.Request(target, headers, json.dumps(body).encode())

@@ -29,8 +29,9 @@ def shared_throttle(host: str, token: str) -> Throttle:
 
 def forget_limits() -> None:
     """Forget all rate limits. A new server may have received the port of an old one."""
-    shared_throttle.cache_clear()
+    # In the other order, a thread could put a forgotten throttle into the cache again.
     _throttles.clear()
+    shared_throttle.cache_clear()
 
 
 def _leave_limits_to_parent() -> None:

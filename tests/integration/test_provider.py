@@ -56,6 +56,8 @@ OTHER_KEYS = {
     "dict with another key": {"Websim": "sk-1234567890"},
     "empty": "",
     "None": None,
+    "number": 7,
+    "list": [JWT],
 }
 
 

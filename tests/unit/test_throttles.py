@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from g4f_websim import throttles as throttles_module
 from g4f_websim.throttle import Throttle
 from g4f_websim.throttles import MAX_THROTTLES, shared_throttle
 
@@ -74,7 +75,7 @@ def test_throttle_in_use_is_not_replaced() -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_forked_process_does_not_wait_for_a_lock_of_its_parent() -> None:
     throttle = shared_throttle("fork.example", "")
-    with throttle._lock:
+    with throttle._lock, throttles_module._lock:
         child = os.fork()
         if not child:
             signal.alarm(10)  # ends the child if it waits for the lock
