@@ -28,7 +28,7 @@ commands:
   api       OpenAI's API        g4f-websim api --bind 127.0.0.1:8080
   gui       the web page        g4f-websim gui
   check     does Websim work?   g4f-websim check
-  emulator  an offline Websim   g4f-websim emulator --port 8765
+  emulator  emulate Websim      g4f-websim emulator --port 8765
 
 Every command has a --help. g4f's other commands (auth, mcp, pa, ...) work too.
 Without a network: g4f-websim --offline client "Hello"

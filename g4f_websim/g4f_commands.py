@@ -25,7 +25,7 @@ PROVIDER: str = Websim.__name__
 
 G4F_COMMANDS = ("client", "api", "gui", "auth", "dev", "mcp", "pa", "systray", "test", "tray", "version")
 
-# These commands load all providers of g4f, for which g4f downloads its provider list.
+# These commands load all of g4f's providers, and g4f then downloads its provider list.
 COMMANDS_WITH_ALL_PROVIDERS = ("api", "dev", "gui", "systray", "tray")
 
 # g4f's option (8.7 and later) against a download of further providers from GitHub when the server starts.

@@ -58,7 +58,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("prompt", nargs="+", help="what the image shows")
     parser.add_argument(
         "-O", "--output", type=Path, required=True, metavar="FILE",
-        help="the file to write, replaced if it exists; with -n, cat.png becomes cat-1.png, cat-2.png, ...",
+        help="the file to write, replaced if it exists; several images become cat-1.png, cat-2.png, ...",
     )  # fmt: skip
     parser.add_argument(
         "-n", type=int, choices=range(1, MAX_IMAGES + 1), default=1, metavar="N",

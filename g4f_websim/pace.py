@@ -5,9 +5,9 @@ There is no limit until the first refusal. From then on:
 - A pause is the time after a refusal in which nothing is sent.
 - A probe is the one request that is sent after a pause. If it is refused, another pause follows.
 - A silence is the time from a refusal until the next accepted probe is sent.
-- A round is the time from an accepted probe to the next refusal. Its requests are sent at an interval: the time from
-  the beginning of the last round until the server accepts requests again, divided by the requests accepted in that
-  round. The interval shrinks while requests are accepted, slowly at first.
+- A round is the time from an accepted probe, or from the first request, to the next refusal. Its requests are sent at
+  an interval: the time from the beginning of the last round until the server accepts requests again, divided by the
+  requests accepted in that round. The interval shrinks while requests are accepted, slowly at first.
 
 No more requests are in flight at once than the server accepted at once. The limit ends after a quiet time.
 
@@ -35,8 +35,8 @@ JITTER = 0.25
 PAUSE_FACTOR = 1.5
 # With Retry-After a pause lasts at least this many intervals: the interval of a round of few requests is inaccurate.
 MIN_PAUSE_INTERVALS = 2.0
-# If the server refuses again after Retry-After, a pause is at least this part of the backoff, doubled for each
-# further refusal.
+# If the server refuses again after Retry-After, a pause is at least this part of the backoff, then 3, 7, 15
+# times as much.
 MIN_PAUSE_BACKOFFS = 0.25
 # A guessed pause is half over, on average, when the server accepts requests again.
 GUESSED_PAUSE_SHARE = 0.5
@@ -69,10 +69,10 @@ class Pace:
         self._round_interval = 0.0  # the interval at the start of the round
         self._last_sent = now
         self._sent = self._accepted = 0
-        # From the refusal until a request is accepted, pauses alternate with single requests.
+        # From the refusal until a request is accepted, pauses alternate with probes.
         self._probing = False
         self._silence_start = now
-        self._silence = 0.0  # the longest time from a refusal to an accepted request
+        self._silence = 0.0  # the longest so far
         self._pauses = 0
         self._pause = self._backoff = 0.0
         self._guessed = False  # whether the server sent no Retry-After

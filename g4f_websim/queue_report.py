@@ -8,7 +8,7 @@ from time import monotonic
 
 from .log import log
 
-# The seconds between two reports, and the delay of a report in seconds, so that it counts all calls of a burst.
+# The seconds between two reports, and the delay of each report, so that one report counts all calls of a burst.
 REPORT_INTERVAL = 5.0
 REPORT_DELAY = 0.1
 

@@ -198,7 +198,7 @@ def check_timeout(timeout: Any) -> float | None:
 def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
-    check(is_count, "Websim.max_attempts", "a number of attempts, as in 3", max_attempts)
+    check(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
     check(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
     check(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
 

@@ -45,7 +45,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared_emulator() -> Iterator[Emulator]:
-    """An emulator for all tests of a module, for servers that keep its URL."""
+    """An emulator for all tests of a module, for servers that are started with its URL."""
     with Emulator() as emulator:
         yield emulator
 

@@ -108,7 +108,7 @@ class Emulator:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The recorded requests, oldest first; only the last of many are kept."""
+        """The recorded requests, oldest first; only the last 1,000 are kept."""
         return list(self._requests)
 
     def __enter__(self) -> Emulator:

@@ -2,7 +2,7 @@
 
 import pytest
 
-RUNNERS = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
+RUNNER_NAMES = ("asyncio.run", "uvloop.run", "Runner", "asyncio, closed by hand", "uvloop, closed by hand")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -20,7 +20,7 @@ def test_closes_connections_with_loop(run_program, counting_server):
             run_main(main())
             print(name, open_sockets())
     """
-    assert run_program(program).splitlines() == [f"{name} 0" for name in RUNNERS]
+    assert run_program(program).splitlines() == [f"{name} 0" for name in RUNNER_NAMES]
     assert counting_server.counts() == {"connections": 25, "open": 0, "requests": 25}
 
 
@@ -128,7 +128,7 @@ def test_generators_may_be_abandoned(run_program):
             run_main(main(kept))
             print(name, len(kept), open_sockets())
     """
-    assert run_program(program).splitlines() == [f"{name} 2 0" for name in RUNNERS]
+    assert run_program(program).splitlines() == [f"{name} 2 0" for name in RUNNER_NAMES]
 
 
 def test_coroutine_may_exit_interpreter(run_program, counting_server):

@@ -346,7 +346,7 @@ def test_last_attempt_waits_no_longer_than_a_pause_and_an_interval(pace):
     assert due(pace, now, is_last_attempt=True) == pytest.approx(now + 10 - LATENCY + 2.5, rel=0.01)
 
 
-def test_last_attempt_waits_as_long_as_the_longest_earlier_pause(pace):
+def test_last_attempt_waits_as_long_as_the_longest_earlier_silence(pace):
     start = start_round(pace, accepted=4)
     send(pace, start + 2)
     refuse(pace, start + 2)

@@ -117,4 +117,6 @@ def test_html_title_may_span_lines():
 
 
 def test_html_title_is_searched_up_to_limit():
-    assert html_title(" " * MAX_SEARCHED_CHARS + "<title>Hi</title>") == ""
+    title = "<title>Hi</title>"
+    assert html_title(title.rjust(MAX_SEARCHED_CHARS)) == f": {title}"
+    assert html_title(" " * MAX_SEARCHED_CHARS + title) == ""
