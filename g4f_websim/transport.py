@@ -229,7 +229,8 @@ async def _send_once(request: Request, progress: Progress) -> Response:
 
 async def _post(session: aiohttp.ClientSession, request: Request, progress: Progress) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
-    if connection_is_new.get():  # an earlier request of this task opened a connection
+    # An earlier request of this task, or of the task that started it, may have opened a connection.
+    if connection_is_new.get():
         connection_is_new.set(False)
     response = await session.post(
         request.target.url,
