@@ -15,11 +15,10 @@ from g4f.errors import ResponseError
 
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
-from tests.support.fast_server import FastServer, fast_server, socks_proxy
+from tests.support.fast_server import FastServer, socks_proxy
 from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST, refusing_socket
-from tests.support.tls import write_certificates
 
 USER, QUOTED_PASSWORD = "user", "p%40ss"
 PASSWORD = "p@ss"
@@ -38,27 +37,23 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module")
-def plain_server() -> Iterator[FastServer]:
-    with fast_server() as server:
-        yield server
+@pytest.fixture
+def server(counting_servers, monkeypatch) -> FastServer:
+    server = counting_servers["http"]
+    monkeypatch.setattr(Websim, "url", server.url)
+    server.reset()
+    return server
 
 
 @pytest.fixture
-def server(plain_server, monkeypatch) -> FastServer:
-    monkeypatch.setattr(Websim, "url", plain_server.url)
-    plain_server.reset()
-    return plain_server
-
-
-@pytest.fixture
-def tls_server(monkeypatch, tmp_path) -> Iterator[FastServer]:
+def tls_server(counting_servers, certificates, monkeypatch) -> FastServer:
     """A server with a certificate that this process's children trust."""
-    authority_file, server_file = write_certificates(tmp_path)
+    server = counting_servers["https"]
+    authority_file, _ = certificates
     monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
-    with fast_server(server_file) as server:
-        monkeypatch.setenv("WEBSIM_URL", server.url)
-        yield server
+    monkeypatch.setenv("WEBSIM_URL", server.url)
+    server.reset()
+    return server
 
 
 @contextmanager
