@@ -197,9 +197,8 @@ def _steps_after(failed: Probe) -> list[Step]:
 
 def _steps_for_login(failed: Probe) -> list[Step]:
     steps = _log_in(failed.settings, "Log in")
-    origin = failed.cause.origin
-    if origin not in ("", origin_in(urlsplit(failed.settings.site))):
-        steps.insert(0, _use_network_login(origin))
+    if _leads_elsewhere(failed):
+        steps.insert(0, _use_network_login(failed.cause.origin))
     if failed.status == 403:
         steps.append(Step("Or try from another network."))
     return steps
@@ -217,7 +216,7 @@ def _log_in(settings: Settings, start: str) -> list[Step]:
 def _steps_after_move(failed: Probe) -> list[Step]:
     settings = failed.settings
     origin, site = failed.cause.origin, urlsplit(settings.site)
-    if origin not in ("", origin_in(site)):
+    if _leads_elsewhere(failed):
         return [
             _use_network_login(origin),
             Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
@@ -234,6 +233,11 @@ def _steps_after_move(failed: Probe) -> list[Step]:
     if origin or settings.is_known_site:
         steps += _upgrade()
     return [*steps, Step("If Websim has moved, set its new URL:", (f"export {URL_VARIABLE}=https://<host>",))]
+
+
+def _leads_elsewhere(failed: Probe) -> bool:
+    """Return whether the response is a redirect to another site, which advice may name."""
+    return failed.cause.origin not in ("", origin_in(urlsplit(failed.settings.site)))
 
 
 def _use_network_login(origin: str) -> Step:

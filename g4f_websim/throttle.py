@@ -94,7 +94,7 @@ class Throttle:
             self._wake_first()
 
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
-        """Record a refusal, after which nothing is sent for `retry_after` seconds, or `backoff` if that is None."""
+        """Record a refusal. Nothing is sent for `retry_after` seconds, or for `backoff` seconds if that is None."""
         with self._lock:
             self._pace.refused(monotonic(), sent_at, retry_after, backoff)
             # A call that would now wait longer than max_wait leaves the queue, and wakes the next one.
