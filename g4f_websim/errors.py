@@ -1,7 +1,7 @@
 """Build the exceptions of failed calls. Their messages name the host, end with advice, and contain no secret.
 
 Every exception has the attributes `status`, `retry_after` and `reason`, and `cause` for `g4f-websim check`. The
-functions return the exceptions; transport.py raises them.
+functions return the exceptions; attempts.py raises them.
 """
 
 import math
@@ -12,7 +12,7 @@ import aiohttp
 from g4f import errors
 from g4f.requests.raise_for_status import raise_for_status
 
-from .causes import (
+from .transport.causes import (
     NO_SOCKS,
     RATE_LIMITED,
     TRY_LATER,
@@ -23,8 +23,8 @@ from .causes import (
     cause_of_exception,
     cause_of_response,
 )
-from .redaction import excerpt, redact
-from .target import Target
+from .transport.target import Target
+from .wire.redaction import excerpt, redact
 
 # The maximum length of a message.
 MAX_MESSAGE_CHARS = 300

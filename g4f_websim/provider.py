@@ -1,6 +1,6 @@
 """The provider class `Websim`: its attributes, and how a call becomes a chat request or image requests.
 
-request.py builds what is sent, transport.py sends it, and response.py reads the response.
+bodies.py builds what is sent, attempts.py sends it, and response.py reads the response.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
-from . import login, request, response, transport
-from .endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
-from .log import log
-from .target import Target
+from .transport import attempts
+from .transport.log import log
+from .transport.target import Target
+from .wire import bodies, response, tokens
+from .wire.endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 
 LAST_IS_ASSISTANT = (
     "the last message is the assistant's, so Websim may respond to an earlier question. "
@@ -93,7 +94,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     @classmethod
     def is_provider_api_key(cls, api_key: Any) -> bool:
         """Return whether a key is a Websim token; g4f calls this before it passes a key to the provider."""
-        return login.is_token(api_key)
+        return tokens.is_token(api_key)
 
     @classmethod
     async def get_health(cls, api_key: str | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         messages: list[dict[str, Any]] | None,
         prompt: str | None = None,
         proxy: str | None = None,
-        aspect_ratio: str | None = request.DEFAULT_ASPECT_RATIO,
+        aspect_ratio: str | None = bodies.DEFAULT_ASPECT_RATIO,
         project_id: str | None = None,
         *,
         media: list[Any] | None = None,
@@ -161,12 +162,12 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             NoMediaResponseError: the response contains no image.
             TimeoutError: the call took longer than `timeout`.
         """
-        model = request.strip_provider_prefix(model)
+        model = bodies.strip_provider_prefix(model)
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
-        project_id = request.check_project_id(project_id) or cls.generate_project_id(for_image=is_image)
+        project_id = bodies.check_project_id(project_id) or cls.generate_project_id(for_image=is_image)
         key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
-        page = request.IMAGE_PAGE if is_image else request.CHAT_PAGE
-        headers = request.build_headers(cls.login_url, page, _choose_token(key))
+        page = bodies.IMAGE_PAGE if is_image else bodies.CHAT_PAGE
+        headers = bodies.build_headers(cls.login_url, page, _choose_token(key))
         if is_image:
             # OpenAI's `size` is the only other argument that is used.
             options = {"width": width, "height": height, "size": kwargs.get("size")}
@@ -175,7 +176,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
                 project_id, messages, prompt, aspect_ratio, headers, proxy, n=n, api_key=key, timeout=timeout, **options
             )
             return
-        request.check_chat_model(model, cls.image_models)
+        bodies.check_chat_model(model, cls.image_models)
         yield await cls._handle_chat_request(
             project_id, messages, headers, proxy,
             prompt=prompt, media=media, response_format=response_format, api_key=key, timeout=timeout,
@@ -196,7 +197,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         timeout: Any = None,
     ) -> str:
         """Return the text of a chat response."""
-        body = request.chat_body(project_id, messages, prompt, media, response_format)
+        body = bodies.chat_body(project_id, messages, prompt, media, response_format)
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key, timeout)
@@ -218,8 +219,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         **options: Any,
     ) -> ImageResponse:
         """Return the images, or those that did not fail."""
-        count = request.check_count(n)
-        body = request.image_body(project_id, messages, prompt, aspect_ratio, **options)
+        count = bodies.check_count(n)
+        body = bodies.image_body(project_id, messages, prompt, aspect_ratio, **options)
         send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, api_key, timeout)
         read = partial(response.image_url, site=cls.url)
         results = await asyncio.gather(*(send(read) for _ in range(count)), return_exceptions=True)
@@ -234,7 +235,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
     @classmethod
     def _prepare(
-        cls, url: str, headers: Mapping[str, str], body: request.Json, proxy: Any, api_key: Any, timeout: Any
+        cls, url: str, headers: Mapping[str, str], body: bodies.Json, proxy: Any, api_key: Any, timeout: Any
     ) -> Send:
         """Return a function that sends the request; each call of the function has `max_attempts` attempts."""
         # The handlers receive headers instead of the token.
@@ -243,19 +244,19 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         # The cache would keep the keys of other services in memory.
         create_target = Target if key else _cached_target
         target = create_target(str(url), token or None, key, str(proxy) if proxy else None)
-        request.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
-        policy = transport.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
-        prepared = transport.Request(target, headers, json.dumps(body).encode())
-        return partial(transport.send, prepared, policy, request.check_timeout(timeout))
+        bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
+        policy = attempts.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
+        prepared = attempts.Request(target, headers, json.dumps(body).encode())
+        return partial(attempts.send, prepared, policy, bodies.check_timeout(timeout))
 
 
 def _choose_token(api_key: Any) -> str | None:
     """Return the login token: the caller's key if it is a Websim token, or else WEBSIM_API_KEY if that is one."""
-    for source, key in (("api_key", api_key), (login.TOKEN_VARIABLE, os.environ.get(login.TOKEN_VARIABLE))):
+    for source, key in (("api_key", api_key), (tokens.TOKEN_VARIABLE, os.environ.get(tokens.TOKEN_VARIABLE))):
         if not key:
             continue
         token = key.strip() if isinstance(key, str) else ""  # a key that was read from a file may end with a line end
-        if login.is_token(token):
+        if tokens.is_token(token):
             return token
         _report_other_key(source)
     return None

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from .emulator import Emulator, Fault
-from .endpoints import URL_VARIABLE
-from .login import TOKEN_VARIABLE
 from .offline import accept_images_from, websim_attributes
 from .provider import Websim
-from .request import PROJECT_VARIABLE
-from .target import PROXY_VARIABLE
-from .throttles import forget_limits
+from .transport.target import PROXY_VARIABLE
+from .transport.throttles import forget_limits
+from .wire.bodies import PROJECT_VARIABLE
+from .wire.endpoints import URL_VARIABLE
+from .wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["Fault", "websim_server"]
 

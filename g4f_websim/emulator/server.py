@@ -16,8 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ..arguments import check
-from ..endpoints import CHAT_PATH, IMAGE_PATH
+from ..wire.arguments import check
+from ..wire.endpoints import CHAT_PATH, IMAGE_PATH
 from .fault import Fault
 from .limit import Limiter, RateLimit
 from .png import draw_gradient

@@ -26,9 +26,10 @@ import requests
 from aiohttp import ClientSession
 from g4f.client import AsyncClient, Client
 
-from g4f_websim import Websim, request
+from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
-from g4f_websim.sessions import HEADERS
+from g4f_websim.transport.connections import HEADERS
+from g4f_websim.wire import bodies
 from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import FastServer, fast_server
 from tests.support.limits import MAX_SECONDS
@@ -107,8 +108,8 @@ def throughput(run: Run) -> Iterator[Row]:
 
 async def _throughput(scheme: str, at_once: int, run: Run) -> list[Row]:
     headers = {str(name): value for name, value in HEADERS.items()}
-    headers |= request.build_headers(Websim.url, request.CHAT_PAGE, token=None)
-    body = request.chat_body(Websim.generate_project_id(), HELLO)
+    headers |= bodies.build_headers(Websim.url, bodies.CHAT_PAGE, token=None)
+    body = bodies.chat_body(Websim.generate_project_id(), HELLO)
     url = Websim.chat_api_endpoint
 
     async def post(session: ClientSession) -> object:
@@ -225,7 +226,7 @@ def sync(run: Run) -> Iterator[Row]:
     create = Client(provider=Websim).chat.completions.create
     create_async = AsyncClient(provider=Websim).chat.completions.create
     url = Websim.chat_api_endpoint
-    body = request.chat_body(Websim.generate_project_id(), HELLO)
+    body = bodies.chat_body(Websim.generate_project_id(), HELLO)
 
     async def in_one_loop() -> None:
         for _ in range(calls):

@@ -13,10 +13,10 @@ from tests.support.paths import ROOT
 
 # The tests that show what depends on aiohttp: requests, responses, errors and the emulator's server.
 TESTS = (
-    "integration/test_faults.py",
-    "integration/test_transport.py",
-    "integration/test_emulator.py",
-    "unit/test_response.py",
+    "transport/test_faults.py",
+    "transport/test_attempts.py",
+    "emulator/test_server.py",
+    "wire/test_response.py",
 )
 # The packages that these tests need; the extra `test` would install many more.
 TEST_REQUIREMENTS = (

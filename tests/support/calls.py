@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import g4f.errors
 
 from g4f_websim import Websim
-from g4f_websim.endpoints import CHAT_PATH
+from g4f_websim.wire.endpoints import CHAT_PATH
 
 HELLO = [{"role": "user", "content": "Hello"}]
 # The body of a chat request.

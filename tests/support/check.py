@@ -11,7 +11,7 @@ from itertools import takewhile
 
 import pytest
 
-from g4f_websim import check, check_settings, diagnosis
+from g4f_websim.command import check, check_settings, diagnosis
 from g4f_websim.emulator import Emulator, Fault
 from tests.support.calls import make_token
 from tests.support.limits import MAX_SECONDS

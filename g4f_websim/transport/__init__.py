@@ -1,0 +1,1 @@
+"""How a request gets to Websim: attempts, connections, rate limits and proxies."""

@@ -1,0 +1,1 @@
+"""What Websim accepts and returns: endpoints, request bodies, responses and tokens."""

@@ -1,0 +1,547 @@
+"""The command `g4f-websim`: g4f's commands, `emulator`, `check`, and the user's mistakes.
+
+It runs in a process of its own, unless it ends before it does anything.
+"""
+
+import errno
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import httpx
+import pytest
+
+from g4f_websim import __version__
+from g4f_websim.command import g4f_commands, main
+from g4f_websim.emulator import Fault
+from g4f_websim.wire.endpoints import CHAT_PATH
+from tests.support.calls import HELLO, PNG, PNG_URI
+from tests.support.limits import MAX_SECONDS
+from tests.support.paths import ROOT
+from tests.support.processes import (
+    MODULE,
+    SCRIPT,
+    first_on_path,
+    make_home,
+    run_command,
+    run_on_terminal,
+    server,
+    stop,
+)
+from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY
+
+# Longer than the delay before the queue is reported.
+SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.5"})
+BUSY = Fault(status=503, headers={"Retry-After": "0.1"})
+
+# The command without the delays between attempts.
+WITHOUT_BACKOFF = (
+    sys.executable,
+    "-c",
+    "import sys; from g4f_websim import Websim; from g4f_websim.command.main import main; "
+    "Websim.backoff = 0; sys.exit(main())",
+)
+WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
+WITHOUT_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT)
+
+TERMINAL_COLUMNS = 80
+COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
+
+NO_PROVIDER_LIST = "g4f's list of providers could not be downloaded from its site"
+# Like API, but without --disable-pa-auto-download, as a user starts the server.
+PLAIN_API = ("api", "--bind", "127.0.0.1:0", "--disable-colors")
+
+ISOLATED = 'ip link set lo up && exec "$@"'
+CHAT_WITH_SERVER = """
+import sys
+from pathlib import Path
+from tests.support.processes import API, server
+with server("--offline", *API, home=Path(sys.argv[1])) as started:
+    print(started.chat())
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path / "home")
+
+
+@pytest.fixture
+def used_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_url(closed_port):
+    return f"http://127.0.0.1:{closed_port}"
+
+
+def assert_fails_on_one_line(done, *expected, status=1):
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [text for text in expected if text not in done.stderr] == []
+
+
+def end(capsys, *words):
+    """Run the command in this process until it ends by SystemExit; return the status, the output and the errors."""
+    with pytest.raises(SystemExit) as raised:
+        main.main(words)
+    return raised.value.code, *capsys.readouterr()
+
+
+def without_package(home, package):
+    """Return a PYTHONPATH on which the import of a package fails as if it were not installed."""
+    home.joinpath(f"{package}.py").write_text(f'raise ModuleNotFoundError("No module {package}", name="{package}")')
+    return first_on_path(home)
+
+
+# Commands
+
+
+@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
+def test_client_prints_response(home, command):
+    done = run_command("--offline", "client", "Hello", home=home, command=command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, REPLY + "\n", "")
+
+
+def test_client_keeps_offline_conversation_separate(home, websim_server):
+    assert run_command("--offline", "client", "A secret", home=home).returncode == 0
+    run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert websim_server.requests[-1].json["messages"] == HELLO
+
+
+def test_client_saves_image(home):
+    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
+
+
+def test_client_saves_code(home, websim_server):
+    websim_server.reply("```python\nprint(1)\n```")
+    done = run_command("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.joinpath("program.py").read_text().strip() == "print(1)"
+
+
+def test_client_reads_stdin(home):
+    assert run_command("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
+
+
+def test_client_sends_image_file(home, websim_server):
+    home.joinpath("dot.png").write_bytes(PNG)
+    done = run_command("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
+    assert done.returncode == 0, done.stderr
+    content = websim_server.requests[-1].json["messages"][-1]["content"]
+    assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
+
+
+def test_client_sends_instructions_as_system_message(home, websim_server):
+    run_command("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert websim_server.requests[-1].json["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_client_uses_provider_of_user(home, websim_server):
+    done = run_command("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, "Nobody")
+    assert list(websim_server.requests) == []
+
+
+@pytest.mark.parametrize("command", [SCRIPT, WITHOUT_STDIN], ids=["empty", "closed"])
+def test_client_without_input_fails(home, command):
+    done = run_command("--offline", "client", home=home, command=command)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
+
+
+def test_client_succeeds_without_stdin(home):
+    done = run_command("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
+    assert done.stdout.strip() == REPLY
+
+
+@pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
+def test_succeeds_without_stdout(home, words):
+    done = run_command(*words, home=home, command=WITHOUT_STDOUT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
+def test_replaces_characters_that_stdout_cannot_encode(home, words):
+    done = run_command("--offline", *words, home=home, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Gr??e" in done.stdout
+
+
+def test_gui_tells_the_user_which_url_to_open(home):
+    with server("--offline", "gui", "--port", "0", home=home) as gui:
+        _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
+        assert instruction
+        assert gui.url in below
+
+
+def test_offline_gui_warns_that_its_page_may_not_load(home):
+    with server("--offline", "gui", "--port", "0", home=home) as gui:
+        assert "may not load without a network" in gui.output
+
+
+def test_gui_with_provider_list_prints_no_warning(home, websim_server):
+    with server("gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
+        assert "may not load" not in gui.output
+
+
+@pytest.mark.parametrize(("options", "on_all_addresses"), [((), False), (("--host", "0.0.0.0"), True)])
+def test_gui_listens_on_loopback_or_host_of_user(home, options, on_all_addresses):
+    with server("--offline", "gui", "--port", "0", *options, home=home) as gui:
+        assert ("all addresses" in gui.output) == on_all_addresses
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080/chat/"),
+        ("0.0.0.0", "http://127.0.0.1:8080/chat/"),
+        ("::1", "http://[::1]:8080/chat/"),
+        ("example.com", "http://example.com:8080/chat/"),
+    ],
+)
+def test_gui_prints_url_of_its_host(host, url):
+    assert g4f_commands._gui_instruction(host, 8080) == f"Open {url} and choose the provider Websim."
+
+
+def test_emulator_runs_until_ctrl_c(home):
+    with server("emulator", home=home) as emulator:
+        url = emulator.url
+        response = httpx.post(url + CHAT_PATH, json={"project_id": "a", "messages": HELLO})
+        stop(emulator.process, signal.SIGINT)
+    assert response.json()["content"] == REPLY
+    assert emulator.process.returncode == 128 + signal.SIGINT
+    first, second, *_ = emulator.output.splitlines()
+    assert first == f"The emulator listens on {url}; press Ctrl-C to stop it."
+    assert second == f"To use it from another program, set WEBSIM_URL={url}"
+
+
+def test_check_succeeds_offline(home):
+    done = run_command("--offline", "check", home=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "200" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "output"), [(("version",), "g4f "), (("tray", "-h"), "usage: g4f-websim tray")])
+def test_other_g4f_command_runs(home, words, output):
+    done = run_command(*words, home=home)
+    assert (done.returncode, done.stdout[: len(output)]) == (0, output)
+
+
+def test_import_of_main_module_runs_no_command(capsys):
+    importlib.import_module("g4f_websim.__main__")
+    assert capsys.readouterr() == ("", "")
+
+
+# Help and version
+
+
+@pytest.mark.parametrize("words", [("--version",), ("-V",), ("client", "--version"), ("check", "--version")])
+def test_prints_version(words, capsys):
+    with suppress(SystemExit):
+        main.main(words)
+    assert capsys.readouterr().out == f"g4f-websim {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [(), ("help",), ("--help",), ("-h",), ("--offline",)])
+def test_prints_help(words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(TERMINAL_COLUMNS))
+    with suppress(SystemExit):
+        main.main(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: g4f-websim")
+    assert [line for line in lines if len(line) > TERMINAL_COLUMNS] == []
+    examples = "\n".join(lines)
+    assert [command for command in COMMANDS if f"g4f-websim {command}" not in examples] == []
+
+
+@pytest.mark.parametrize(("command", "word"), [(SCRIPT, "gui"), (MODULE, "api")], ids=["script", "module"])
+def test_prints_help_of_command_in_process(home, command, word):
+    done = run_command("--offline", word, "-h", home=home, command=command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: g4f-websim {word} [-h]")
+
+
+@pytest.mark.parametrize("word", ["api", "client", "image", "check", "emulator"])
+def test_prints_help_of_command(word, capsys):
+    status, output, errors = end(capsys, "--offline", word, "--help")
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"usage: g4f-websim {word} [-h]")
+
+
+# Mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("chekc", "unknown command: chekc; did you mean check?"),
+        ("Client", "unknown command: Client; did you mean client?"),
+        ("8080", "unknown command: 8080"),
+        (
+            "What is the capital?",
+            "unknown command: What is the capital?; for a chat, use: g4f-websim client 'What is the capital?'",
+        ),
+    ],
+)
+def test_unknown_command_fails_with_suggestion(word, message, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        main.main([word])
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == f"g4f-websim: {message}"
+    assert [command for command in COMMANDS if f"g4f-websim {command}" not in "\n".join(rest)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_offline_after_command_fails(command, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        main.main([command, "--offline", "two words"])
+    expected = f"g4f-websim: --offline comes before the command: g4f-websim --offline {command} 'two words'\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("-m", "fluxx", "a cat", "-O", "x.png"), "fluxx is not an image model"),
+        (("-m", "gemini-1.5-pro", "a cat", "-O", "x.JPG"), "gemini-1.5-pro is not an image model"),
+        (("a cat", "-O", "x.webp"), "no image model was named"),
+    ],
+)
+def test_image_file_without_image_model_fails_before_request(words, reason, websim_server, capsys):
+    message = f"g4f-websim: -O {words[-1]} is an image, but {reason}; use -m flux\n"
+    assert end(capsys, "client", *words) == (1, "", message)
+    assert list(websim_server.requests) == []
+
+
+def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
+    websim_server.inject(Fault(body=json.dumps({"url": f"{closed_url}/cat.png"}).encode()))
+    home.joinpath("cat.png").write_bytes(PNG)
+    done = run_command("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "g4f-websim: nothing was saved in cat.png"
+    assert "Error fetching media" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("nofile.png", "What is this?"), ("dot.png", "nofile.txt", "Compare.")])
+def test_missing_file_fails_before_request(words, websim_server, capsys):
+    Path("dot.png").write_bytes(PNG)
+    (file,) = (word for word in words if word.startswith("nofile"))
+    assert end(capsys, "client", *words) == (1, "", f"g4f-websim: no such file: {file}\n")
+    assert list(websim_server.requests) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("cat.png", b""), ("cat.png", b"not an image"), ("cat.heic", b"\0\0\0\x18ftypheic\xff"), ("cat.pdf", b"%PDF\xff")],
+)
+def test_file_of_other_format_fails_before_request(file, content, websim_server, capsys):
+    Path(file).write_bytes(content)
+    message = f"g4f-websim: {file} is neither text nor a JPEG, PNG, GIF or WebP image\n"
+    assert end(capsys, "client", file, "What is this?") == (1, "", message)
+    assert websim_server.requests == []
+
+
+def test_client_sends_text_file(home, websim_server):
+    home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
+    done = run_command("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
+    assert done.returncode == 0, done.stderr
+    assert "Grüße" in websim_server.requests[-1].json["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
+)
+def test_text_is_not_mistaken_for_file(words, capsys):
+    g4f_commands._check_files(words)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_client_sends_text_that_looks_like_a_file(home):
+    done = run_command("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_web_page_without_markitdown_names_package(home, closed_url):
+    done = run_command("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
+    assert_fails_on_one_line(done, 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"')
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:abc", "8080", ":8080", "127.0.0.1:65536", "[::1]:8080"])
+def test_malformed_bind_fails(bind, capsys):
+    message = f"g4f-websim: --bind HOST:PORT, as in 127.0.0.1:8080, not {bind}\n"
+    assert end(capsys, "api", "--bind", bind) == (2, "", message)
+
+
+@pytest.mark.parametrize(("command", "port"), [("api", "abc"), ("api", "65536"), ("gui", "65536"), ("gui", "-1")])
+def test_malformed_port_fails(command, port, capsys):
+    message = f"g4f-websim: --port PORT, as in 8080, not {port}\n"
+    assert end(capsys, "--offline", command, f"--port={port}") == (2, "", message)
+
+
+def test_used_port_of_emulator_fails(home, used_port):
+    assert_fails_on_one_line(run_command("emulator", "--port", str(used_port), home=home), "Address already in use")
+
+
+@pytest.mark.parametrize(("command", "options"), [("api", "--bind or --port"), ("gui", "--host or --port")])
+def test_used_port_of_server_fails(command, options, used_port, capsys):
+    status, output, errors = end(capsys, "--offline", command, "--port", str(used_port))
+    assert (status, output, len(errors.splitlines())) == (1, "", 1)
+    assert os.strerror(errno.EADDRINUSE) in errors
+    assert errors.endswith(f"; choose another {options}\n")
+
+
+@pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
+def test_missing_package_is_named(home, command, package):
+    done = run_command("--offline", command, home=home, PYTHONPATH=without_package(home, package))
+    assert_fails_on_one_line(done)
+    assert re.search(r"pip install .*g4f\[.*gui", done.stderr)
+
+
+# Errors and log messages
+
+
+def test_rate_limit_fails_on_one_line(home, websim_server):
+    websim_server.inject(LONG_RATE_LIMIT)
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, "RateLimitError: ", "would wait 3600 s", "max_wait")
+
+
+def test_connection_failure_fails_on_one_line(home, closed_url):
+    done = run_command("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
+    assert_fails_on_one_line(done, "no connection")
+
+
+def test_malformed_url_fails_on_one_line(home):
+    assert_fails_on_one_line(run_command("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
+
+
+def test_debug_prints_traceback(home, websim_server):
+    websim_server.inject(LONG_RATE_LIMIT)
+    assert "Traceback" in run_command("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
+
+
+def test_terminal_shows_retry(home, websim_server):
+    websim_server.inject(BUSY)
+    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert re.search(r"g4f-websim: .*503.* before attempt 2 of 3", done.stderr)
+    assert done.stdout.strip() == REPLY
+
+
+def test_terminal_shows_queue(home, websim_server):
+    websim_server.inject(SHORT_RATE_LIMIT)
+    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert re.search(
+        r"g4f-websim: rate limit of 127.0.0.1:\d+: 1 call waits, the next one is sent in about 1 s", done.stderr
+    )
+    assert done.stdout.strip() == REPLY
+
+
+def test_terminal_shows_retry_once_with_debug(home, websim_server):
+    websim_server.inject(BUSY)
+    done = run_on_terminal("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert done.stdout.count("before attempt 2 of 3") == 1
+    assert "g4f-websim: " not in done.stderr
+
+
+def test_redirected_stderr_shows_no_retry(home, websim_server):
+    websim_server.inject(BUSY)
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    assert (done.stdout.strip(), done.stderr) == (REPLY, "")
+
+
+@pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("emulator",), ("-h",)])
+def test_closed_stdout_prints_no_traceback(home, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    # Without a buffer, the error occurs in argparse, which ignores it, and the status is 0.
+    done = run_command(*words, home=home, stdout=writer, PYTHONUNBUFFERED="")
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# Without g4f's site
+
+
+def test_server_without_provider_list_warns_once_and_writes_no_list(home, websim_server):
+    empty = home / "empty"
+    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty)) as api:
+        assert api.chat() == REPLY
+        assert api.output.count(NO_PROVIDER_LIST) == 1
+        assert "Auto-download" not in api.output
+    assert list(empty.rglob("providers.json")) == []
+    assert list(home.joinpath("tmp").iterdir()) == []
+
+
+def test_workers_start_without_provider_list(home, websim_server):
+    variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(home / "empty")}
+    with server(*PLAIN_API, "--workers", "2", home=home, **variables) as api:
+        api.wait_for_output("Application startup complete", times=2)
+        assert api.chat() == REPLY
+
+
+def test_sigterm_deletes_temporary_provider_list(home):
+    with server("gui", "--port", "0", home=home, G4F_CACHE_DIR=str(home / "empty")) as gui:
+        assert "may not load" in gui.output
+        assert list(home.joinpath("tmp").iterdir())
+        stop(gui.process, signal.SIGTERM)
+    assert gui.process.returncode == 128 + signal.SIGTERM
+    assert list(home.joinpath("tmp").iterdir()) == []
+
+
+def test_gui_help_needs_no_provider_list(home):
+    done = run_command("gui", "--help", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    assert (done.returncode, done.stdout[:21]) == (0, "usage: g4f-websim gui")
+    assert_fails_on_one_line(done, NO_PROVIDER_LIST, status=0)
+
+
+def test_unknown_provider_fails_without_provider_list(home):
+    done = run_command("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
+    assert NO_PROVIDER_LIST in done.stderr
+    assert "Typo" in done.stderr
+
+
+def test_client_downloads_no_provider_list(home, websim_server):
+    empty = home / "empty"
+    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty))
+    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
+    assert not empty.exists()
+
+
+# Without any network
+
+
+@cache
+def isolate_network():
+    """Return the words that start a command without any network but a loopback interface of its own."""
+    for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
+        isolated = (*words, "sh", "-c", ISOLATED, "sh")
+        if shutil.which("unshare"):
+            done = subprocess.run([*isolated, "true"], capture_output=True, timeout=MAX_SECONDS)
+            if done.returncode == 0:
+                return isolated
+    return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
+
+
+def test_offline_client_needs_no_network(home):
+    done = run_command("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
+    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
+
+
+def test_offline_server_needs_no_network(home):
+    program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
+    done = run_command(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
+    assert (done.stdout, done.stderr) == (REPLY + "\n", "")

@@ -1,0 +1,68 @@
+"""The options of `g4f-websim emulator`."""
+
+from select import select
+
+import httpx
+import pytest
+
+from g4f_websim.emulator import Emulator
+from g4f_websim.emulator.command import serve
+from g4f_websim.wire.endpoints import CHAT_PATH
+from tests.support.calls import CHAT, send_chat
+from tests.support.limits import MAX_SECONDS
+from tests.support.processes import make_home, server
+
+
+def chat(emulator):
+    return httpx.post(emulator.url + CHAT_PATH, json=CHAT)
+
+
+@pytest.mark.parametrize(("option", "has_retry_after"), [((), True), (("--no-retry-after",), False)])
+def test_limits_rate(tmp_path, option, has_retry_after):
+    with server("emulator", "--limit", "1/1m", *option, home=make_home(tmp_path)) as emulator:
+        responses = [chat(emulator) for _ in range(2)]
+    assert [response.status_code for response in responses] == [200, 429]
+    assert ("Retry-After" in responses[1].headers) == has_retry_after
+
+
+def test_limits_requests_at_same_time(tmp_path):
+    argv = ("emulator", "--max-in-flight", "1", "--delay", "600")
+    with (
+        server(*argv, home=make_home(tmp_path)) as emulator,
+        send_chat(emulator.url) as first,
+        send_chat(emulator.url) as second,
+    ):
+        (refused,), _, _ = select([first, second], [], [], MAX_SECONDS)
+        assert refused.recv(1000).startswith(b"HTTP/1.1 429 ")
+
+
+def test_prints_line_for_each_request_without_headers_and_body(tmp_path):
+    with server("emulator", home=make_home(tmp_path)) as emulator:
+        httpx.post(emulator.url + CHAT_PATH, json=CHAT, headers={"Authorization": "Bearer secret"})
+        httpx.get(emulator.url + "/missing")
+        lines = emulator.wait_for_output(r"(?m)^\[.+\] (.+)$", times=2)
+    assert lines == [f'"POST {CHAT_PATH} HTTP/1.1" 200', '"GET /missing HTTP/1.1" 404']
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--limit", "10"], "argument --limit: a limit is REQUESTS/PERIOD, such as 10/10s or 100/1m, not '10'"),
+        (["--max-in-flight", "0"], "argument --max-in-flight: expected a positive whole number, not '0'"),
+        (["--max-in-flight", "four"], "argument --max-in-flight: expected a positive whole number, not 'four'"),
+        (["--delay", "soon"], "argument --delay: expected a number of seconds, not 'soon'"),
+        (["--port", "65536"], "argument --port: expected a number from 0 to 65535, not '65536'"),
+        (["--port", "http"], "argument --port: expected a number from 0 to 65535, not 'http'"),
+        (["--delay", "nan"], "argument --delay: expected a number of seconds, not 'nan'"),
+    ],
+)
+def test_names_malformed_argument(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        serve(argv)
+    assert message in capsys.readouterr().err
+
+
+def test_names_port_in_use(capsys):
+    with Emulator() as emulator:
+        assert serve(["--port", emulator.url.rpartition(":")[2]]) == 1
+    assert capsys.readouterr().err.strip().endswith("; choose another --port")

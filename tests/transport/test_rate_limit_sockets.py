@@ -1,0 +1,142 @@
+"""Calls through the real provider to servers that limit their rate; times are scaled down from seconds."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from g4f.client import Client
+from g4f.errors import RateLimitError
+
+from g4f_websim import Websim
+from g4f_websim.emulator import Fault
+from g4f_websim.transport.throttles import shared_throttle
+from tests.support.calls import HELLO, call_websim, make_token
+from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
+from tests.support.limits import MAX_SECONDS
+from tests.support.raw_server import Step, http_response
+from tests.support.responses import LONG_RATE_LIMIT
+
+BACKOFF = 0.05
+
+
+@pytest.fixture
+def limited(request, monkeypatch):
+    """A server with the limit that is the parameter of the test."""
+    with limited_server(request.param) as server:
+        monkeypatch.setattr(Websim, "url", server.url)
+        monkeypatch.setattr(Websim, "backoff", BACKOFF)
+        yield server
+
+
+def limits(*limits: Limit) -> pytest.MarkDecorator:
+    ids = ["Retry-After" if limit.retry_after else "no Retry-After" for limit in limits]
+    return pytest.mark.parametrize("limited", limits, ids=ids, indirect=True)
+
+
+def assert_accepted(server: LimitedServer, calls: int) -> None:
+    """Check that the server accepted one request for each call, and refused some."""
+    report = server.report()
+    assert len(report["accepted"]) == calls
+    assert report["refused"]
+
+
+@limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
+async def test_every_call_of_a_burst_succeeds(limited):
+    responses = await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(20))), MAX_SECONDS)
+    assert responses == [[RESPONSE["content"]]] * 20
+    assert_accepted(limited, 20)
+
+
+@limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
+async def test_every_image_of_a_burst_is_returned(limited):
+    images = await asyncio.wait_for(asyncio.gather(*(call_websim("flux", HELLO, n=4) for _ in range(4))), MAX_SECONDS)
+    assert [len(image.get_list()) for (image,) in images] == [4] * 4
+    assert_accepted(limited, 16)
+
+
+# Calls that did not share the pace would use up their three attempts.
+@limits(Limit("window", 2, 0.2))
+def test_sync_clients_in_threads_share_the_pace(limited):
+    def call(number: int) -> str:
+        return Client(provider=Websim).chat.completions.create(HELLO).choices[0].message.content
+
+    with ThreadPoolExecutor(12) as executor:
+        assert list(executor.map(call, range(12))) == [RESPONSE["content"]] * 12
+    assert_accepted(limited, 12)
+
+
+async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
+    logins = [make_token(sub=name) for name in ("limited", "other")]
+    websim_server.inject(LONG_RATE_LIMIT)
+    for _ in range(2):
+        with pytest.raises(RateLimitError) as raised:
+            await call_websim(None, HELLO, api_key=logins[0])
+        assert raised.value.retry_after == pytest.approx(3600, abs=10)
+    assert len(websim_server.requests) == 1
+    for api_key in (logins[1], None):
+        assert await asyncio.wait_for(call_websim(None, HELLO, api_key=api_key), MAX_SECONDS)
+    assert len(websim_server.requests) == 3
+
+
+async def test_timeout_counts_the_time_in_the_queue(websim_server):
+    websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
+    with pytest.raises(TimeoutError, match=" within 1 s: "):
+        await asyncio.wait_for(call_websim(None, HELLO, timeout=1), MAX_SECONDS)
+    assert len(websim_server.requests) == 1
+
+
+async def test_max_wait_limits_all_delays_of_a_call_together(server, monkeypatch):
+    # Each delay takes 1 s to 1.25 s.
+    monkeypatch.setattr(Websim, "max_wait", 1.6)
+    server.respond = lambda request: [http_response(status=429, headers=[("Retry-After", "1")])]
+    with pytest.raises(RateLimitError, match=r"longer than Websim.max_wait \(1.6 s\)"):
+        await call_websim(None, HELLO)
+    assert len(server.requests) == 2
+
+
+async def test_call_that_is_cancelled_after_a_rate_limit_does_not_delay_others(server):
+    arrived = asyncio.Event()
+
+    def stall(request):
+        arrived.set()
+        return [Step.STALL]
+
+    server.play([http_response(status=429, headers=[("Retry-After", "0.1")])])
+    server.respond = stall
+    call = asyncio.create_task(call_websim(None, HELLO))
+    await arrived.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    server.respond = lambda request: [http_response(b'{"content": "fine"}')]
+    assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]
+
+
+# For a call in the queue see tests/unit/test_throttle.py.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_garbage_collector_may_finalize_a_pending_request_while_the_lock_is_held(websim_server):
+    shared = shared_throttle(websim_server.url.removeprefix("http://"), "")
+    websim_server.inject(Fault(delay=MAX_SECONDS))
+
+    def leave_pending_call() -> weakref.ref[object]:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(call_websim(None, HELLO))
+        while not websim_server.requests:
+            loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+        assert not task.done()
+        task._log_destroy_pending = False
+        return weakref.ref(task)
+
+    def finalize() -> None:
+        with shared._lock:
+            gc.collect()
+
+    task = leave_pending_call()
+    thread = threading.Thread(target=finalize, daemon=True)
+    thread.start()
+    thread.join(MAX_SECONDS)
+    assert not thread.is_alive()
+    assert task() is None

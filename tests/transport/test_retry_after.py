@@ -1,0 +1,80 @@
+"""Delays between attempts: what `Retry-After` means, and the backoff without it."""
+
+import email.utils
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from multidict import CIMultiDict
+
+from g4f_websim.transport.attempts import RetryPolicy, parse_retry_after
+
+
+def parse(value: str) -> float | None:
+    return parse_retry_after(CIMultiDict({"retry-after": value}))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("0", 0), ("0.0", 0), ("00", 0), ("7", 7), (" 7 ", 7), ("007", 7), ("1.5", 1.5), ("3600", 3600), ("9" * 30, 1e30)],
+)
+def test_reads_retry_after_in_seconds(value, seconds):
+    assert parse(value) == seconds
+
+
+@pytest.mark.parametrize("hours", [0, 1, -7])
+def test_reads_retry_after_as_date(hours):
+    date = datetime.now(timezone(timedelta(hours=hours))) + timedelta(seconds=50)
+    assert 40 < parse(email.utils.format_datetime(date)) <= 50
+
+
+def test_reads_retry_after_as_date_in_gmt():
+    date = datetime.now(UTC) + timedelta(seconds=50)
+    assert 40 < parse(email.utils.format_datetime(date, usegmt=True)) <= 50
+
+
+@pytest.mark.parametrize("value", ["Mon, 02 Jan 2006 15:04:05 GMT", "Mon, 02 Jan 2006 15:04:05 -0000"])
+def test_retry_after_in_the_past_is_no_delay(value):
+    assert parse(value) == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "soon",
+        "-5",
+        "nan",
+        "inf",
+        "1e999",
+        pytest.param("9" * 400, id="400 digits"),
+        "5 seconds",
+        "1.",
+        ".5",
+        "٣",
+        "Fri, 99 Foo 99999 99:99:99 GMT",
+    ],
+)
+def test_ignores_malformed_retry_after(value):
+    assert parse(value) is None
+
+
+def test_retry_after_may_be_missing():
+    assert parse_retry_after({}) is None
+
+
+def test_retry_after_overrides_backoff():
+    assert RetryPolicy(max_attempts=3, backoff=2.0, max_wait=60.0).delay(1, 7.0) == 7.0
+
+
+@pytest.mark.parametrize(("attempt", "seconds"), [(1, 2), (2, 4), (3, 8), (4, 16)])
+def test_backoff_doubles_and_is_up_to_25_percent_longer(attempt, seconds):
+    policy = RetryPolicy(max_attempts=9, backoff=2.0, max_wait=60.0)
+    delays = {policy.delay(attempt, None) for _ in range(100)}
+    assert len(delays) == 100
+    assert [delay for delay in delays if not seconds <= delay <= seconds * 1.25] == []
+
+
+def test_backoff_of_many_attempts_does_not_overflow():
+    delay = RetryPolicy(max_attempts=10**9, backoff=2.0, max_wait=60.0).delay(10**9, None)
+    assert math.isfinite(delay)
