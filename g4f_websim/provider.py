@@ -10,14 +10,16 @@ import json
 import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from functools import cache, lru_cache, partial
+import string
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
-from .transport import attempts
+from .transport import attempts, sync
 from .transport.log import log
 from .transport.target import Target
 from .wire import bodies, response, tokens
@@ -28,11 +30,16 @@ LAST_IS_ASSISTANT = (
     "g4f removes a message that repeats an earlier one: ask with other words"
 )
 
-# Most calls have the same target. Its URLs are checked once.
-_cached_target = lru_cache(Target)
+# What ids of Websim's projects consist of, besides an underscore.
+ID_CHARACTERS = string.ascii_lowercase + string.digits
 
 # Sends a prepared request and returns what the given function reads from the response body.
 Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
+
+Messages = list[dict[str, Any]] | None
+
+# What an image request takes from the keyword arguments; `size` is OpenAI's name for width and height.
+IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")
 
 
 class SiteUrl:
@@ -86,10 +93,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        # Any of a-z and 0-9 would do; hexadecimal digits are fast to generate.
-        characters = random.randbytes(10).hex()[:19]
-        position = 7 if for_image else 3
-        return f"{characters[:position]}_{characters[position:]}"
+        first, second = (7, 12) if for_image else (3, 16)
+        return "_".join("".join(random.choices(ID_CHARACTERS, k=length)) for length in (first, second))
 
     @classmethod
     def is_provider_api_key(cls, api_key: Any) -> bool:
@@ -110,7 +115,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     async def create_async_generator(
         cls,
         model: str | None,
-        messages: list[dict[str, Any]] | None,
+        messages: Messages,
         prompt: str | None = None,
         proxy: str | None = None,
         aspect_ratio: str | None = bodies.DEFAULT_ASPECT_RATIO,
@@ -126,7 +131,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         api_key: str | dict[str, str] | None = None,
         timeout: float | None = None,
         **kwargs: Any,
-    ) -> AsyncGenerator[str | ImageResponse, None]:
+    ) -> AsyncGenerator[Any, None]:  # `str | ImageResponse` would have to be narrowed by every caller
         """Request a chat completion or images from Websim.
 
         Args:
@@ -168,60 +173,65 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
         page = bodies.IMAGE_PAGE if is_image else bodies.CHAT_PAGE
         headers = bodies.build_headers(cls.login_url, page, _choose_token(key))
+        options = kwargs | {"n": n, "width": width, "height": height, "seed": seed, "transparent": transparent}
+        options |= {"prompt": prompt, "media": media, "response_format": response_format}
+        options |= {"api_key": key, "timeout": timeout}
         if is_image:
-            # OpenAI's `size` is the only other argument that is used.
-            options = {"width": width, "height": height, "size": kwargs.get("size")}
-            options |= {"seed": seed, "transparent": transparent, "media": media}
-            yield await cls._handle_image_request(
-                project_id, messages, prompt, aspect_ratio, headers, proxy, n=n, api_key=key, timeout=timeout, **options
-            )
-            return
-        bodies.check_chat_model(model, cls.image_models)
-        yield await cls._handle_chat_request(
-            project_id, messages, headers, proxy,
-            prompt=prompt, media=media, response_format=response_format, api_key=key, timeout=timeout,
-        )  # fmt: skip
+            del options["prompt"]
+            handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
+        else:
+            bodies.check_chat_model(model, cls.image_models)
+            handler = cls._handle_chat_request(project_id, messages, headers, proxy, **options)
+        async with aclosing(handler) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    @classmethod
+    def create_completion(cls, model: str | None, messages: Messages, **kwargs: Any) -> Iterator[Any]:
+        """Request a chat completion or images for a sync caller; g4f's `Client` calls this.
+
+        The event loop and its connections are kept for the next call. If an event loop already runs in this thread,
+        g4f's own way is used.
+
+        Args:
+            model: see `create_async_generator`.
+            messages: see `create_async_generator`.
+            kwargs: the other arguments of `create_async_generator`.
+
+        Returns:
+            An iterator over what `create_async_generator` yields.
+        """
+        return sync.iterate(cls.create_async_generator(model, messages, **kwargs))
 
     @classmethod
     async def _handle_chat_request(
-        cls,
-        project_id: str,
-        messages: Any,
-        headers: Mapping[str, str],
-        proxy: Any,
-        *,
-        prompt: Any = None,
-        media: Any = None,
-        response_format: Any = None,
-        api_key: Any = None,
-        timeout: Any = None,
-    ) -> str:
-        """Return the text of a chat response."""
-        body = bodies.chat_body(project_id, messages, prompt, media, response_format)
+        cls, project_id: str, messages: Messages, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
+    ) -> AsyncGenerator[str, None]:
+        """Yield the text of a chat response."""
+        body = bodies.chat_body(
+            project_id, messages, kwargs.get("prompt"), kwargs.get("media"), kwargs.get("response_format")
+        )
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
-        send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, api_key, timeout)
-        return await send(response.chat_text)
+        send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)
+        yield await send(response.chat_text)
 
     @classmethod
     async def _handle_image_request(
         cls,
         project_id: str,
-        messages: Any,
-        prompt: Any,
-        aspect_ratio: Any,
+        messages: Messages,
+        prompt: str | None,
+        aspect_ratio: str | None,
         headers: Mapping[str, str],
-        proxy: Any,
-        *,
-        n: Any = None,
-        api_key: Any = None,
-        timeout: Any = None,
-        **options: Any,
-    ) -> ImageResponse:
-        """Return the images, or those that did not fail."""
-        count = bodies.check_count(n)
+        proxy: str | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ImageResponse, None]:
+        """Yield the images of `n` requests, or those that did not fail."""
+        count = bodies.check_count(kwargs.get("n"))
+        options = {name: kwargs.get(name) for name in IMAGE_OPTIONS}
         body = bodies.image_body(project_id, messages, prompt, aspect_ratio, **options)
-        send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, api_key, timeout)
+        send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, kwargs)
         read = partial(response.image_url, site=cls.url)
         results = await asyncio.gather(*(send(read) for _ in range(count)), return_exceptions=True)
         urls = [result for result in results if isinstance(result, str)]
@@ -231,23 +241,21 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         if failures:
             reasons = "; ".join(dict.fromkeys(map(str, failures)))
             log(logging.WARNING, f"{len(failures)} of {count} images failed: {reasons}")
-        return ImageResponse(urls, body["prompt"])
+        yield ImageResponse(urls, body["prompt"])
 
     @classmethod
     def _prepare(
-        cls, url: str, headers: Mapping[str, str], body: bodies.Json, proxy: Any, api_key: Any, timeout: Any
+        cls, url: str, headers: Mapping[str, str], body: bodies.Json, proxy: Any, options: Mapping[str, Any]
     ) -> Send:
         """Return a function that sends the request; each call of the function has `max_attempts` attempts."""
         # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
-        key = api_key if isinstance(api_key, str) else None
-        # The cache would keep the keys of other services in memory.
-        create_target = Target if key else _cached_target
-        target = create_target(str(url), token or None, key, str(proxy) if proxy else None)
+        key = options.get("api_key")
+        target = Target(str(url), token or None, key if isinstance(key, str) else None, str(proxy) if proxy else None)
         bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
         policy = attempts.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
         prepared = attempts.Request(target, headers, json.dumps(body).encode())
-        return partial(attempts.send, prepared, policy, bodies.check_timeout(timeout))
+        return partial(attempts.send, prepared, policy, bodies.check_timeout(options.get("timeout")))
 
 
 def _choose_token(api_key: Any) -> str | None:

@@ -147,7 +147,7 @@ async def _request(options: argparse.Namespace, proxy: str | None) -> list[str]:
         seed=options.seed,
         transparent=options.transparent,
     ):
-        urls += response.get_list()  # type: ignore[union-attr]  # an image model returns images only
+        urls += response.get_list()
     return urls
 
 

@@ -22,7 +22,7 @@ from g4f.errors import RateLimitError
 
 from .. import errors
 from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
-from .connections import ATTEMPT_TIMEOUT, connection_is_new, new_session, shared_session
+from .connections import ATTEMPT_TIMEOUT, open_session, shared_pool
 from .log import log
 from .pace import JITTER
 from .target import Target
@@ -112,6 +112,7 @@ class Progress:
     """The progress of one attempt. The status is kept here because an exception in `_post` would lose it."""
 
     status: int | None = None
+    reused = False
 
 
 async def send(request: Request, policy: RetryPolicy, time_limit: float | None, read: Callable[[str], str]) -> str:
@@ -214,39 +215,33 @@ async def _send_once(request: Request, progress: Progress) -> Response:
     A server may close a kept-alive connection at the moment at which the request is sent over it, and aiohttp does
     not repeat a POST. Such a request is repeated at once over a new connection.
     """
-    if request.target.socks_proxy:
-        async with new_session(request.target.socks_proxy) as session:
-            return await _post(session, request, progress)
     try:
-        return await _post(shared_session(), request, progress)
+        return await _post(request, progress)
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
-        if connection_is_new.get() or progress.status or not isinstance(getattr(error, "message", ""), str):
+        if not progress.reused or progress.status or not isinstance(getattr(error, "message", ""), str):
             raise
-    async with new_session() as session:
-        return await _post(session, request, progress)
+    return await _post(request, progress, new=True)
 
 
-async def _post(session: aiohttp.ClientSession, request: Request, progress: Progress) -> Response:
+async def _post(request: Request, progress: Progress, new: bool = False) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
-    # An earlier request of this task, or of the task that started it, may have opened a connection.
-    if connection_is_new.get():
-        connection_is_new.set(False)
-    response = await session.post(
-        request.target.url,
-        data=body,
-        headers=request.headers,
-        proxy=request.target.http_proxy,
-        allow_redirects=False,
-    )
-    progress.status = response.status
-    try:
+    pool = await shared_pool()
+    async with (
+        pool.slots,
+        open_session(pool, request.target.socks_proxy, new) as session,
+        session.post(
+            request.target.url,
+            data=body,
+            headers=request.headers,
+            proxy=request.target.http_proxy,
+            allow_redirects=False,
+            trace_request_ctx=progress,
+        ) as response,
+    ):
+        progress.status = response.status
         text = await _read_text(response)
-    except BaseException:
-        # A response that is read to its end returns its connection to the pool by itself.
-        response.close()
-        raise
-    return Response(response.status, response.headers, text)
+        return Response(response.status, response.headers, text)
 
 
 async def _read_text(response: aiohttp.ClientResponse) -> str:

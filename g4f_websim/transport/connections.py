@@ -1,150 +1,142 @@
-"""Connections: one pooled aiohttp session for each event loop, closed together with the event loop.
+"""Connections: every event loop owns a pool, and all requests in that event loop share it.
 
-The first request in an event loop opens the session, and all requests in that event loop share its connections.
-`loop.close()` is extended on that one loop object: it aborts the idle connections, runs one pass of the event loop so
-that the transports close their sockets, and then always closes the event loop. Closing does not wait for a server and
-starts no thread; a task that is still pending makes at most one more step.
+Only the event loop refers to its pool. What ends an event loop properly (`asyncio.run`, uvicorn, g4f) closes the pool
+with `loop.shutdown_asyncgens()`. The garbage collector closes the sockets of any other event loop, without a message.
 """
 
 import asyncio
-import atexit
 import os
-import threading
-import weakref
-from collections.abc import Callable
-from contextvars import ContextVar
-from functools import partial
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
-from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, hdrs
+from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
 from g4f.requests.aiohttp import get_connector
 from g4f.requests.defaults import DEFAULT_HEADERS
 
-# aiohttp's type for the names of headers. Names of type str are converted for each request.
-_HeaderName = type(hdrs.ACCEPT)
+# What the web application sends with every request.
+HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
-# What the web application sends with every request. As headers of the session, aiohttp merges them once.
-_HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
-HEADERS = {_HeaderName(name): value for name, value in _HEADERS.items()}
-
-# The timeouts of one attempt, in seconds: in total, and to connect.
+# The seconds that one attempt may take, and those of them until it is connected, through a proxy too.
 ATTEMPT_TIMEOUT = 300.0
 CONNECT_TIMEOUT = 30.0
 
-_ATTRIBUTE = "_g4f_websim_session"
+# aiohttp refuses a response with longer header lines; Cloudflare and proxies may add cookies and policies to it.
+MAX_HEADER_BYTES = 64 * 1024
 
-_lock = threading.Lock()
-_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+# The requests that an event loop sends at the same time. aiohttp's own limit would count against the timeout.
+MAX_CONNECTIONS = 100
 
+# The seconds for which the end of an event loop waits until the sockets are closed.
+CLOSE_TIMEOUT = 1.0
 
-# Whether the running task opened a connection for its request, rather than reusing one.
-connection_is_new: ContextVar[bool] = ContextVar("connection_is_new", default=False)
+_ATTRIBUTE = "_g4f_websim_pool"
 
 
 class _Connector(TCPConnector):
-    """A connector that records whether a request opened a connection."""
-
-    async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
-        connection_is_new.set(True)
-        return await super()._create_connection(*args, **kwargs)
+    def __del__(self, _warnings: Any = None) -> None:
+        """Leave the sockets to the garbage collector; aiohttp would log an error, and use an event loop that ended."""
 
 
-def shared_session() -> ClientSession:
-    """Return the session of the running event loop; the first request opens it."""
+@dataclass
+class Pool:
+    """The connections of an event loop.
+
+    Attributes:
+        connector: aiohttp's pool of connections.
+        slots: limits the number of requests in flight.
+    """
+
+    connector: _Connector = field(default_factory=lambda: _Connector(limit=0))
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
+    process_id: int = field(default_factory=os.getpid)
+    # Closes the connector; the event loop itself refers to it only weakly.
+    closer: AsyncGenerator[None, None] | None = None
+
+
+# A forked child must not close its parent's connections, nor reuse their file numbers while the selector has them.
+_inherited: list[Pool] = []
+
+
+async def shared_pool() -> Pool:
+    """Return the pool of the running event loop; the first request creates it."""
     loop = asyncio.get_running_loop()
-    session: ClientSession | None = getattr(loop, _ATTRIBUTE, None)
-    if session is None or session.closed:
-        is_first = session is None
-        session = new_session()
-        setattr(loop, _ATTRIBUTE, session)
-        if is_first:
-            loop.close = partial(_close, loop, loop.close)  # type: ignore[method-assign]
-            with _lock:
-                _loops.add(loop)
-    return session
+    pool: Pool | None = getattr(loop, _ATTRIBUTE, None)
+    if pool and pool.process_id != os.getpid():
+        _inherited.append(pool)
+        pool = None
+    if pool is None or pool.connector.closed:
+        pool = Pool()
+        with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
+            setattr(loop, _ATTRIBUTE, pool)
+            pool.closer = _close_with_loop(loop, pool)
+            await _start_without_finalizer(pool.closer)
+    return pool
 
 
-def new_session(socks_proxy: str | None = None) -> ClientSession:
-    """Open a session that the caller closes.
+async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None, None]:
+    """Close a pool when `loop.shutdown_asyncgens()` closes this generator."""
+    try:
+        yield
+    finally:
+        # The garbage collector closes this generator too, after an event loop that was not shut down.
+        if loop.is_running() and pool.process_id == os.getpid():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await pool.connector.close(abort_ssl=True)
+
+
+async def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
+    """Start a generator so that its event loop knows it, but does not schedule `aclose` when it is collected.
+
+    An event loop that is collected with the generator would warn that the coroutine was never awaited.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=None)
+    try:
+        started = anext(generator)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    await started
+
+
+async def _record_reuse(session: ClientSession, context: SimpleNamespace, params: Any) -> None:
+    context.trace_request_ctx.reused = True
+
+
+_TRACE = TraceConfig()
+_TRACE.on_connection_reuseconn.append(_record_reuse)
+
+
+@asynccontextmanager
+async def open_session(pool: Pool, socks_proxy: str | None = None, new: bool = False) -> AsyncIterator[ClientSession]:
+    """Open an aiohttp session for one request.
 
     Args:
-        socks_proxy: URL of a SOCKS proxy for all connections of the session.
+        pool: the pool of the running event loop.
+        socks_proxy: URL of a SOCKS proxy, to which a new connection is opened.
+        new: whether to open a new connection rather than to reuse one.
 
     Raises:
         MissingRequirementsError: `aiohttp_socks` is not installed.
     """
-    return ClientSession(
+    connector: BaseConnector = pool.connector
+    if socks_proxy:
+        connector = get_connector(proxy=socks_proxy)
+    elif new or pool.closer is None:
+        connector = _Connector()
+    async with ClientSession(
         headers=HEADERS,
-        connector=get_connector(proxy=socks_proxy) if socks_proxy else _Connector(),
+        connector=connector,
+        connector_owner=connector is not pool.connector,
         # A cookie that one caller receives must not be sent with the requests of another.
         cookie_jar=DummyCookieJar(),
-        timeout=ClientTimeout(total=ATTEMPT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
-    )
-
-
-def _close(loop: asyncio.AbstractEventLoop, close_loop: Callable[[], None]) -> None:
-    """Close the connections of an event loop, then the event loop."""
-    try:
-        _close_connections(loop)
-    finally:
-        close_loop()
-    # A pending call may have opened a session in its last step. It has no connection yet.
-    session: ClientSession = getattr(loop, _ATTRIBUTE)
-    if session.connector:
-        session.connector._close()
-
-
-def _close_connections(loop: asyncio.AbstractEventLoop) -> None:
-    session: ClientSession = getattr(loop, _ATTRIBUTE)
-    connector = session.connector
-    if connector is None or connector.closed or loop.is_running() or loop.is_closed():
-        return
-    # The public close() creates a task that needs several passes of the event loop.
-    connector._close(abort_ssl=True)
-    # Another event loop may run in this thread: a coroutine or the garbage collector can close a loop.
-    running = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        _run_one_pass(loop)
-    finally:
-        asyncio._set_running_loop(running)
-
-
-def _run_one_pass(loop: asyncio.AbstractEventLoop) -> None:
-    """Run the callbacks that are ready, among them those that close the sockets."""
-    loop.stop()
-    try:
-        loop.run_forever()
-    except (SystemExit, KeyboardInterrupt) as error:
-        # A pending task called sys.exit(). close() must not end the program, so the other callbacks run.
-        loop.stop()
-        loop.run_forever()
-        if not isinstance(error, SystemExit):
-            raise
-
-
-def _close_all_connections() -> None:
-    """Close the connections of event loops that were never closed, when the interpreter exits."""
-    with _lock:
-        loops = list(_loops)
-    for loop in loops:
-        _close_connections(loop)
-
-
-_inherited: list[BaseConnector | None] = []
-
-
-def _leave_connections_to_parent() -> None:
-    """Forget all sessions in a forked child: closing them would close the connections of the parent process."""
-    global _lock
-    _lock = threading.Lock()
-    for loop in list(_loops):
-        session: ClientSession = getattr(loop, _ATTRIBUTE)
-        # The reference keeps the garbage collector from closing the connections.
-        _inherited.append(session.connector)
-        session.detach()
-
-
-atexit.register(_close_all_connections)
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
-    os.register_at_fork(after_in_child=_leave_connections_to_parent)
+        timeout=ClientTimeout(total=ATTEMPT_TIMEOUT, connect=CONNECT_TIMEOUT),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        trace_configs=[_TRACE],
+    ) as session:
+        yield session
