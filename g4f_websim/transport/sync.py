@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import os
 import selectors
+import socket
 import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
@@ -80,12 +81,22 @@ def _are_threads_patched() -> bool:
     return threading.local.__module__ != "_thread"
 
 
+class _Loop(asyncio.ProactorEventLoop if sys.platform == "win32" else asyncio.SelectorEventLoop):  # type: ignore[misc]
+    """The event loop of the platform, which also resolves host names in atexit handlers."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        try:
+            return await super().getaddrinfo(host, port, **options)
+        except RuntimeError:  # the interpreter exits, and its executors are shut down
+            return socket.getaddrinfo(host, port, **options)
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     if sys.platform == "win32":
-        return asyncio.ProactorEventLoop()
+        return _Loop()
     # A forked child shares an epoll or kqueue object with its parent. Closing the event loop in the child would
     # remove the parent's sockets from it.
-    return asyncio.SelectorEventLoop(selectors.PollSelector())
+    return _Loop(selectors.PollSelector())
 
 
 class _Runners:

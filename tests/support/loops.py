@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import multiprocessing
 import os
@@ -13,8 +12,7 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 # The tests check that a program prints no warning, but g4f's modules issue some when they are imported.
 with warnings.catch_warnings():
@@ -28,7 +26,6 @@ with warnings.catch_warnings():
     from tests.support.calls import HELLO, call_websim
     from tests.support.loopback import HOST
 
-Main = Coroutine[Any, Any, Any]
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
 NEW_LOOPS: dict[str, NewLoop] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -65,29 +62,6 @@ def open_sockets() -> int:
         with contextlib.suppress(OSError):
             count += stat.S_ISSOCK(os.fstat(descriptor).st_mode)
     return count
-
-
-# What runs a coroutine
-
-
-def _run_in_runner(main: Main) -> None:
-    with asyncio.Runner() as runner:
-        runner.run(main)
-
-
-def _run_and_close_by_hand(main: Main, new_loop: NewLoop) -> None:
-    loop = new_loop()
-    loop.run_until_complete(main)
-    loop.close()
-
-
-RUNNERS: dict[str, Callable[[Main], object]] = {
-    "asyncio.run": asyncio.run,
-    "uvloop.run": uvloop.run,
-    "Runner": _run_in_runner,
-    "asyncio, closed by hand": lambda main: _run_and_close_by_hand(main, asyncio.new_event_loop),
-    "uvloop, closed by hand": lambda main: _run_and_close_by_hand(main, uvloop.new_event_loop),
-}
 
 
 # What runs a function in a child process, and returns the exit status
@@ -138,7 +112,7 @@ async def serve(protocol: asyncio.Protocol) -> asyncio.Server:
     return server
 
 
-# What a program may print, and when its garbage is collected
+# What a program may print
 
 
 def set_up() -> None:
@@ -146,28 +120,6 @@ def set_up() -> None:
     # A shell starts a process in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _ignore_log_of_asyncio("took")
-
-
-def ignore_unclosed_loops() -> None:
-    """Ignore event loops that are not closed; Python's development mode warns about them, and it should."""
-    warnings.filterwarnings("ignore", "unclosed event loop")
-
-
-def ignore_pending_tasks() -> None:
-    """Ignore tasks that are pending when they are destroyed, and what they were waiting for; asyncio logs both."""
-    _ignore_log_of_asyncio("destroyed")
-    _ignore_log_of_asyncio("never retrieved")
-
-
-def collect_by_hand() -> None:
-    """Collect garbage now, and from now on only when the program calls `gc.collect`.
-
-    The garbage collector finalizes the objects of a cycle in the order of their creation: first the event loop, which
-    closes its connections, then the connections. An automatic collection would change the order by moving some of the
-    objects to an older generation. uvloop's event loops are never garbage-collected.
-    """
-    gc.collect()
-    gc.disable()
 
 
 def _ignore_log_of_asyncio(words: str) -> None:

@@ -50,11 +50,14 @@ def counting_server(
 
 
 @pytest.fixture
-def run_program(counting_server: FastServer) -> Callable[[str], str]:
-    """A function that runs a program and returns its output; the program must print no warning and no error."""
+def run_program(counting_server: FastServer) -> Callable[..., str]:
+    """A function that runs a program and returns its output; the program must print no warning and no error.
 
-    def run_quietly(program: str) -> str:
-        options = ("-X", "dev", "-W", "error::ResourceWarning")
+    With `dev=True`, Python also warns of resources that were left to the garbage collector.
+    """
+
+    def run_quietly(program: str, dev: bool = False) -> str:
+        options = ("-X", "dev", "-W", "error::ResourceWarning") if dev else ()
         printed, errors = run_python(*options, "-c", START + dedent(program), WEBSIM_URL=counting_server.url)
         assert errors == ""
         return printed.strip()

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,16 +139,6 @@ def test_consecutive_calls_share_tls_handshake(tls_server):
     assert warnings_of(CONSECUTIVE_CALLS, "") == ""
     wait_until_closed(tls_server)
     assert tls_server.counts() == {"connections": 1, "open": 0, "requests": CALLS}
-
-
-def test_closed_loop_leaves_nothing_in_memory(server):
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(call_websim(None, HELLO))
-    loop.close()
-    reference = weakref.ref(loop)
-    del loop
-    gc.collect()
-    assert reference() is None
 
 
 # Proxies

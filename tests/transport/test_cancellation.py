@@ -20,7 +20,7 @@ def test_cancelled_request_closes_its_connection(run_program):
         for model in ("gemini-2.5-pro", "flux"):
             asyncio.run(cancel_request(model))
     """
-    assert run_program(program) == "gemini-2.5-pro True\nflux True"
+    assert run_program(program, dev=True) == "gemini-2.5-pro True\nflux True"
 
 
 def test_cancellation_ends_delay_between_attempts(run_program):
@@ -53,7 +53,7 @@ def test_cancellation_ends_delay_between_attempts(run_program):
         for model in ("gemini-2.5-pro", "flux"):
             asyncio.run(cancel_delay(model))
     """
-    assert run_program(program) == "gemini-2.5-pro True\nflux True"
+    assert run_program(program, dev=True) == "gemini-2.5-pro True\nflux True"
 
 
 def test_many_cancelled_calls_leave_no_socket_open(run_program):
@@ -75,4 +75,4 @@ def test_many_cancelled_calls_leave_no_socket_open(run_program):
         asyncio.run(main())
         print(open_sockets())
     """
-    assert run_program(program) == "0"
+    assert run_program(program, dev=True) == "0"
