@@ -27,8 +27,11 @@ CHUNK_BYTES = 65536
 # The authentication method "username/password" (RFC 1928, section 3).
 SOCKS_PASSWORD_METHOD = 2
 
-# A valid response to a chat request and to an image request.
-RESPONSE_BODY = b'{"role": "assistant", "content": "Yes, at once.", "url": "https://websim.example/cat.png"}'
+# A valid response to a chat request and to an image request of Websim, and to a chat request of OpenAI's API.
+MESSAGE = {"role": "assistant", "content": "Yes, at once."}
+OPENAI = {"id": "1", "object": "chat.completion", "created": 1, "model": "none"}
+OPENAI |= {"choices": [{"index": 0, "finish_reason": "stop", "message": MESSAGE}]}
+RESPONSE_BODY = json.dumps({**MESSAGE, "url": "https://websim.example/cat.png", **OPENAI}).encode()
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
