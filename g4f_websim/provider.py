@@ -93,8 +93,9 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             for_image: whether to return the form for images (`kx0m131_rzz66qb2xoy7`) instead of the form for chats
                 (`ke3_xh5gai3gjkmruomu`).
         """
-        first, second = (7, 12) if for_image else (3, 16)
-        return "_".join("".join(random.choices(ID_CHARACTERS, k=length)) for length in (first, second))
+        characters = "".join(random.choices(ID_CHARACTERS, k=19))
+        position = 7 if for_image else 3
+        return f"{characters[:position]}_{characters[position:]}"
 
     @classmethod
     def is_provider_api_key(cls, api_key: Any) -> bool:

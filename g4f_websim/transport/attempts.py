@@ -22,7 +22,7 @@ from g4f.errors import RateLimitError
 
 from .. import errors
 from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
-from .connections import ATTEMPT_TIMEOUT, open_session, shared_pool
+from .connections import ATTEMPT_TIMEOUT, shared_pool
 from .log import log
 from .pace import JITTER
 from .target import Target
@@ -229,7 +229,7 @@ async def _post(request: Request, progress: Progress, new: bool = False) -> Resp
     pool = await shared_pool()
     async with (
         pool.slots,
-        open_session(pool, request.target.socks_proxy, new) as session,
+        pool.open_session(request.target.socks_proxy, new) as session,
         session.post(
             request.target.url,
             data=body,

@@ -37,8 +37,19 @@ _ATTRIBUTE = "_g4f_websim_pool"
 
 
 class _Connector(TCPConnector):
+    """A connector that says nothing when it is left to the garbage collector, and does nothing to its event loop."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=0)
+        self._owner = asyncio.get_running_loop()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no request can be sent; aiohttp logs an error when a session that is not closed is collected."""
+        return super().closed or not self._owner.is_running()
+
     def __del__(self, _warnings: Any = None) -> None:
-        """Leave the sockets to the garbage collector; aiohttp would log an error, and use an event loop that ended."""
+        pass
 
 
 @dataclass
@@ -46,15 +57,34 @@ class Pool:
     """The connections of an event loop.
 
     Attributes:
-        connector: aiohttp's pool of connections.
+        session: aiohttp's session, which keeps connections.
         slots: limits the number of requests in flight.
     """
 
-    connector: _Connector = field(default_factory=lambda: _Connector(limit=0))
+    session: ClientSession = field(default_factory=lambda: _new_session(_Connector()))
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
     process_id: int = field(default_factory=os.getpid)
-    # Closes the connector; the event loop itself refers to it only weakly.
+    # Closes the session; the event loop itself refers to it only weakly.
     closer: AsyncGenerator[None, None] | None = None
+
+    @asynccontextmanager
+    async def open_session(self, socks_proxy: str | None, new: bool) -> AsyncIterator[ClientSession]:
+        """Yield a session for one request, the shared one if possible.
+
+        Args:
+            socks_proxy: URL of a SOCKS proxy, to which a new connection is opened.
+            new: whether to open a new connection rather than to reuse one.
+
+        Raises:
+            MissingRequirementsError: `aiohttp_socks` is not installed.
+        """
+        if not socks_proxy and not new:
+            yield self.session
+            if not self.closer:
+                await self.session.close()
+            return
+        async with _new_session(get_connector(proxy=socks_proxy) if socks_proxy else _Connector()) as session:
+            yield session
 
 
 # A forked child must not close its parent's connections, nor reuse their file numbers while the selector has them.
@@ -68,7 +98,7 @@ async def shared_pool() -> Pool:
     if pool and pool.process_id != os.getpid():
         _inherited.append(pool)
         pool = None
-    if pool is None or pool.connector.closed:
+    if pool is None or pool.session.closed:
         pool = Pool()
         with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
             setattr(loop, _ATTRIBUTE, pool)
@@ -86,7 +116,7 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: Pool) -> Async
         if loop.is_running() and pool.process_id == os.getpid():
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await pool.connector.close(abort_ssl=True)
+                    await pool.session.close()
 
 
 async def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
@@ -111,32 +141,14 @@ _TRACE = TraceConfig()
 _TRACE.on_connection_reuseconn.append(_record_reuse)
 
 
-@asynccontextmanager
-async def open_session(pool: Pool, socks_proxy: str | None = None, new: bool = False) -> AsyncIterator[ClientSession]:
-    """Open an aiohttp session for one request.
-
-    Args:
-        pool: the pool of the running event loop.
-        socks_proxy: URL of a SOCKS proxy, to which a new connection is opened.
-        new: whether to open a new connection rather than to reuse one.
-
-    Raises:
-        MissingRequirementsError: `aiohttp_socks` is not installed.
-    """
-    connector: BaseConnector = pool.connector
-    if socks_proxy:
-        connector = get_connector(proxy=socks_proxy)
-    elif new or pool.closer is None:
-        connector = _Connector()
-    async with ClientSession(
+def _new_session(connector: BaseConnector) -> ClientSession:
+    return ClientSession(
         headers=HEADERS,
         connector=connector,
-        connector_owner=connector is not pool.connector,
         # A cookie that one caller receives must not be sent with the requests of another.
         cookie_jar=DummyCookieJar(),
         timeout=ClientTimeout(total=ATTEMPT_TIMEOUT, connect=CONNECT_TIMEOUT),
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
         trace_configs=[_TRACE],
-    ) as session:
-        yield session
+    )
