@@ -1,37 +1,26 @@
-"""The command `g4f-websim image`: request images from Websim and save them as files.
+"""The command `g4f-websim image`: request images from Websim and save each as it arrives.
 
-The images come from `Websim` like those of g4f's client. Unlike `g4f-websim client`, the command saves several images
-and keeps no conversation.
+images.py requests and downloads an image, files.py names and writes the files.
 """
 
 import argparse
 import asyncio
-import base64
-import binascii
 import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
-
-from aiohttp import ClientResponse, ClientSession, ClientTimeout
-from g4f.requests.aiohttp import get_connector
 
 from ..provider import Websim
 from ..transport.log import logger
-from ..transport.target import PROXY_VARIABLE, Target, host_in
 from ..wire.bodies import MAX_IMAGES, MAX_INT, RATIO, SIZE
-from ..wire.endpoints import DEFAULT_URL
+from .files import Format, create_file, free_names, replace_file, stem_of
+from .images import DownloadError, fetch_image, request_image, without_login
+from .signals import run
+from .terminal import one_line, warn
 
-DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
-
-# Websim's images are a few megabytes large.
-MAX_IMAGE_BYTES = 64 * 1024 * 1024
-
-
-class _DownloadError(Exception):
-    """An image could not be downloaded or decoded; the message contains no secret."""
+STDOUT = "-"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,21 +33,23 @@ def main(argv: Sequence[str]) -> int:
         The exit status: 0 if all images were saved.
 
     Raises:
-        Exception: Websim's error, if it returned no image at all.
+        Exception: Websim's error, if one image was requested.
+        KeyboardInterrupt: Ctrl-C was pressed; the images that had arrived are saved.
     """
-    return asyncio.run(_request_and_save(_parse(argv)))
+    return run(_Images(_parse(argv)).request_all())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "g4f-websim image",
         description="Request images from Websim and save them.",
-        epilog='example: g4f-websim image "a cat on a couch" -O cat.png -n 2 --aspect-ratio 16:9',
+        epilog='example: g4f-websim image "a cat" -O cat.png -n 2',
     )
     parser.add_argument("prompt", nargs="+", help="what the image shows")
     parser.add_argument(
-        "-O", "--output", type=Path, required=True, metavar="FILE",
-        help="the file to write, replaced if it exists; several images become cat-1.png, cat-2.png, ...",
+        "-O", "--output", metavar="FILE",
+        help="the file to write, replaced if it exists; several images become cat-1.png, cat-2.png, ...; - is stdout "
+        "(default: a new file, named for the prompt)",
     )  # fmt: skip
     parser.add_argument(
         "-n", type=int, choices=range(1, MAX_IMAGES + 1), default=1, metavar="N",
@@ -66,11 +57,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--aspect-ratio", type=_aspect_ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as in 1024x768")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="a whole number, as in 42")
+    parser.add_argument(
+        "--seed", type=_seed, metavar="N", help="a whole number, as in 42; further images get 43, 44, ..."
+    )
     parser.add_argument("--transparent", action="store_true", default=None, help="request a transparent background")
     options = parser.parse_args(argv)
     if not " ".join(options.prompt).strip():
         parser.error("argument prompt: expected what the image shows, as in 'a cat on a couch'")
+    if options.seed is not None and options.seed + options.n - 1 > MAX_INT:
+        parser.error(f"argument --seed: expected at most {MAX_INT - options.n + 1} for {options.n} images")
     if problem := _output_problem(options.output, options.n):
         parser.error(f"argument -O/--output: {problem}")
     return options
@@ -98,57 +93,29 @@ def _check_option(ok: object, expected: str, text: str) -> None:
         raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
 
 
-def _output_problem(output: Path, count: int) -> str | None:
+def _output_problem(output: str | None, count: int) -> str | None:
     """Return why the images cannot be saved, or None."""
-    if output.is_dir():
-        return f"{output} is a folder; name a file, as in {output / 'cat.png'}"
-    if not output.parent.is_dir():
-        return f"no such folder: {output.parent}; create it first"
-    for file in _files(output, count):
-        if not os.access(file if file.exists() else file.parent, os.W_OK):
-            return f"no permission to write {file}"
+    if output == STDOUT:
+        if count > 1:
+            return "stdout takes one image; name a file, as in cat.png"
+        is_terminal = not sys.stdout or sys.stdout.isatty()
+        return "a terminal cannot show an image; use a pipe, as in -O - | open-image" if is_terminal else None
+    if output is None:
+        return None if os.access(".", os.W_OK) else "no permission to write into this folder; name a file elsewhere"
+    file = Path(output)
+    if file.is_dir():
+        return f"{file} is a folder; name a file, as in {file / 'cat.png'}"
+    if not file.parent.is_dir():
+        return f"no such folder: {file.parent}; create it first"
+    for numbered in _files(file, count):
+        if numbered.is_file() and not os.access(numbered, os.W_OK):
+            return f"no permission to write {numbered}"
+        # A file is replaced by a new one in the same folder; a device is not replaced.
+        if not numbered.exists() or numbered.is_file():
+            folder = Path(os.path.realpath(numbered)).parent
+            if not os.access(folder, os.W_OK):
+                return f"no permission to write into the folder {folder}"
     return None
-
-
-async def _request_and_save(options: argparse.Namespace) -> int:
-    proxy = os.environ.get(PROXY_VARIABLE)
-    logger.info("requesting %s from %s", _format_count(options.n), _host(Websim.url))
-    urls = await _request(options, proxy)
-    files = _files(options.output, options.n)[: len(urls)]
-    logger.info("saving %s", _format_count(len(urls)))
-    outcomes = await asyncio.gather(
-        *(_save(url, file, proxy) for url, file in zip(urls, files, strict=True)), return_exceptions=True
-    )
-    saved = 0
-    for file, outcome in zip(files, outcomes, strict=True):
-        if outcome is None:
-            print(file)
-            saved += 1
-        elif isinstance(outcome, (_DownloadError, OSError)):
-            print(f"g4f-websim: {file} was not saved: {outcome}", file=sys.stderr)
-        else:
-            raise outcome
-    if saved < options.n:
-        print(f"g4f-websim: {saved} of {_format_count(options.n)} saved", file=sys.stderr)
-    return 0 if saved == options.n else 1
-
-
-async def _request(options: argparse.Namespace, proxy: str | None) -> list[str]:
-    """Return the URLs of the images."""
-    urls: list[str] = []
-    async for response in Websim.create_async_generator(
-        Websim.default_image_model,
-        None,
-        prompt=" ".join(options.prompt),
-        proxy=proxy,
-        aspect_ratio=options.aspect_ratio,
-        n=options.n,
-        size=options.size,
-        seed=options.seed,
-        transparent=options.transparent,
-    ):
-        urls += response.get_list()
-    return urls
 
 
 def _files(output: Path, count: int) -> list[Path]:
@@ -158,56 +125,97 @@ def _files(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(1, count + 1)]
 
 
-async def _save(url: str, file: Path, proxy: str | None) -> None:
-    image = _decode(url) if url.startswith("data:") else await _download(url, proxy)
-    await asyncio.to_thread(file.write_bytes, image)
+class _Images:
+    """The images of one command.
+
+    Args:
+        options: the parsed arguments.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._prompt = " ".join(options.prompt)
+        self._saved = 0
+        self._reported: set[str] = set()
+
+    async def request_all(self) -> int:
+        """Request the images at the same time, save each as it arrives, and return the exit status."""
+        count = self._options.n
+        logger.info("requesting %s from %s", _format_count(count), _host())
+        if count == 1:
+            await self._request(0)
+        else:
+            await asyncio.gather(*(self._request_one_of_several(index) for index in range(count)))
+        if self._saved < count:
+            warn(f"{self._saved} of {_format_count(count)} saved")
+        return 0 if self._saved == count else 1
+
+    async def _request_one_of_several(self, index: int) -> None:
+        try:
+            await self._request(index)
+        except Exception as error:  # the other images may still arrive
+            message = one_line(error)
+            if message not in self._reported:
+                self._reported.add(message)
+                warn(f"{message}")
+
+    async def _request(self, index: int) -> None:
+        options = self._options
+        url = await request_image(
+            Websim,
+            self._prompt,
+            aspect_ratio=options.aspect_ratio,
+            size=options.size,
+            seed=None if options.seed is None else options.seed + index,
+            transparent=options.transparent,
+        )
+        shown = "the image" if url.startswith("data:") else without_login(url)
+        try:
+            data, image_format = await fetch_image(url)
+            self._save(data, image_format, index)
+        except DownloadError as error:
+            warn(f"an image was not saved: {error}")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            warn(f"{shown} was not saved: {error.strerror or error}")
+        except asyncio.CancelledError:
+            warn(f"{shown} was not saved")
+            raise
+
+    def _save(self, data: bytes, image_format: Format, index: int) -> None:
+        options = self._options
+        if options.output == STDOUT:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        elif options.output is None:
+            file = create_file(free_names(stem_of(self._prompt), image_format.suffixes[0], options.n), data)
+            _show(file)
+        else:
+            # With a seed, the number of a file says which seed it has. Without one, the numbers have no gap.
+            file = _files(Path(options.output), options.n)[self._saved if options.seed is None else index]
+            replace_file(file, data)
+            _show(file)
+            if file.suffix.lower() not in image_format.suffixes:
+                usual = image_format.suffixes[0]
+                print(
+                    f"g4f-websim: {file} is a {image_format.name} image; its usual suffix is {usual}", file=sys.stderr
+                )
+        self._saved += 1
+        if options.n > 1:
+            warn(f"{self._saved} of {options.n}")
 
 
-def _decode(data_uri: str) -> bytes:
-    """Return the bytes in a `data:` URI (RFC 2397)."""
-    header, _, data = data_uri.partition(",")
-    try:
-        return base64.b64decode(data, validate=True) if header.endswith(";base64") else unquote_to_bytes(data)
-    except binascii.Error:
-        raise _DownloadError("Websim returned a malformed data: URI") from None
+def _show(file: Path) -> None:
+    """Print the name of a saved file."""
+    # If the reader of stdout has ended, as in `| head -1`, the other images are saved all the same.
+    with suppress(BrokenPipeError):
+        print(file, flush=True)
 
 
-async def _download(url: str, proxy: str | None) -> bytes:
-    """Return the image at a URL. The request does not contain the user's token."""
-    target = Target(DEFAULT_URL, proxy=proxy)  # only the proxy of the target is used
-    try:
-        async with (
-            ClientSession(connector=get_connector(proxy=target.socks_proxy), timeout=DOWNLOAD_TIMEOUT) as session,
-            session.get(url, proxy=target.http_proxy) as response,
-        ):
-            return await _read_image(response)
-    except _DownloadError:
-        raise
-    except TimeoutError:
-        raise _DownloadError(f"no response within {DOWNLOAD_TIMEOUT.total:g} s from {_host(url)}") from None
-    except Exception as error:  # aiohttp, ssl and the SOCKS library raise unrelated types
-        # Their messages may contain the password of the proxy.
-        raise _DownloadError(f"the download failed ({type(error).__name__}) from {_host(url)}") from None
-
-
-async def _read_image(response: ClientResponse) -> bytes:
-    host = _host(str(response.url))
-    if response.status != 200:
-        raise _DownloadError(f"status {response.status} from {host}")
-    # Storage services send images as application/octet-stream or binary/octet-stream.
-    if not response.content_type.startswith("image/") and not response.content_type.endswith("/octet-stream"):
-        raise _DownloadError(f"{response.content_type} instead of an image from {host}")
-    image = bytearray()
-    async for chunk in response.content.iter_any():
-        image += chunk
-        if len(image) > MAX_IMAGE_BYTES:
-            raise _DownloadError(f"more than {MAX_IMAGE_BYTES >> 20} MiB from {host}")
-    return bytes(image)
-
-
-def _host(url: str) -> str:
-    """Return the host in a URL. The rest of the URL may contain the signature of a storage service."""
-    return host_in(urlsplit(url))
+def _host() -> str:
+    """Return the host and port of the site."""
+    return Websim.url.rpartition("@")[2].rpartition("//")[2]
 
 
 def _format_count(count: int) -> str:

@@ -33,7 +33,13 @@ def one_line(error: Exception) -> str:
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
+def warn(message: str) -> None:
+    """Print a message on stderr."""
+    if sys.stderr:
+        print(f"g4f-websim: {message}", file=sys.stderr, flush=True)
+
+
 def fail(message: str, status: int) -> NoReturn:
     """Print an error message and end the program."""
-    print(f"g4f-websim: {message}", file=sys.stderr)
+    warn(message)
     sys.exit(status)

@@ -1,0 +1,203 @@
+"""Request images from Websim one by one, and download them; the commands `image` and `batch` share this module.
+
+files.py recognizes and saves what was downloaded.
+"""
+
+import base64
+import binascii
+import ipaddress
+import os
+import re
+import socket
+from typing import Any
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+
+from aiohttp import ClientResponse, ClientSession, ClientTimeout
+from g4f.requests.aiohttp import get_connector
+
+from ..provider import Websim
+from ..transport.connections import HEADERS
+from ..transport.target import PROXY_VARIABLE, Target
+from ..wire.bodies import IMAGE_PAGE, build_headers
+from ..wire.endpoints import DEFAULT_URL
+from .files import Format, NotAnImageError, recognize
+
+DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
+
+# Websim's images are a few megabytes large.
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
+
+MAX_REDIRECTS = 10
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+
+LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+_PLAIN_NAME = re.compile(r"[a-z0-9._-]+")
+# The only IPv6 addresses that are assigned to hosts on the internet (RFC 4291, section 2.4).
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+
+# Decoding a whole text of escapes at once would take a hundred times its size.
+DECODED_PIECE = 65536
+
+
+class DownloadError(Exception):
+    """An image could not be downloaded or decoded. The message contains no secret, and the URL unless it is data:."""
+
+
+async def request_image(provider: type[Websim], prompt: str | None, **arguments: Any) -> str:
+    """Request one image and return its URL.
+
+    Args:
+        provider: `Websim` or a subclass.
+        prompt: what the image shows.
+        arguments: arguments of `create_async_generator`.
+    """
+    model, proxy = provider.default_image_model, os.environ.get(PROXY_VARIABLE)
+    arguments = {"messages": None, **arguments}
+    responses: Any = provider.create_async_generator(model, prompt=prompt, proxy=proxy, **arguments)
+    (url,) = [url async for response in responses for url in response.get_list()]
+    return str(url)
+
+
+async def fetch_image(url: str) -> tuple[bytes, Format]:
+    """Return the image at a URL.
+
+    The request has the headers of the request that made the image, but not the user's token.
+
+    Args:
+        url: a `data:` URI or a web URL.
+
+    Raises:
+        DownloadError: the URL may not be opened, the download failed, or it is no image.
+    """
+    if url.startswith("data:"):
+        try:
+            data = decode_data_uri(url)
+            return data, recognize(data)
+        except (binascii.Error, ValueError):
+            raise DownloadError("Websim returned a malformed data: URI") from None
+        except NotAnImageError as error:
+            raise DownloadError(f"Websim returned a data: URI with {error}") from None
+    try:
+        data = await _download(url)
+        return data, recognize(data)
+    except TimeoutError:
+        reason = f"no response within {DOWNLOAD_TIMEOUT.total:g} s"
+    except (_RefusedError, NotAnImageError) as error:
+        reason = str(error)
+    except Exception as error:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
+        # Their messages may contain the password of the proxy.
+        reason = f"the download failed ({type(error).__name__})"
+    raise DownloadError(f"{reason}: {without_login(url)}") from None
+
+
+class _RefusedError(Exception):
+    """A download that is not begun or not finished, with the reason."""
+
+
+async def _download(url: str) -> bytes:
+    """Return the body at a URL, after at most `MAX_REDIRECTS` redirects."""
+    headers = {str(name): value for name, value in HEADERS.items() if name.lower() != "content-type"}
+    headers |= build_headers(without_login(Websim.login_url), IMAGE_PAGE, token=None)
+    target = Target(DEFAULT_URL, proxy=os.environ.get(PROXY_VARIABLE))  # only the proxy of the target is used
+    connector = get_connector(proxy=target.socks_proxy)
+    async with ClientSession(connector=connector, headers=headers, timeout=DOWNLOAD_TIMEOUT) as session:
+        for _ in range(MAX_REDIRECTS + 1):
+            _require_public(url)
+            async with session.get(url, proxy=target.http_proxy, allow_redirects=False) as response:
+                if response.status not in REDIRECT_STATUSES or "Location" not in response.headers:
+                    return await _read(response)
+                url = urljoin(url, response.headers["Location"])
+    raise _RefusedError(f"more than {MAX_REDIRECTS} redirects")
+
+
+async def _read(response: ClientResponse) -> bytes:
+    if response.status != 200:
+        raise _RefusedError(f"status {response.status}")
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > MAX_IMAGE_BYTES:
+            raise _RefusedError(f"more than {MAX_IMAGE_BYTES >> 20} MiB")
+    return bytes(data)
+
+
+def _require_public(url: str) -> None:
+    """Raise an error unless a URL may be opened: a server must not choose a host of the user's network.
+
+    Args:
+        url: the URL of an image, or the target of a redirect. If the site is a local host itself, its images may be
+            on that host too.
+    """
+    parts, site = urlsplit(url), urlsplit(Websim.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise _RefusedError("no web URL")
+    if "@" in parts.netloc and parts.netloc != site.netloc:
+        raise _RefusedError("a URL with a login, which was not opened")
+    host, site_host = parts.hostname.rstrip("."), (site.hostname or "").rstrip(".")
+    if not (is_public(host) or host == site_host or (is_loopback(host) and is_loopback(site_host))):
+        raise _RefusedError(f"{host} is no public host and was not opened")
+
+
+def is_public(host: str) -> bool:
+    """Return whether a host, in lower case, is a name or a public IP address in any form that systems accept."""
+    if host in LOCAL_NAMES or host.endswith(".localhost"):
+        return False
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        # 6to4 addresses contain an IPv4 address.
+        embedded = address.sixtofour
+        return address in GLOBAL_UNICAST and address.is_global and (embedded is None or is_public(str(embedded)))
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast
+    # The system or a proxy might read another name as an address.
+    return _PLAIN_NAME.fullmatch(host) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    address = _address(host)
+    return address.is_loopback if address else not is_public(host)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the IP address that a host is, or None if it is a name."""
+    if ":" in host:
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+        return address.ipv4_mapped or address
+    try:
+        # Systems also accept 127.1, 0x7f000001, 017700000001 and 2130706433.
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
+
+
+def without_login(url: str) -> str:
+    """Return a URL without a user and password; the rest is needed to find the image again."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+
+
+def decode_data_uri(uri: str) -> bytes:
+    """Return the bytes in a `data:` URI (RFC 2397).
+
+    Raises:
+        ValueError: the URI is malformed.
+    """
+    header, _, text = uri.partition(",")
+    data = _percent_decode(text)
+    if not header.lower().endswith(";base64"):
+        return data
+    data = data.translate(None, b" \t\r\n")
+    return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+
+
+def _percent_decode(text: str) -> bytes:
+    decoded = bytearray()
+    start = 0
+    while start < len(text):
+        end = start + DECODED_PIECE
+        # An escape that begins at the end of the piece belongs to the next piece.
+        cut = text.find("%", end - 2, end)
+        end = cut if cut >= 0 and end < len(text) else end
+        decoded += unquote_to_bytes(text[start:end])
+        start = end
+    return bytes(decoded)
