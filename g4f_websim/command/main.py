@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from .. import __version__
 from ..emulator.command import serve
 from ..offline import exit_on_sigterm, offline
-from . import check, image
+from . import batch, check, image
 from .g4f_commands import G4F_COMMANDS, run_g4f_command
 from .terminal import fail, one_line, show_log_on_terminal
 
@@ -26,6 +26,7 @@ commands:
   client    chat                g4f-websim client "Why is the sky blue?"
             about an image      g4f-websim client cat.png "What is this?"
   image     save images         g4f-websim image "a cat on a couch" -O cat.png
+  batch     many prompts        g4f-websim batch prompts.txt -o responses.jsonl
   api       OpenAI's API        g4f-websim api --bind 127.0.0.1:8080
   gui       the web page        g4f-websim gui
   check     does Websim work?   g4f-websim check
@@ -35,7 +36,7 @@ Every command has a --help. g4f's other commands (auth, mcp, pa, ...) work too.
 Without a network: g4f-websim --offline client "Hello"
 """
 
-OWN_COMMANDS = ("image", "check", "emulator")
+OWN_COMMANDS = ("image", "batch", "check", "emulator")
 
 VERSION_OPTIONS = ("--version", "-v", "-V")
 
@@ -122,6 +123,8 @@ def _suggestion(command: str) -> str:
 def _run_command(command: str, argv: list[str], is_offline: bool) -> int:
     if command == "image":
         return image.main(argv)
+    if command == "batch":
+        return batch.main(argv)
     if command == "check":
         return check.main(argv)
     if command == "emulator":

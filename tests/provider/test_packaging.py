@@ -128,7 +128,7 @@ def test_distributions_contain_nothing_about_the_machine(sdist, wheel):
         ("License-Expression", ["MIT"]),
         ("License-File", ["LICENSE"]),
         ("Requires-Python", [">=3.11"]),
-        ("Provides-Extra", ["socks", "test"]),
+        ("Provides-Extra", ["batch", "socks", "test"]),
         ("Description-Content-Type", ["text/markdown"]),
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value),
@@ -153,9 +153,10 @@ def test_runtime_dependencies_are_aiohttp_and_g4f(metadata):
     assert {line.split(">=")[0] for line in requirements} == RUNTIME_PACKAGES
 
 
-def test_extra_socks_is_one_package(metadata):
-    requirements = [line for line in metadata.get_all("Requires-Dist") if "extra == 'socks'" in line]
-    assert [line.split(";")[0].strip() for line in requirements] == ["aiohttp-socks"]
+@pytest.mark.parametrize(("extra", "package"), [("socks", "aiohttp-socks"), ("batch", "tqdm")])
+def test_extra_is_one_package(metadata, extra, package):
+    requirements = [line for line in metadata.get_all("Requires-Dist") if f"extra == '{extra}'" in line]
+    assert [line.split(";")[0].strip() for line in requirements] == [package]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
