@@ -1,0 +1,275 @@
+"""Images as Python programs have them: each becomes a data URI or a web URL, or an error that names the formats."""
+
+import base64
+import io
+import os
+import re
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from g4f_websim.wire.images import image_urls
+from tests.support.calls import PNG, PNG_URI
+from tests.support.interpreter import run_python
+
+FORMATS = "as JPEG, PNG, GIF or WebP"
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photo(orientation: int = 1) -> bytes:
+    """Return a JPEG of 4 x 2 pixels, red, that is to be turned as its EXIF orientation says."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(Image.new("RGB", (4, 2), "red"), "JPEG", exif=exif)
+
+
+def sent_image(image: object) -> Image.Image:
+    """Return the image that is sent for `image`."""
+    (url,) = image_urls([image])
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+def png_path() -> Path:
+    path = Path("cat.png")
+    path.write_bytes(PNG)
+    return path
+
+
+def pipe(unbuffered: bool = False) -> io.BufferedIOBase:
+    reader, writer = os.pipe()
+    os.write(writer, PNG)
+    os.close(writer)
+    return open(reader, "rb", buffering=0 if unbuffered else -1)  # noqa: PTH123  # image_urls reads it
+
+
+def at_end(file: io.IOBase) -> io.IOBase:
+    file.write(PNG)
+    return file
+
+
+def read_to_end(file: io.IOBase) -> io.IOBase:
+    file.read()
+    return file
+
+
+def dir_entry() -> os.DirEntry:
+    png_path()
+    with os.scandir() as entries:
+        return next(entries)
+
+
+IMAGES = {
+    "bytes": lambda: PNG,
+    "bytearray": lambda: bytearray(PNG),
+    "memoryview": lambda: memoryview(PNG),
+    "part of a memoryview": lambda: memoryview(PNG + PNG)[: len(PNG)],
+    "path": png_path,
+    "other path object": dir_entry,
+    "open file": lambda: png_path().open("rb"),
+    "BytesIO": lambda: io.BytesIO(PNG),
+    "BytesIO that was written": lambda: at_end(io.BytesIO()),
+    "BytesIO that was read": lambda: read_to_end(io.BytesIO(PNG)),
+    "temporary file that was written": lambda: at_end(tempfile.TemporaryFile()),  # noqa: SIM115
+    "response": lambda: urllib.request.urlopen(PNG_URI),
+    "file URL": lambda: urllib.request.urlopen(png_path().resolve().as_uri()),
+    "pipe": pipe,
+    "unbuffered pipe": lambda: pipe(unbuffered=True),
+    "data URI": lambda: PNG_URI,
+    "data URI in capitals": lambda: PNG_URI.replace("data:image/png;base64", "DATA:IMAGE/PNG;BASE64"),
+    "data URI of no particular type": lambda: PNG_URI.replace("image/png", "application/octet-stream"),
+    "data URI with blanks around": lambda: f" {PNG_URI}\n",
+}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
+@pytest.mark.parametrize("make_image", IMAGES.values(), ids=IMAGES)
+def test_image_becomes_data_uri(make_image, named):
+    image = make_image()
+    try:
+        assert image_urls([(image, "cat.png") if named else image]) == [PNG_URI]
+    finally:
+        if hasattr(image, "close"):
+            image.close()
+
+
+def test_response_of_server_becomes_data_uri(websim_server):
+    websim_server.reply_image(PNG)
+    body = b'{"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}'
+    endpoint = f"{websim_server.url}/api/v1/inference/run_image_generation"
+    with urllib.request.urlopen(urllib.request.Request(endpoint, body)) as response:
+        url = re.search(rb'"url": *"([^"]+)"', response.read())[1].decode()
+    with urllib.request.urlopen(url) as image:
+        assert image_urls([image]) == [PNG_URI]
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://example.com/cat.png", "https://example.com/cat.png"),
+        ("Https://Example.com/Cat.PNG?Size=1", "https://Example.com/Cat.PNG?Size=1"),
+        ("HTTP://example.com", "http://example.com"),
+        (" https://example.com/cat.png\n", "https://example.com/cat.png"),
+        ("https://example.com/\ud83d\ude00\ud83d", "https://example.com/😀\ufffd"),
+        ("data:image/jpg;base64,AA", "data:image/jpg;base64,AA"),
+        ("data:image/webp,%52%49", "data:image/webp,%52%49"),
+    ],
+)
+def test_url_is_sent_as_it_is_except_for_its_scheme(url, sent):
+    assert image_urls([url]) == [sent]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+@pytest.mark.parametrize("opened", [False, True], ids=["bytes", "PIL image"])
+def test_accepted_format_is_kept(kind, opened):
+    data = encoded(Image.new("RGB", (4, 2), "red"), kind)
+    (url,) = image_urls([Image.open(io.BytesIO(data)) if opened else data])
+    assert url.startswith(f"data:image/{kind.lower()};base64,")
+    assert opened or base64.b64decode(url.partition(",")[2]) == data
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "PPM", "ICO"])
+@pytest.mark.parametrize("form", ["bytes", "file", "PIL image", "data URI"])
+def test_other_format_becomes_png(kind, form):
+    data = encoded(Image.new("RGB", (4, 4), "red"), kind)
+    forms = {
+        "bytes": lambda: data,
+        "file": lambda: io.BytesIO(data),
+        "PIL image": lambda: Image.open(io.BytesIO(data)),
+        "data URI": lambda: f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}",
+    }
+    sent = sent_image(forms[form]())
+    assert (sent.format, sent.convert("RGB").getpixel((1, 1))) == ("PNG", (255, 0, 0))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (4, 2)), (3, (4, 2)), (6, (2, 4)), (8, (2, 4))])
+def test_pil_image_is_turned_upright(orientation, size):
+    sent = sent_image(Image.open(io.BytesIO(photo(orientation))))
+    assert (sent.format, sent.size) == ("JPEG", size)
+    assert sent.getexif().get(0x0112, 1) == 1
+
+
+def test_bytes_of_photo_are_sent_unchanged():
+    assert sent_image(photo(6)).getexif()[0x0112] == 6
+
+
+def test_photo_with_several_images_is_sent_as_jpeg():
+    photos = [Image.new("RGB", (4, 2), "red"), Image.new("RGB", (4, 2), "blue")]
+    opened = Image.open(io.BytesIO(encoded(photos[0], "MPO", save_all=True, append_images=photos[1:])))
+    assert opened.format == "MPO"
+    assert sent_image(opened).format == "JPEG"
+
+
+# Each mode with a color, and that color in the image that is sent.
+MODES = [
+    *[("1", 1, "1", 255), ("L", 7, "L", 7), ("LA", (7, 9), "LA", (7, 9)), ("P", 0, "P", 0)],
+    *[("RGBA", (1, 2, 3, 4), "RGBA", (1, 2, 3, 4)), ("CMYK", (0, 255, 255, 0), "RGB", (255, 0, 0))],
+    *[("PA", 0, "RGBA", (0, 0, 0, 0)), ("La", (0, 0), "LA", (0, 0)), ("RGBa", (0, 0, 0, 0), "RGBA", (0, 0, 0, 0))],
+    *[("YCbCr", (255, 128, 128), "RGB", (255, 255, 255)), ("HSV", (0, 0, 255), "RGB", (255, 255, 255))],
+    *[("I;16", 65535, "L", 255), ("I;16", 32768, "L", 127), ("I;16B", 65535, "L", 255)],
+    *[("I", 200, "L", 200), ("I", 65535, "L", 255), ("I", 100_000, "L", 0), ("I", -4, "L", 0)],
+    *[("F", 0.5, "L", 127), ("F", 200.0, "L", 200), ("F", -1.0, "L", 0)],
+]
+
+
+@pytest.mark.parametrize(("mode", "color", "sent_mode", "sent_color"), MODES, ids=repr)
+def test_pil_image_of_any_mode_becomes_png(mode, color, sent_mode, sent_color):
+    sent = sent_image(Image.new(mode, (3, 2), color))
+    assert (sent.format, sent.mode, sent.getpixel((0, 0))) == ("PNG", sent_mode, sent_color)
+
+
+def test_photo_that_was_made_transparent_becomes_png():
+    opened = Image.open(io.BytesIO(photo()))
+    opened.putalpha(3)
+    assert (sent_image(opened).format, sent_image(opened).mode) == ("PNG", "RGBA")
+
+
+def test_cmyk_photo_becomes_rgb_photo():
+    opened = Image.open(io.BytesIO(encoded(Image.new("CMYK", (2, 2)), "JPEG")))
+    assert (sent_image(opened).format, sent_image(opened).mode) == ("JPEG", "RGB")
+
+
+NO_IMAGES = {
+    "no bytes": b"",
+    "text": b"text",
+    "PDF": b"%PDF-1.7",
+    "audio": (b"RIFF\0\0\0\0WAVE", "cat.wav"),
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "file name": "cat.png",
+    "data URI of a text": "data:text/plain;base64,dGV4dA==",
+    "data URI without data": "data:image/png;base64,",
+    "URL without a host": "https://",
+    "URL of a file": "file:///etc/passwd",
+    "number": 7,
+    "None": None,
+    "tuple of one": (PNG,),
+}
+
+
+@pytest.mark.parametrize("image", NO_IMAGES.values(), ids=NO_IMAGES)
+def test_error_names_item_and_accepted_formats(image):
+    with pytest.raises(ValueError, match=rf"^media\[1\]: an image: bytes, a path object .* {FORMATS}, not "):
+        image_urls([PNG, image])
+
+
+def test_error_for_file_name_says_how_to_pass_a_file():
+    with pytest.raises(ValueError, match=r'a path object like Path\("cat.png"\), .* not \'cat.png\'$'):
+        image_urls(["cat.png"])
+
+
+UNREADABLE = {
+    "missing file": (Path("none.png"), "No such file"),
+    "folder": (Path(), "directory"),
+    "text file": (io.StringIO("text"), 'not binary: open it with the mode "rb"'),
+    "empty PIL image": (Image.new("RGB", (0, 0)), ""),
+    "truncated PIL image": (Image.open(io.BytesIO(photo()[:-9])), "truncated"),
+    "truncated BMP": (encoded(Image.new("RGB", (9, 9)), "BMP")[:-9], "truncated"),
+    "base64 that is none": ("data:application/pdf;base64,A", ""),
+}
+
+
+@pytest.mark.parametrize(("image", "reason"), UNREADABLE.values(), ids=UNREADABLE)
+def test_error_says_why_image_cannot_be_read(image, reason):
+    with pytest.raises(ValueError, match=rf"^media\[0\]: the image cannot be read \(.*{re.escape(reason)}"):
+        image_urls([image])
+
+
+@pytest.mark.parametrize(
+    "media", [PNG, "cat.png", Path("cat.png"), 7, {"cat.png": PNG}], ids=lambda media: repr(media)[:9]
+)
+def test_single_image_is_an_error_that_shows_a_list(media):
+    with pytest.raises(ValueError, match=r'^media: a list of images, as in media=\[Path\("cat.png"\)\], not '):
+        image_urls(media)
+
+
+@pytest.mark.parametrize("media", [None, [], ()], ids=repr)
+def test_no_media_are_no_urls(media):
+    assert image_urls(media) == []
+
+
+def test_works_without_pillow():
+    Path("cat.bmp").write_bytes(encoded(Image.new("RGB", (2, 2)), "BMP"))
+    png_path()
+    program = """
+import io, sys
+sys.modules["PIL"] = None
+from pathlib import Path
+from g4f_websim.wire.images import image_urls
+file = Path("cat.png")
+print(len({*image_urls([file, io.BytesIO(file.read_bytes()), file.read_bytes()])}))
+try:
+    image_urls([Path("cat.bmp")])
+except ValueError as error:
+    print(error)
+"""
+    printed, _ = run_python("-c", program)
+    count, error = printed.splitlines()
+    assert count == "1"
+    assert f"{FORMATS} (BMP, TIFF and PPM too once pillow is installed: pip install pillow), not " in error
