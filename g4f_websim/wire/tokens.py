@@ -6,12 +6,26 @@ Websim issues JSON Web Tokens (`websim-cli login` stores one). Any other key bel
 import base64
 import json
 import re
+import string
 from datetime import UTC, datetime
 from typing import Any
 
 TOKEN_VARIABLE = "WEBSIM_API_KEY"
 
+# What surrounds a key that is copied from a header, a settings file or a web page: also curly quotes, and the mark that
+# some editors write at the start of a file.
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+_BEFORE_KEY = re.compile(rf"(?:[\s{_QUOTES}\ufeff]|bearer(?=[\s{_QUOTES}]))*", re.IGNORECASE)
+_AFTER_KEY = _QUOTES + string.whitespace + ",;"
+
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+
+
+def clean_key(key: Any) -> str:
+    """Return a key as it was pasted (str or bytes) without `Bearer`, quotes and blanks around it; empty for no key."""
+    if isinstance(key, bytes):
+        key = key.decode("utf-8", "replace")
+    return _BEFORE_KEY.sub("", key, count=1).rstrip(_AFTER_KEY) if isinstance(key, str) else ""
 
 
 def is_token(key: Any) -> bool:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from g4f_websim import Websim
-from g4f_websim.wire.tokens import is_expired, is_token, token_expiry
+from g4f_websim.wire.tokens import clean_key, is_expired, is_token, token_expiry
 from tests.support.calls import JWT, base64url, make_token
 
 OTHER_KEYS = {
@@ -13,7 +13,10 @@ OTHER_KEYS = {
     "three short parts": "a.b.c",
     "empty": "",
     "four parts": f"{JWT}.x",
-    "trailing line break": f"{JWT}\n",
+    "bytes": b"sk-1234567890",
+    "other scheme": f"Basic {JWT}",
+    "Bearer alone": "Bearer ",
+    "break inside": f"{JWT[:9]}\n{JWT[9:]}",
     "header that is not JSON": "bm90IGpzb24.e30.c2ln",
     "header without alg": make_token({"typ": "JWT"}),
     "header that is a list": make_token([]),
@@ -33,8 +36,36 @@ def test_other_keys_are_not_tokens(key):
     assert not is_token(key)
 
 
+PASTED = [
+    *(JWT, f"Bearer {JWT}", f"bearer\t{JWT}", f"BEARER  {JWT}", f" {JWT}\r\n", f'"{JWT}"', f"'{JWT}'", f"`{JWT}`"),
+    *(
+        f'"Bearer {JWT}"',
+        f"Bearer '{JWT}'",
+        f"\ufeff{JWT}\n",
+        f"\u201c{JWT}\u201d",
+        f'"{JWT}",',
+        f"Bearer Bearer {JWT}",
+    ),
+]
+
+
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["str", "bytes"])
+@pytest.mark.parametrize("key", PASTED, ids=ascii)
+def test_key_is_found_in_what_was_pasted(key, as_bytes):
+    pasted = key.encode() if as_bytes else key
+    assert clean_key(pasted) == JWT
+    assert Websim.is_provider_api_key(pasted)
+
+
+@pytest.mark.parametrize(
+    ("key", "cleaned"),
+    [("Bearer sk-1 ", "sk-1"), ("bearer", "bearer"), ("Bearer-1", "Bearer-1"), (7, ""), (b"\xff", "\ufffd")],
+)
+def test_cleans_keys_of_other_services(key, cleaned):
+    assert clean_key(key) == cleaned
+
+
 def test_provider_recognizes_its_keys():
-    assert Websim.is_provider_api_key(JWT)
     assert [name for name, key in OTHER_KEYS.items() if Websim.is_provider_api_key(key)] == []
 
 
