@@ -1,15 +1,20 @@
-"""The target of a request: its endpoint and its proxy, which are checked, and the secrets that no message may show."""
+"""The target of a request: its endpoint and its proxy, which are checked, and the secrets that no message may show.
+
+No error shows a malformed URL: a password may stand anywhere in it.
+"""
 
 import base64
 import os
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
-from ..wire.endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
-from ..wire.redaction import redact
+from ..wire.endpoints import DEFAULT_URL, URL_VARIABLE
+from ..wire.redaction import REDACTED
 
 HTTP_SCHEMES = ("http", "https")
 SOCKS_SCHEMES = ("socks4", "socks5", "socks5h")
+# The schemes that an error may show. What stands before "://" in another URL may be a part of a password.
+KNOWN_SCHEMES = (*HTTP_SCHEMES, *SOCKS_SCHEMES, "socks", "socks4a", "ftp", "ws", "wss", "file")
 
 # The settings of the site, and the valid forms of a site and of a proxy.
 SITE_NAME = f"{URL_VARIABLE} or Websim.url"
@@ -18,6 +23,12 @@ PROXY_FORM = (
     "a URL like http://user:password@host:3128 with the scheme http, https, socks4, socks5 or socks5h and a valid host "
     "and port"
 )
+# aiohttp_socks sends no other logins, and has no default port.
+SOCKS_FORM = (
+    "the URL of a SOCKS proxy with a port and with a user and password of at most 255 ASCII characters each, as in "
+    "socks5://user:password@host:1080"
+)
+MAX_SOCKS_LOGIN_CHARS = 255
 
 # g4f passes the value of this variable as `proxy`.
 PROXY_VARIABLE = "G4F_PROXY"
@@ -35,6 +46,7 @@ class Target:
         token: the Websim token that is sent, if any.
         api_key: the caller's key, which no message may show even if it is not sent.
         proxy: URL of an http, https, socks4, socks5 or socks5h proxy, if any.
+        unsent_key: whether the caller gave a key that is not a Websim token, so that it is not sent.
 
     Attributes:
         host: the host and port of the endpoint.
@@ -47,14 +59,20 @@ class Target:
     token: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
+    unsent_key: bool = field(default=False, repr=False)
 
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = _check_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM)
-        if self.proxy:
-            name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
-            _check_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, PROXY_FORM)
+        self.host = host_in(_check_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM))
+        if not self.proxy:
+            return
+        name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
+        parts = _check_url(name, self.proxy, HTTP_SCHEMES + SOCKS_SCHEMES, PROXY_FORM)
+        if parts.path not in ("", "/"):
+            raise malformed_url(name, PROXY_FORM, self.proxy)
+        if parts.scheme in SOCKS_SCHEMES and not _is_usable_for_socks(parts):
+            raise malformed_url(name, SOCKS_FORM, self.proxy)
 
     @property
     def proxy_host(self) -> str:
@@ -63,13 +81,27 @@ class Target:
 
     @property
     def socks_proxy(self) -> str | None:
-        """The proxy, if it is a SOCKS proxy."""
-        return self.proxy if self.proxy and urlsplit(self.proxy).scheme in SOCKS_SCHEMES else None
+        """The URL of the proxy, if it is a SOCKS proxy."""
+        parts = urlsplit(self.proxy or "")
+        if parts.username and parts.password is None:
+            # aiohttp_socks ignores a user without a password.
+            parts = parts._replace(netloc=f"{parts.username}:@{host_in(parts)}")
+        return parts.geturl() if parts.scheme in SOCKS_SCHEMES else None
 
     @property
     def http_proxy(self) -> str | None:
-        """The proxy, if it is an HTTP proxy."""
-        return None if self.socks_proxy else self.proxy or None
+        """The URL of the proxy, if it is an HTTP proxy, in a form whose login aiohttp sends as UTF-8.
+
+        aiohttp sends the characters of a login as Latin-1, so each byte of the login in UTF-8 becomes one character.
+        """
+        parts = urlsplit(self.proxy or "")
+        if parts.scheme not in HTTP_SCHEMES:
+            return None
+        login = _login_in(parts)
+        if unquote(login).isascii():
+            return parts.geturl()
+        login = ":".join(quote(unquote_to_bytes(part).decode("latin-1"), safe="") for part in login.split(":", 1))
+        return parts._replace(netloc=f"{login}@{host_in(parts)}").geturl()
 
     @property
     def secrets(self) -> list[str]:
@@ -80,7 +112,7 @@ class Target:
         secrets = [self.token, key, *passwords, *map(unquote, passwords)]
         if proxy.password:
             # The value of the Proxy-Authorization header; a proxy may repeat it in an error page.
-            login = unquote(f"{proxy.username}:{proxy.password}").encode("latin-1", "replace")
+            login = unquote_to_bytes(f"{proxy.username}:{proxy.password}")
             secrets.append(base64.b64encode(login).decode())
         return [secret for secret in secrets if secret]
 
@@ -104,26 +136,44 @@ def host_in(parts: SplitResult) -> str:
     return parts.netloc.rpartition("@")[2]
 
 
-def _check_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> str:
-    """Return the host and port in a URL.
+def _login_in(parts: SplitResult) -> str:
+    """Return the user and password in a URL as they are written there."""
+    return parts.netloc.rpartition("@")[0]
+
+
+def _is_usable_for_socks(parts: SplitResult) -> bool:
+    logins = [unquote(parts.username or ""), unquote(parts.password or "")]
+    return bool(parts.port) and all(login.isascii() and len(login) <= MAX_SOCKS_LOGIN_CHARS for login in logins)
+
+
+def malformed_url(name: str, form: str, url: str) -> ValueError:
+    """Return the error for a malformed URL, which shows no more of the URL than a known scheme.
+
+    Args:
+        name: the name of the setting.
+        form: the form of a valid value, in words.
+        url: the malformed value.
+    """
+    scheme, separator, _ = url.partition("://")
+    shown = f"{scheme}://{REDACTED}" if separator and scheme.lower() in KNOWN_SCHEMES else REDACTED
+    return ValueError(f"{name}: {form}, not {shown!r}")
+
+
+def _check_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> SplitResult:
+    """Return the parts of a URL.
 
     Raises:
-        ValueError: the URL is malformed; the message shows the site or the proxy without its password.
+        ValueError: the URL is malformed.
     """
     try:
         parts = urlsplit(url)
         if parts.scheme in schemes and parts.hostname and parts.port != 0 and _is_plain(url, parts):
-            return host_in(parts)
+            return parts
     except ValueError:
         pass
-    site = url.removesuffix(CHAT_PATH).removesuffix(IMAGE_PATH)
-    login, at, rest = site.rpartition("@")
-    shown = redact(rest)  # a token may have been set instead of a URL
-    if at and "://" in login:
-        shown = f"{login.partition('://')[0]}://***@{shown}"
-    raise ValueError(f"{name}: {form}, not {shown!r}")
+    raise malformed_url(name, form, url)
 
 
 def _is_plain(url: str, parts: SplitResult) -> bool:
     """Return whether a URL has only a scheme, a login, a host and a path; urlsplit() drops line ends from the parts."""
-    return url.isprintable() and " " not in url and not (parts.query or parts.fragment or "@" in parts.path)
+    return url.isprintable() and " " not in url and not set("?#") & set(url) and "@" not in parts.path

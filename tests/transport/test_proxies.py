@@ -223,12 +223,11 @@ async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, closed_p
     ["127.0.0.1:3128", "ftp://user:pass@127.0.0.1", "http://user:pass@127.0.0.1:99999", "user:pass@127.0.0.1:3128"],
 )
 @pytest.mark.parametrize("variable", ["proxy", "G4F_PROXY"])
-async def test_malformed_proxy_is_shown_without_password(monkeypatch, variable, proxy):
+async def test_malformed_proxy_is_not_shown(monkeypatch, variable, proxy):
     if variable == "G4F_PROXY":
         monkeypatch.setenv("G4F_PROXY", proxy)
-    with pytest.raises(ValueError, match=f"^{variable}: a URL like http://.*, not '.*127.0.0.1") as raised:
+    with pytest.raises(ValueError, match=rf"^{variable}: a URL like http://.*, not '((http|ftp)://)?\*\*\*'$"):
         await call_websim(None, HELLO, proxy=proxy)
-    assert "pass@" not in str(raised.value)
 
 
 async def test_error_names_dead_site_behind_socks_proxy(monkeypatch, closed_port):

@@ -49,28 +49,68 @@ def test_rejects_malformed_proxy(proxy):
 
 def test_names_variable_of_malformed_proxy(monkeypatch):
     monkeypatch.setenv("G4F_PROXY", "127.0.0.1:3128")
-    with pytest.raises(ValueError, match="^G4F_PROXY: a URL like .* not '127.0.0.1:3128'$"):
+    with pytest.raises(ValueError, match="^G4F_PROXY: a URL like"):
         Target(URL, proxy="127.0.0.1:3128")
     with pytest.raises(ValueError, match="^proxy: a URL like"):
         Target(URL, proxy="127.0.0.1:3129")
 
 
+# Each malformed URL contains marker, and the last part says how it is shown.
+MALFORMED = [
+    *[("marker.example.com:3128:ann:marker", "***"), ("http://marker.example.com:3128:ann:marker", "http://***")],
+    *[("http://marker.example.com:3128@ann:marker", "http://***"), ("ann:marker@host:3128", "***")],
+    *[("ann:marker:host:3128", "***"), ("marker", "***"), (f"marker{JWT}", "***"), ("marker://host:3128", "***")],
+    *[("ftp://ann:marker/word@host:21", "ftp://***"), ("htp://ann:mar://marker@host:3128", "***")],
+    *[("http://user:marker#word@host:3128", "http://***"), ("http://user:marker?word@host:3128", "http://***")],
+    *[("http://user:12/marker@host:3128", "http://***"), ("http://ann:p@marker@host:0", "http://***")],
+    *[("http:/ann:marker@host:3128", "***"), ("http:ann:marker@host:3128", "***"), ("//ann:marker@host", "***")],
+    *[("HTTP://ann:marker@host:99999", "HTTP://***"), ("http://ann:mar ker@host marker", "http://***")],
+    *[("http://ann:[marker@host", "http://***"), ("https://host:3128?token=marker", "https://***")],
+    *[("https://host#marker", "https://***"), (f"https://host\n{JWT}marker", "https://***")],
+    ("socks://ann:marker@host:1080", "socks://***"),
+]
+
+
+@pytest.mark.parametrize(("url", "shown"), MALFORMED)
+@pytest.mark.parametrize("setting", ["proxy", "G4F_PROXY", "WEBSIM_URL"])
+def test_malformed_url_is_never_shown(monkeypatch, url, shown, setting):
+    if setting == "G4F_PROXY":
+        monkeypatch.setenv(setting, url)
+    with pytest.raises(ValueError, match=f"^{setting}( or Websim.url)?: a URL like ") as raised:
+        Target(url) if setting == "WEBSIM_URL" else Target(URL, proxy=url)
+    assert str(raised.value).endswith(f", not {shown!r}")
+
+
+@pytest.mark.parametrize("proxy", ["http://marker:3128/path", "socks5://marker:1080/path", "http://marker/a?b"])
+def test_proxy_with_path_is_malformed(proxy):
+    with pytest.raises(ValueError, match="^proxy: a URL like .*, not '(http|socks5)://\\*\\*\\*'$"):
+        Target(URL, proxy=proxy)
+    assert Target(URL, proxy="http://host:3128/").proxy_host == "host:3128"
+
+
 @pytest.mark.parametrize(
-    ("proxy", "shown"),
+    "proxy",
     [
-        ("ftp://ann:pass/word@host:21", "ftp://***@host:21"),
-        ("http://ann:p@ss@host:0", "http://***@host:0"),
-        ("ann:pass@host:3128", "host:3128"),
-        ("htp://ann:pa://ss@host:3128", "htp://***@host:3128"),
-        ("http://user:pass#word@host:3128", "http://***@host:3128"),
-        ("http://user:12/pass@host:3128", "http://***@host:3128"),
-        (JWT, "***"),
+        *("socks5://marker", "socks4://marker:", "socks5://märker:a@host:1080", "socks5h://ann:m%C3%A4rker@host:1080"),
+        *(f"socks5://{'marker' * 50}:a@host:1080", f"socks5://ann:{'marker' * 50}@host:1080"),
     ],
 )
-def test_rejected_proxy_is_shown_without_password(proxy, shown):
-    with pytest.raises(ValueError, match="^proxy: a URL like") as raised:
+def test_proxy_that_socks_library_cannot_use_is_malformed(proxy):
+    with pytest.raises(ValueError, match="^proxy: the URL of a SOCKS proxy with a port and .* ASCII ") as raised:
         Target(URL, proxy=proxy)
-    assert str(raised.value).endswith(f", not {shown!r}")
+    assert "rker" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "used"),
+    [
+        ("SOCKS5H://ann:pass@host:1080", "socks5h://ann:pass@host:1080"),
+        ("socks4://ann@host:1080", "socks4://ann:@host:1080"),
+        ("socks5://host:1080", "socks5://host:1080"),
+    ],
+)
+def test_socks_proxy_is_written_as_its_library_needs_it(proxy, used):
+    assert (Target(URL, proxy=proxy).socks_proxy, Target(URL, proxy=proxy).http_proxy) == (used, None)
 
 
 def test_representation_contains_no_secret():
@@ -86,6 +126,11 @@ def test_secrets_are_token_key_and_proxy_login():
     target = Target(URL, "token", "a-long-key", "http://ann:p%40ss@host:3128")
     basic_login = base64.b64encode(b"ann:p@ss").decode()
     assert target.secrets == ["token", "a-long-key", "p%40ss", "p@ss", basic_login]
+
+
+def test_login_of_proxy_in_another_alphabet_is_a_secret():
+    basic_login = base64.b64encode("анна:пароль".encode()).decode()
+    assert basic_login in Target(URL, proxy="http://анна:пароль@host:3128").secrets
 
 
 def test_password_in_url_is_a_secret():
