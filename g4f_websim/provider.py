@@ -6,6 +6,7 @@ bodies.py builds what is sent, attempts.py sends it, and response.py reads the r
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
+from .misspelled import warn_of_argument, warn_of_model
 from .transport import attempts, sync
 from .transport.log import log
 from .transport.target import Target
@@ -38,6 +40,8 @@ Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 Messages = list[dict[str, Any]] | None
 
+# What a chat request takes from the keyword arguments.
+CHAT_OPTIONS = ("prompt", "media", "response_format", "json")
 # What an image request takes from the keyword arguments; `size` is OpenAI's name for width and height.
 IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")
 
@@ -100,7 +104,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     @classmethod
     def is_provider_api_key(cls, api_key: Any) -> bool:
         """Return whether a key is a Websim token; g4f calls this before it passes a key to the provider."""
-        return tokens.is_token(api_key)
+        return tokens.is_token(tokens.clean_key(api_key))
 
     @classmethod
     async def get_health(cls, api_key: str | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -129,6 +133,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         seed: int | None = None,
         transparent: bool | None = None,
         response_format: dict[str, Any] | None = None,
+        json: bool | None = None,
         api_key: str | dict[str, str] | None = None,
         timeout: float | None = None,
         **kwargs: Any,
@@ -150,9 +155,10 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             height: the height of the image in pixels.
             seed: the seed of the image.
             transparent: whether the background of the image is transparent.
-            response_format: `{"type": "json_object"}` requests JSON.
-            api_key: a Websim token (a JSON Web Token), or a dict with one under this class's name. Other keys are not
-                sent.
+            response_format: `{"type": "json_object"}` requests JSON; the schema of the type `json_schema` is sent too.
+            json: True requests JSON; g4f's client passes this argument on, but not `response_format`.
+            api_key: a Websim token (a JSON Web Token), or a dict with one under this class's name; `Bearer`, quotes
+                and blanks around it are removed. Other keys are not sent.
             timeout: seconds for the whole call, delays and the queue included.
             kwargs: other arguments of g4f, ignored except OpenAI's `size`.
 
@@ -168,20 +174,24 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             NoMediaResponseError: the response contains no image.
             TimeoutError: the call took longer than `timeout`.
         """
-        model = bodies.strip_provider_prefix(model)
+        model = bodies.strip_provider_prefix(model, [*cls.models, *cls.image_models, "auto"])
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
+        for name in kwargs:
+            warn_of_argument(name, _argument_names())
         project_id = bodies.check_project_id(project_id) or cls.generate_project_id(for_image=is_image)
         key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
         page = bodies.IMAGE_PAGE if is_image else bodies.CHAT_PAGE
         headers = bodies.build_headers(cls.login_url, page, _choose_token(key))
         options = kwargs | {"n": n, "width": width, "height": height, "seed": seed, "transparent": transparent}
-        options |= {"prompt": prompt, "media": media, "response_format": response_format}
+        options |= {"prompt": prompt, "media": media, "response_format": response_format, "json": json}
         options |= {"api_key": key, "timeout": timeout}
+        options.pop("headers", None)  # of the caller; the handlers receive those of the request
         if is_image:
             del options["prompt"]
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
         else:
             bodies.check_chat_model(model, cls.image_models)
+            warn_of_model(model, ("", "auto", *cls.models))
             handler = cls._handle_chat_request(project_id, messages, headers, proxy, **options)
         async with aclosing(handler) as chunks:
             async for chunk in chunks:
@@ -209,9 +219,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, project_id: str, messages: Messages, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
     ) -> AsyncGenerator[str, None]:
         """Yield the text of a chat response."""
-        body = bodies.chat_body(
-            project_id, messages, kwargs.get("prompt"), kwargs.get("media"), kwargs.get("response_format")
-        )
+        options = {name: kwargs.get(name) for name in CHAT_OPTIONS}
+        body = bodies.chat_body(project_id, messages, **options)
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)
@@ -246,13 +255,15 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
     @classmethod
     def _prepare(
-        cls, url: str, headers: Mapping[str, str], body: bodies.Json, proxy: Any, options: Mapping[str, Any]
+        cls, url: str, headers: Mapping[str, str], body: Mapping[str, Any], proxy: Any, options: Mapping[str, Any]
     ) -> Send:
         """Return a function that sends the request; each call of the function has `max_attempts` attempts."""
         # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
-        key = options.get("api_key")
-        target = Target(str(url), token or None, key if isinstance(key, str) else None, str(proxy) if proxy else None)
+        api_key = options.get("api_key")
+        key = tokens.clean_key(api_key)
+        is_unsent = not token and bool(api_key or os.environ.get(tokens.TOKEN_VARIABLE))
+        target = Target(str(url), token or None, key or None, str(proxy) if proxy else None, is_unsent)
         bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
         policy = attempts.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
         prepared = attempts.Request(target, headers, json.dumps(body).encode())
@@ -264,7 +275,7 @@ def _choose_token(api_key: Any) -> str | None:
     for source, key in (("api_key", api_key), (tokens.TOKEN_VARIABLE, os.environ.get(tokens.TOKEN_VARIABLE))):
         if not key:
             continue
-        token = key.strip() if isinstance(key, str) else ""  # a key that was read from a file may end with a line end
+        token = tokens.clean_key(key)
         if tokens.is_token(token):
             return token
         _report_other_key(source)
@@ -275,3 +286,9 @@ def _choose_token(api_key: Any) -> str | None:
 def _report_other_key(source: str) -> None:
     """Log once for each source that a key is not sent."""
     log(logging.INFO, f"{source} is not a Websim token (a JSON Web Token): not sent")
+
+
+@cache
+def _argument_names() -> tuple[str, ...]:
+    """Return the names of the arguments that are not ignored."""
+    return (*inspect.signature(Websim.create_async_generator).parameters, "size")

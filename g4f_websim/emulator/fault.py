@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..wire.arguments import check
+from ..wire.arguments import require as check
 
 # After a status below 200, a client waits for another response (RFC 9110, section 15.2).
 MIN_STATUS, MAX_STATUS = 200, 599

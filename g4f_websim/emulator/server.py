@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..wire.arguments import check
+from ..wire.arguments import require as check
 from ..wire.endpoints import CHAT_PATH, IMAGE_PATH
 from .fault import Fault
 from .limit import Limiter, RateLimit

@@ -8,7 +8,7 @@ from .redaction import redact
 MAX_SHOWN_CHARS = 80
 
 
-def check(ok: object, name: str, expected: str, value: Any) -> None:
+def require(ok: object, name: str, expected: str, value: Any) -> None:
     """Raise a `ValueError` unless the value of an argument is valid.
 
     Args:
@@ -24,11 +24,30 @@ def check(ok: object, name: str, expected: str, value: Any) -> None:
         raise invalid(name, expected, value)
 
 
+def require_text(name: str, value: Any) -> str:
+    """Return a text without lone surrogates, which strict JSON parsers refuse; an empty string for None.
+
+    Raises:
+        ValueError: the value is not a text.
+    """
+    require(value is None or isinstance(value, str), name, "text", value)
+    return without_surrogates(value or "")
+
+
 def invalid(name: str, expected: str, value: Any) -> ValueError:
-    """Return the error for an invalid value; see `check`."""
+    """Return the error for an invalid value; see `require`."""
     try:
         # A token may have been passed as another argument.
         shown = redact(repr(value))[:MAX_SHOWN_CHARS]
-    except ValueError:  # Python refuses to print an integer of more than 4,300 digits
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits, or a list nested too deeply
         shown = "this value"
     return ValueError(f"{name}: {expected}, not {shown}")
+
+
+def without_surrogates(text: str) -> str:
+    """Return a text in which each pair of surrogates is its character, and each lone surrogate is U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

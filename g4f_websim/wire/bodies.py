@@ -1,42 +1,42 @@
 """Turn g4f's arguments into Websim's two request bodies and their headers.
 
 Only fields that Websim is known to accept are built. Input that Websim cannot understand raises a `ValueError`.
+messages.py builds the messages, and images.py the URLs of images.
 """
 
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from g4f.image import to_data_uri
-from g4f.providers.helper import to_string
-from g4f.tools.media import render_messages
 
 try:
     from g4f.providers.helper import format_media_prompt
 except ImportError:  # g4f up to 0.5.3
     from g4f.providers.helper import format_image_prompt as format_media_prompt
 
-from .arguments import check, invalid
+from .arguments import invalid, require, require_text
 from .endpoints import API_URL, DEFAULT_URL
-
-Json = dict[str, Any]
-
-# Websim accepts three roles. OpenAI's other roles are sent as the closest of them.
-ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
-ROLES |= {"developer": "system", "tool": "user", "function": "user"}
-
-# The values of OpenAI's response_format.type that request JSON.
-JSON_FORMATS = ("json_object", "json_schema")
+from .images import image_urls
+from .json_mode import schema_instructions, wants_json
+from .messages import (
+    Json,
+    add_instructions,
+    ends_with,
+    image_part,
+    last_user_message,
+    normalize,
+    parts_of,
+    without_empty,
+)
 
 DEFAULT_ASPECT_RATIO = "1:1"
-# The ratios that public clients of Websim send, with log(width / height): the distance between two ratios is the
+# The ratios that Websim is known to accept, with log(width / height): the distance between two ratios is the
 # difference of their logarithms.
 ASPECT_RATIOS = {
     f"{width}:{height}": math.log(width / height)
-    for width, height in ((1, 1), (16, 9), (9, 16), (4, 3), (3, 4), (3, 2), (2, 3), (21, 9), (9, 21))
+    for x, y in ((1, 1), (16, 9), (4, 3), (3, 2), (21, 9), (5, 4))
+    for width, height in ((x, y), (y, x))
 }
 
 # The aspect ratio W:H, and OpenAI's size WIDTHxHEIGHT.
@@ -44,6 +44,7 @@ RATIO = re.compile(r"[1-9][0-9]*:[1-9][0-9]*")
 SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 
 MAX_IMAGES = 10
+MAX_REFERENCES = 4
 # JSON parsers may disagree about larger integers (RFC 8259, section 6).
 MAX_INT = 2**53 - 1
 
@@ -58,12 +59,13 @@ PROJECT_ID_FORM = "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id
 _IMAGE_MODEL = re.compile(
     r"dall-?e|flux|gpt-image|stable-?diffusion|sdxl|sd-?\d|midjourney|imagen|playground-v|.*-image\b", re.IGNORECASE
 )
+_PROVIDER_PREFIX = re.compile(r"\s*websim:", re.IGNORECASE)
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PROJECT_PAGE = re.compile(r"(?:https?://)?[^/\s]+/p/([^/?#]+)(?:[/?#].*)?")
 
 
 def chat_body(
-    project_id: str, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None
+    project_id: str, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None, json: Any = None
 ) -> Json:
     """Return the body of a chat request.
 
@@ -73,23 +75,26 @@ def chat_body(
         prompt: the last user message, unless the messages end with it.
         media: images that join the last user message, see `image_urls`.
         response_format: OpenAI's dict; the types `json_object` and `json_schema` request JSON.
+        json: True requests JSON.
 
     Raises:
         ValueError: there is nothing to send, or an argument is malformed.
     """
-    normalized = _normalize_messages(messages)
-    if prompt is not None:
-        message = {"role": "user", "content": _check_text("prompt", prompt)}
-        if normalized[-1:] != [message]:
-            normalized.append(message)
+    is_json = wants_json(response_format, json)
+    normalized = normalize(messages)
+    text = require_text("prompt", prompt)
+    if text and not ends_with(without_empty(normalized), text):
+        normalized.append({"role": "user", "content": text})
     if urls := image_urls(media):
-        last = _last_user_message(normalized)
-        last["content"] = _parts_of(last) + [_image_part(url) for url in urls]
-    normalized = [message for message in normalized if message["content"]]
+        last = last_user_message(normalized)
+        last["content"] = parts_of(last) + [image_part(url) for url in urls]
+    normalized = without_empty(normalized)
     example = 'a message with content, as in messages=[{"role": "user", "content": "Hello"}], or a prompt'
-    check(normalized, "messages", example, messages)
+    require(normalized, "messages", example, messages)
+    if instructions := schema_instructions(response_format):
+        add_instructions(normalized, instructions)
     body: Json = {"project_id": project_id, "messages": normalized}
-    return body | {"json": True} if _wants_json(response_format) else body
+    return body | {"json": True} if is_json else body
 
 
 def image_body(
@@ -112,21 +117,26 @@ def image_body(
     """
     references = image_urls(media)
     if prompt is None:
-        normalized = [message for message in _normalize_messages(messages) if message["content"]]
+        normalized = without_empty(normalize(messages))
         prompt = format_media_prompt(normalized, None)
-        parts = _parts_of(_last_user_message(normalized))
+        parts = parts_of(last_user_message(normalized))
         references = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"] + references
-    text = _check_text("prompt", prompt)
-    check(text.strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
+    text = require_text("prompt", prompt)
+    require(text.strip(), "prompt", 'a description, as in prompt="a cat on a couch"', prompt)
+    form = f'at most {MAX_REFERENCES} reference images, as in media=[Path("cat.png")]'
+    require(len(references) <= MAX_REFERENCES, "media", form, len(references))
     ratio = DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio
     valid = isinstance(ratio, str) and RATIO.fullmatch(ratio)
-    check(valid, "aspect_ratio", 'W:H with positive integers, as in aspect_ratio="16:9"', ratio)
+    require(valid, "aspect_ratio", 'W:H with positive integers, as in aspect_ratio="16:9"', ratio)
     fields = _image_options(size, options)
-    if ratio == DEFAULT_ASPECT_RATIO and {"width", "height"} <= fields.keys():
+    for name, other in (("width", "height"), ("height", "width")):
+        form = f"pixels together with {other}, as in width=1024, height=768"
+        require(name not in fields or other in fields, name, form, f"{name} alone")
+    if ratio == DEFAULT_ASPECT_RATIO and "width" in fields:
         ratio = nearest_ratio(fields["width"], fields["height"])
     if references:
         fields["image_inputs"] = [{"url": url} for url in references]
-    return {"project_id": project_id, "prompt": prompt, "aspect_ratio": ratio, **fields}
+    return {"project_id": project_id, "prompt": text, "aspect_ratio": ratio, **fields}
 
 
 def nearest_ratio(width: int, height: int) -> str:
@@ -165,14 +175,20 @@ def check_project_id(project_id: Any) -> str:
     page = _PROJECT_PAGE.fullmatch(value.strip()) if isinstance(value, str) else None
     checked = page[1] if page else value
     valid = isinstance(checked, str) and _PROJECT_ID.fullmatch(checked)
-    check(valid, field, PROJECT_ID_FORM, value)
+    require(valid, field, PROJECT_ID_FORM, value)
     return str(checked)
 
 
-def strip_provider_prefix(model: Any) -> str:
-    """Return the name of a model without a leading `Websim:`, or an empty string if no model is named."""
-    check(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
-    return (model or "").removeprefix("Websim:")
+def strip_provider_prefix(model: Any, known: Iterable[str] = ()) -> str:
+    """Return the name of a model without a leading `Websim:`, or an empty string if no model is named.
+
+    Args:
+        model: a name, or None.
+        known: names of models. One that differs from `model` in upper and lower case only is returned instead.
+    """
+    require(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
+    name = _PROVIDER_PREFIX.sub("", model or "").strip()
+    return next((other for other in known if other.lower() == name.lower()), name)
 
 
 def check_chat_model(model: str, image_models: list[str]) -> None:
@@ -183,7 +199,7 @@ def check_chat_model(model: str, image_models: list[str]) -> None:
 
 def check_count(n: Any) -> int:
     """Return the number of images, 1 if `n` is None, or raise a `ValueError`."""
-    check(n is None or (_is_int(n) and 1 <= n <= MAX_IMAGES), "n", f"1 to {MAX_IMAGES} images, as in n=2", n)
+    require(n is None or (_is_int(n) and 1 <= n <= MAX_IMAGES), "n", f"1 to {MAX_IMAGES} images, as in n=2", n)
     return n or 1
 
 
@@ -191,129 +207,16 @@ def check_timeout(timeout: Any) -> float | None:
     """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     valid = timeout is None or (is_number and 0 <= timeout <= MAX_INT)
-    check(valid, "timeout", "seconds, as in timeout=60", timeout)
+    require(valid, "timeout", "seconds, as in timeout=60", timeout)
     return float(timeout) if timeout else None
 
 
 def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
-    check(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
-    check(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
-    check(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
-
-
-def image_urls(media: Any) -> list[str]:
-    """Return g4f's `media` as URLs that Websim accepts: `data:image/` URIs and web URLs.
-
-    Args:
-        media: None, or a list of images or of pairs (image, file name). An image is bytes, a path object, an open
-            file, a PIL image, a `data:image/` URI or a web URL.
-
-    Raises:
-        ValueError: an item is not an image or cannot be read.
-    """
-    if media is None:
-        return []
-    check(isinstance(media, (list, tuple)), "media", 'a list of images, as in media=[Path("cat.png")]', media)
-    return [_image_url(f"media[{index}]", item) for index, item in enumerate(media)]
-
-
-def _image_url(field: str, item: Any) -> str:
-    image, name = item if isinstance(item, (list, tuple)) and len(item) == 2 else (item, None)
-    try:
-        # Files are read here because g4f's helper needs pillow for them.
-        if isinstance(image, os.PathLike):
-            image = Path(image).read_bytes()
-        elif hasattr(image, "read"):
-            image.seek(0)
-            image = image.read()
-        url = to_data_uri(image, name)
-    except Exception as error:  # the image's own methods and g4f's helper raise exceptions of many classes
-        raise ValueError(f"{field}: the image cannot be read ({error})") from error
-    return _check_image_url(field, url)
-
-
-def _check_image_url(field: str, url: Any) -> str:
-    valid = isinstance(url, str) and url.startswith(("data:image/", "https://", "http://"))
-    check(valid, field, 'an image: bytes, a path object like Path("cat.png"), a data:image/ URI or a web URL', url)
-    return str(url)
-
-
-def _normalize_messages(messages: Any) -> list[Json]:
-    """Return each message in Websim's form, messages without content included."""
-    valid = messages is None or isinstance(messages, (list, tuple))
-    check(valid, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
-    return [_normalize_message(index, message) for index, message in enumerate(messages or ())]
-
-
-def _normalize_message(index: int, message: Any) -> Json:
-    role = message.get("role") if isinstance(message, dict) else None
-    if not isinstance(role, str) or role not in ROLES:
-        raise invalid(f"messages[{index}]", f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
-    content = message.get("content")
-    if not isinstance(content, str):
-        content = _normalize_parts(f"messages[{index}].content", content)
-    return {"role": ROLES[role], "content": content}
-
-
-def _normalize_parts(field: str, content: Any) -> list[Json]:
-    check(content is None or isinstance(content, (list, tuple)), field, "text or a list of parts", content)
-    parts = [_normalize_part(f"{field}[{index}]", part) for index, part in enumerate(content or ()) if part]
-    return [part for part in parts if part.get("text") != ""]
-
-
-def _normalize_part(field: str, part: Any) -> Json:
-    check(isinstance(part, dict), field, 'a dict, as in {"type": "text", "text": "Hello"}', part)
-    if "type" not in part:
-        part = _render_g4f_part(field, part)
-    if part["type"] == "text":
-        return {"type": "text", "text": _check_text(f"{field}.text", part.get("text"))}
-    check(part["type"] == "image_url", f"{field}.type", "text or image_url", part["type"])
-    image = part.get("image_url")
-    url = image.get("url") if isinstance(image, dict) else image
-    return _image_part(_check_image_url(f"{field}.image_url", url))
-
-
-def _render_g4f_part(field: str, part: Mapping[str, Any]) -> Json:
-    """Return one of g4f's own parts, a file in a bucket or a whole bucket, as a part of OpenAI's form."""
-    try:
-        if part.get("name") is None:
-            return {"type": "text", "text": to_string(part)}
-        (message,) = render_messages([{"role": "user", "content": [part]}])
-        (rendered,) = message["content"]
-        return dict(rendered)
-    except Exception as error:  # g4f's helper raises exceptions of many classes for a missing field or file
-        raise ValueError(f"{field}: g4f cannot read this part ({error!r:.80})") from error
-
-
-def _last_user_message(messages: list[Json]) -> Json:
-    """Return the last user message; append an empty one if there is none."""
-    for message in reversed(messages):
-        if message["role"] == "user":
-            return message
-    messages.append({"role": "user", "content": ""})
-    return messages[-1]
-
-
-def _parts_of(message: Json) -> list[Json]:
-    content = message["content"]
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    return list(content)
-
-
-def _image_part(url: str) -> Json:
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _wants_json(response_format: Any) -> bool:
-    if response_format is None:
-        return False
-    example = 'a dict, as in response_format={"type": "json_object"}'
-    check(isinstance(response_format, dict), "response_format", example, response_format)
-    # Other types are ignored: g4f adds {"type": "json"} to a request with tools, which it parses itself.
-    return response_format.get("type") in JSON_FORMATS
+    require(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
+    require(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
+    require(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
 
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -326,19 +229,14 @@ _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
     match = SIZE.fullmatch(size) if isinstance(size, str) else None
-    check(match or size in (None, "auto"), "size", 'WIDTHxHEIGHT, as in size="1024x768"', size)
+    require(match or size in (None, "auto"), "size", 'WIDTHxHEIGHT, as in size="1024x768"', size)
     fields = {"width": int(match[1]), "height": int(match[2])} if match else {}
     for name, (is_valid, expected) in _IMAGE_OPTIONS.items():
         value = options.get(name)
         if value is not None:
-            check(is_valid(value), name, expected, value)
+            require(is_valid(value), name, expected, value)
             fields[name] = value
     return fields
-
-
-def _check_text(field: str, text: Any) -> str:
-    check(text is None or isinstance(text, str), field, "text", text)
-    return text or ""
 
 
 def _is_duration(value: Any) -> bool:

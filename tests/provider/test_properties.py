@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.timeout(0)] if EXAMPLES else []
 
 ARGUMENTS = (
     *("model", "messages", "prompt", "proxy", "aspect_ratio", "project_id", "media"),
-    *("n", "width", "height", "size", "seed", "transparent", "response_format", "timeout"),
+    *("n", "width", "height", "size", "seed", "transparent", "response_format", "json", "timeout"),
 )
 
 properties = settings(
@@ -129,8 +129,19 @@ G4F_PARTS = st.dictionaries(
 )
 PARTS = mostly(TEXT_PARTS | IMAGE_PARTS, G4F_PARTS | JUNK)
 ROLES = mostly(st.sampled_from(["user", "assistant", "system", "developer", "tool", "function"]), TEXTS | JUNK)
+ARGUMENTS_OF_CALLS = mostly(TEXTS | st.dictionaries(TEXTS, JUNK, max_size=2))
+CALLS = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": mostly(TEXTS), "arguments": ARGUMENTS_OF_CALLS})},
+    optional={"id": mostly(TEXTS)},
+)
 MESSAGES = st.fixed_dictionaries(
-    {"role": ROLES, "content": mostly(TEXTS | st.lists(PARTS, max_size=3))}, optional={"name": JUNK, "tool_calls": JUNK}
+    {"role": ROLES, "content": mostly(TEXTS | st.none() | st.lists(PARTS, max_size=3))},
+    optional={
+        "name": mostly(TEXTS),
+        "tool_calls": mostly(st.lists(CALLS, max_size=2)),
+        "tool_call_id": mostly(TEXTS),
+        "refusal": mostly(TEXTS),
+    },
 )
 BROKEN_MESSAGES = st.dictionaries(st.sampled_from(["role", "content", "text"]), ROLES | JUNK) | JUNK
 CONVERSATIONS = mostly(st.lists(mostly(MESSAGES, BROKEN_MESSAGES), max_size=4))
@@ -163,6 +174,7 @@ REQUESTS = st.fixed_dictionaries(
         "seed": mostly(st.integers(-(2**53) + 1, 2**53 - 1), HUGE | JUNK),
         "transparent": mostly(st.booleans()),
         "response_format": mostly(st.fixed_dictionaries({"type": st.sampled_from(["json_object", "text"]) | JUNK})),
+        "json": mostly(st.none() | st.booleans()),
         "api_key": mostly(st.just(JWT) | st.dictionaries(st.just("Websim"), JUNK)),
         "timeout": mostly(
             st.sampled_from([None, 0, 60, 60.5]), st.sampled_from([-1, math.nan, math.inf, 10**400, "60", True, [], {}])
@@ -194,7 +206,10 @@ async def test_sends_valid_request_or_raises_error_that_names_the_argument(serve
     assert [type(chunk) for chunk in chunks] in ([str], [ImageResponse])
     assert server.requests
     for request in server.requests:
-        Validator(SENT_BODIES[request.head.decode().split(" ")[1]]).validate(json.loads(request.body))
+        body = json.loads(request.body)
+        Validator(SENT_BODIES[request.head.decode().split(" ")[1]]).validate(body)
+        # Strict parsers refuse lone surrogates, which cannot be encoded.
+        assert json.dumps(body, ensure_ascii=False).encode()
 
 
 LATIN_1 = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=40)

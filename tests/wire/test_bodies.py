@@ -1,16 +1,13 @@
 """Request bodies and headers: each field, and each argument that is rejected."""
 
-import io
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from g4f_websim.wire import bodies
 from g4f_websim.wire.endpoints import API_URL
 from tests.support.calls import HELLO, JWT, PNG, PNG_URI
-from tests.support.interpreter import run_python
 
 IMAGE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}
 PROJECT_ID = "ke3_xh5gai3gjkmruomu"
@@ -43,66 +40,7 @@ def test_image_body_contains_project_prompt_and_ratio_only():
     assert body == {"project_id": PROJECT_ID, "prompt": " a cat ", "aspect_ratio": "16:9"}
 
 
-@pytest.mark.parametrize(
-    ("role", "sent"),
-    [("developer", "system"), ("tool", "user"), ("function", "user"), ("assistant", "assistant"), ("system", "system")],
-)
-def test_maps_roles(role, sent):
-    assert messages_of([{"role": role, "content": "a"}, *HELLO]) == [{"role": sent, "content": "a"}, *HELLO]
-
-
-def test_drops_other_fields_of_messages():
-    assert messages_of([{**HELLO[0], "name": "Ann", "tool_call_id": "7"}]) == HELLO
-
-
-@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}], [None]], ids=repr)
-def test_drops_message_without_content(content):
-    assert messages_of([{"role": "assistant", "content": content}, *HELLO]) == HELLO
-
-
-def test_keeps_text_and_image_parts_without_other_fields():
-    parts = [
-        {"type": "text", "text": "What is this?", "cache_control": {}},
-        {"type": "image_url", "image_url": {"url": PNG_URI, "detail": "high"}},
-        {"type": "image_url", "image_url": "http://example.com/cat.png"},
-    ]
-    (message,) = messages_of([{"role": "user", "content": parts}])
-    assert message["content"] == [
-        {"type": "text", "text": "What is this?"},
-        IMAGE_PART,
-        {"type": "image_url", "image_url": {"url": "http://example.com/cat.png"}},
-    ]
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    """The name of a bucket of g4f's that contains an image and a text."""
-    monkeypatch.setattr("g4f.cookies.CookiesConfig.cookies_dir", str(tmp_path))
-    folder = tmp_path / "buckets" / "mine"
-    (folder / "media").mkdir(parents=True)
-    (folder / "media" / "cat.png").write_bytes(PNG)
-    (folder / "plain.cache").write_text("the text of a file", encoding="utf-8")
-    return "mine"
-
-
-def test_renders_parts_of_g4f(bucket):
-    parts = [
-        {"text": "Look: "},
-        {"bucket_id": bucket, "name": "cat.png", "url": "/files/mine/cat.png"},
-        {"bucket_id": bucket},
-    ]
-    (message,) = messages_of([{"role": "user", "content": parts}])
-    assert message["content"] == [
-        {"type": "text", "text": "Look: "},
-        IMAGE_PART,
-        {"type": "text", "text": "the text of a file"},
-    ]
-
-
-def test_rejects_part_that_g4f_cannot_read():
-    part = {"bucket_id": "none", "name": "cat.png", "url": "/files/none/cat.png"}
-    with pytest.raises(ValueError, match=r"^messages\[0\].content\[0\]: g4f cannot read this part"):
-        chat_body([{"role": "user", "content": [part]}])
+DRAW = {"type": "text", "text": "Draw"}
 
 
 @pytest.mark.parametrize(
@@ -114,8 +52,13 @@ def test_rejects_part_that_g4f_cannot_read():
         ([{"role": "user", "content": "Draw"}], ["Draw"]),
         ([*HELLO, {"role": "user", "content": "Draw"}], ["Hello", "Draw"]),
         ([*HELLO, {"role": "assistant", "content": "Draw"}], ["Hello", "Draw", "Draw"]),
+        ([{"role": "user", "content": "Draw"}, {"role": "assistant", "content": ""}], ["Draw"]),
+        ([{"role": "user", "content": [DRAW]}], [[DRAW]]),
+        ([{"role": "user", "content": [DRAW, IMAGE_PART]}], [[DRAW, IMAGE_PART]]),
+        ([{"role": "user", "content": [DRAW, DRAW]}], [[DRAW, DRAW], "Draw"]),
+        ([{"role": "user", "content": [IMAGE_PART]}], [[IMAGE_PART], "Draw"]),
     ],
-    ids=["None", "empty list", "other message", "same message", "ends with the prompt", "assistant said it"],
+    ids=repr,
 )
 def test_chat_prompt_is_last_user_message(messages, contents):
     sent = messages_of(messages, prompt="Draw")
@@ -123,79 +66,79 @@ def test_chat_prompt_is_last_user_message(messages, contents):
     assert sent[-1]["role"] == "user"
 
 
-@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
-def test_json_format_requests_json(kind):
-    assert chat_body(response_format={"type": kind})["json"] is True
-
-
-@pytest.mark.parametrize("response_format", [None, {}, {"type": "text"}, {"type": "json"}, {"type": []}], ids=repr)
-def test_other_formats_do_not_request_json(response_format):
-    assert "json" not in chat_body(response_format=response_format)
-
-
-def png_file(folder: Path) -> Path:
-    path = folder / "cat.png"
-    path.write_bytes(PNG)
-    return path
-
-
-IMAGES = {
-    "bytes": lambda folder: PNG,
-    "path": png_file,
-    "open file": lambda folder: io.BytesIO(PNG),
-    "data URI": lambda folder: PNG_URI,
+MEDIA = {
+    "last user message": (
+        [*HELLO, {"role": "assistant", "content": "Yes?"}],
+        [[{"type": "text", "text": "Hello"}, IMAGE_PART], "Yes?"],
+    ),
+    "parts": ([{"role": "user", "content": [DRAW, IMAGE_PART]}], [[DRAW, IMAGE_PART, IMAGE_PART]]),
+    "no message": ([], [[IMAGE_PART]]),
+    "empty message": ([*HELLO, {"role": "user", "content": ""}], ["Hello", [IMAGE_PART]]),
+    "no user message": ([{"role": "system", "content": "Be brief."}], ["Be brief.", [IMAGE_PART]]),
 }
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
-@pytest.mark.parametrize("make_image", IMAGES.values(), ids=IMAGES)
-def test_media_join_last_user_message(tmp_path, make_image, named):
-    image = make_image(tmp_path)
-    messages = [*HELLO, {"role": "assistant", "content": "Yes?"}]
-    assert messages_of(messages, media=[(image, "cat.png") if named else image]) == [
-        {"role": "user", "content": [{"type": "text", "text": "Hello"}, IMAGE_PART]},
-        messages[1],
-    ]
-
-
-def test_reads_file_without_pillow(tmp_path):
-    program = """
-import io, sys
-sys.modules["PIL"] = None
-from pathlib import Path
-from g4f_websim.wire.bodies import image_urls
-file = Path("cat.png")
-print(len({*image_urls([file, io.BytesIO(file.read_bytes()), file.read_bytes()])}))
-"""
-    png_file(tmp_path)
-    printed, _ = run_python("-c", program)
-    assert printed.strip() == "1"
-
-
-def test_reads_file_from_its_start():
-    file = io.BytesIO(PNG)
-    file.read()
-    assert bodies.image_urls([file]) == [PNG_URI]
-
-
-def test_media_join_parts_of_message():
-    parts = [{"type": "text", "text": "Both:"}, IMAGE_PART]
-    (message,) = messages_of([{"role": "user", "content": parts}], media=["https://example.com/b.jpg"])
-    assert message["content"] == [*parts, {"type": "image_url", "image_url": {"url": "https://example.com/b.jpg"}}]
-
-
-@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": ""}]], ids=["no message", "empty message"])
-def test_image_alone_is_a_message(messages):
-    assert messages_of(messages, media=[PNG]) == [{"role": "user", "content": [IMAGE_PART]}]
-
-
-def test_media_without_user_message_become_user_message():
-    instructions = {"role": "system", "content": "Be brief."}
-    assert messages_of([instructions], media=[PNG]) == [instructions, {"role": "user", "content": [IMAGE_PART]}]
+@pytest.mark.parametrize(("messages", "contents"), MEDIA.values(), ids=MEDIA)
+def test_media_join_last_user_message(messages, contents):
+    assert [message["content"] for message in messages_of(messages, media=[PNG])] == contents
 
 
 def test_empty_media_change_nothing():
     assert messages_of(HELLO, media=[]) == HELLO
+
+
+JSON_REQUESTS = [
+    *[{"json": True}, {"json": True, "response_format": {"type": "text"}}],
+    *[
+        {"response_format": {"type": kind}, "json": json_value}
+        for kind in ("json_object", "json_schema")
+        for json_value in (None, False, True)
+    ],
+]
+
+
+@pytest.mark.parametrize("arguments", JSON_REQUESTS, ids=repr)
+def test_requests_json(arguments):
+    assert chat_body(**arguments) == {"project_id": PROJECT_ID, "messages": HELLO, "json": True}
+
+
+@pytest.mark.parametrize("response_format", [None, {}, {"type": "text"}, {"type": "json"}, {"type": []}], ids=repr)
+@pytest.mark.parametrize("json_value", [None, False])
+def test_does_not_request_json(response_format, json_value):
+    assert "json" not in chat_body(response_format=response_format, json=json_value)
+
+
+SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer", "title": "\ud83d"}}}
+SCHEMA_TEXT = (
+    "Respond only with JSON that is valid against this JSON schema:\n"
+    '{"type": "object", "properties": {"größe": {"type": "integer", "title": "\ufffd"}}}'
+)
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    "form", [{"json_schema": {"name": "size", "schema": SCHEMA}}, {"name": "size", "schema": SCHEMA}]
+)
+@pytest.mark.parametrize(
+    ("messages", "system"),
+    [
+        (HELLO, SCHEMA_TEXT),
+        ([SYSTEM, *HELLO], f"Be brief.\n\n{SCHEMA_TEXT}"),
+        ([{"role": "developer", "content": "Be brief."}, *HELLO], f"Be brief.\n\n{SCHEMA_TEXT}"),
+        ([{"role": "system", "content": [DRAW]}, *HELLO], [DRAW, {"type": "text", "text": SCHEMA_TEXT}]),
+    ],
+    ids=["no system message", "text", "developer", "parts"],
+)
+def test_schema_is_sent_in_system_message(messages, system, form):
+    body = chat_body(messages, response_format={"type": "json_schema", **form})
+    assert body["messages"] == [{"role": "system", "content": system}, *HELLO]
+    assert body["json"] is True
+
+
+def test_replaces_surrogates_in_prompts():
+    assert messages_of([], prompt="\ud83d\ude00\ud83d") == [{"role": "user", "content": "😀\ufffd"}]
+    assert image_body(None, "\ud83d\ude00\ud83d")["prompt"] == "😀\ufffd"
+    assert image_body([{"role": "user", "content": "\ude00"}])["prompt"] == "\ufffd"
 
 
 def test_does_not_change_arguments():
@@ -243,6 +186,8 @@ def test_accepts_smallest_image():
         (1000, 1500, "2:3"),
         (2560, 1080, "21:9"),
         (1080, 2560, "9:21"),
+        (1000, 800, "5:4"),
+        (800, 1000, "4:5"),
         (10_000, 1, "21:9"),
     ],
 )
@@ -255,20 +200,16 @@ def test_keeps_requested_ratio_beside_width_and_height():
     assert (body["aspect_ratio"], body["width"], body["height"]) == ("2:3", 1920, 1080)
 
 
-@pytest.mark.parametrize("side", [{"width": 1920}, {"height": 1920}], ids=["width", "height"])
-def test_width_or_height_alone_does_not_select_ratio(side):
-    assert image_body(None, "a cat", **side)["aspect_ratio"] == "1:1"
-
-
 @pytest.mark.parametrize(
     ("arguments", "width", "height", "ratio"),
     [
         ({"size": "1920x1080"}, 1920, 1080, "16:9"),
         ({"size": "1920x1080", "width": 640}, 640, 1080, "9:16"),
+        ({"size": "1920x1080", "height": 1920}, 1920, 1920, "1:1"),
         ({"size": "auto"}, None, None, "1:1"),
         ({"aspect_ratio": None}, None, None, "1:1"),
     ],
-    ids=["size", "size and width", "size auto", "neither"],
+    ids=["size", "size and width", "size and height", "size auto", "neither"],
 )
 def test_size_sets_width_and_height(arguments, width, height, ratio):
     body = image_body(None, "a cat", **arguments)
@@ -282,51 +223,34 @@ def user(content):
 REJECTED_CHATS = {
     "no messages": ({"messages": []}, "messages: a message with content, as in messages=.*, or a prompt, not []"),
     "empty message and prompt": ({"messages": user(""), "prompt": ""}, "messages: a message with content"),
-    "text as messages": ({"messages": "Hello"}, "messages: a list of dicts, as in .* not 'Hello'"),
-    "text as a message": ({"messages": ["Hello"]}, "messages[0]: a dict .* not 'Hello'"),
-    "no role": ({"messages": [{"content": "Hello"}]}, "messages[0]: .* a role, one of user"),
-    "unknown role": (
-        {"messages": [*HELLO, {"role": "bot", "content": "a"}]},
-        "messages[1]: .* a role, one of user, assistant, .* not .*'bot'",
+    "nothing but a schema": (
+        {"messages": [], "response_format": {"type": "json_schema", "schema": SCHEMA}},
+        "messages: a message with content",
     ),
-    "list as role": ({"messages": [{"role": [], "content": "a"}]}, "messages[0]: .* a role, one of .* not .*[]"),
-    "bytes as content": ({"messages": user(b"a")}, "messages[0].content: text or a list of parts, not b'a'"),
-    "text as a part": ({"messages": user(["a"])}, "messages[0].content[0]: a dict, as in .* not 'a'"),
-    "number as text": ({"messages": user([{"type": "text", "text": 1}])}, "messages[0].content[0].text: text, not 1"),
-    "audio part": (
-        {"messages": user([{"type": "input_audio"}])},
-        "messages[0].content[0].type: text or image_url, not 'input_audio'",
-    ),
-    "file part": (
-        {"messages": user([{"type": "file", "image_url": PNG_URI}])},
-        "messages[0].content[0].type: text or image_url, not 'file'",
-    ),
-    "video part": (
-        {"messages": user([{"type": "video", "text": "a"}])},
-        "messages[0].content[0].type: text or image_url, not 'video'",
-    ),
-    "URL of a local file": (
-        {"messages": user([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}])},
-        "messages[0].content[0].image_url: an image: bytes, .* not 'file:///etc/passwd'",
-    ),
-    "number as prompt": ({"messages": HELLO, "prompt": 7}, "prompt: text, not 7"),
-    "bytes as media": ({"messages": HELLO, "media": PNG}, "media: a list of images, .* not b'"),
-    "text in media": ({"messages": HELLO, "media": ["cat.png"]}, "media[0]: an image: bytes, .* not 'cat.png'"),
-    "audio in media": (
-        {"messages": HELLO, "media": [(b"RIFF", "cat.wav")]},
-        "media[0]: an image: bytes, .* not 'data:audio",
-    ),
-    "tuple of one in media": ({"messages": HELLO, "media": [(PNG,)]}, "media[0]: the image cannot be read"),
-    "bytes of another format": ({"messages": HELLO, "media": [PNG, b"text"]}, "media[1]: the image cannot be read"),
-    "missing file": (
-        {"messages": HELLO, "media": [Path("none.png")]},
-        "media[0]: the image cannot be read .*No such file",
-    ),
+    "malformed message": ({"messages": ["Hello"]}, "messages[0]: a dict .* not 'Hello'"),
+    "number as prompt": ({"prompt": 7}, "prompt: text, not 7"),
+    "bytes as media": ({"media": PNG}, "media: a list of images, .* not b'"),
+    "text in media": ({"media": ["cat.png"]}, "media[0]: an image: bytes, .* not 'cat.png'"),
     "text as response_format": (
-        {"messages": HELLO, "response_format": "json_object"},
+        {"response_format": "json_object"},
         'response_format: a dict, as in response_format={"type": "json_object"}, not \'json_object\'',
     ),
-    "list as response_format": ({"messages": HELLO, "response_format": []}, "response_format: a dict, .* not []"),
+    "list as response_format": ({"response_format": []}, "response_format: a dict, .* not []"),
+    **{
+        f"{schema!r:.20} as schema": (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+            'response_format: a dict, as in {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, ',
+        )
+        for schema in ("{}", [1], {"type": {1, 2}}, {(1, 2): 3}, 7)
+    },
+    "text as json_schema": (
+        {"response_format": {"type": "json_schema", "json_schema": "{}"}},
+        'response_format: a dict, as in {"type": "json_schema", ',
+    ),
+    **{
+        f"{value!r} as json": ({"json": value}, f"json: True or False, as in json=True, not {value!r}")
+        for value in (1, 0, "yes", {}, [])
+    },
 }
 
 REJECTED_IMAGES = {
@@ -349,6 +273,16 @@ REJECTED_IMAGES = {
     "seed of 5000 digits": ({"seed": 10**5000}, "seed: an integer, as in seed=42, not this value"),
     "text as transparent": ({"transparent": "no"}, "transparent: True or False, not 'no'"),
     "size in words": ({"size": "large"}, "size: WIDTHxHEIGHT, as in size=\"1024x768\", not 'large'"),
+    "width alone": (
+        {"width": 9},
+        "width: pixels together with height, as in width=1024, height=768, not 'width alone'",
+    ),
+    "height alone": ({"height": 9}, "height: pixels together with width, as in width=1024, height=768, not 'height al"),
+    "5 images": ({"media": [PNG] * 5}, "media: at most 4 reference images, as in .* not 5"),
+    "5 images in messages and media": (
+        {"messages": user([DRAW, *[IMAGE_PART] * 3]), "media": [PNG] * 2},
+        "media: at most 4 reference images, as in .* not 5",
+    ),
     "text as media": ({"media": "cat.png"}, "media: a list of images, .* not 'cat.png'"),
 }
 
@@ -361,7 +295,7 @@ def matching(message: str) -> str:
 @pytest.mark.parametrize(("arguments", "message"), REJECTED_CHATS.values(), ids=REJECTED_CHATS)
 def test_rejects_chat_arguments(arguments, message):
     with pytest.raises(ValueError, match=matching(message)):
-        chat_body(**arguments)
+        chat_body(**{"messages": HELLO, **arguments})
 
 
 @pytest.mark.parametrize(("arguments", "message"), REJECTED_IMAGES.values(), ids=REJECTED_IMAGES)
@@ -439,10 +373,15 @@ def test_project_id_may_be_missing(monkeypatch, value):
 
 
 @pytest.mark.parametrize(
-    ("model", "name"), [(None, ""), ("", ""), ("flux", "flux"), ("Websim:flux", "flux"), ("Websim:", "")]
+    ("model", "name"),
+    [
+        *[(None, ""), ("", ""), ("flux", "flux"), ("Websim:flux", "flux"), ("Websim:", ""), ("websim:flux", "flux")],
+        *[("WEBSIM: Flux", "flux"), (" FLUX\n", "flux"), ("Websim:AUTO", "auto"), ("Other:flux", "Other:flux")],
+        *[("GPT-4o", "GPT-4o"), ("websimflux", "websimflux")],
+    ],
 )
-def test_strips_provider_prefix(model, name):
-    assert bodies.strip_provider_prefix(model) == name
+def test_finds_model_without_provider_prefix_and_case(model, name):
+    assert bodies.strip_provider_prefix(model, ["gemini-1.5-pro", "flux", "auto"]) == name
 
 
 def test_rejects_model_that_is_not_text():

@@ -1,0 +1,249 @@
+"""Messages: what conversations of OpenAI's, Anthropic's and g4f's forms say, in Websim's form."""
+
+import json
+import re
+
+import pytest
+
+from g4f_websim.wire.messages import normalize, without_empty
+from tests.support.calls import HELLO, PNG, PNG_URI
+
+IMAGE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}
+PNG_DATA = PNG_URI.partition(",")[2]
+
+
+def sent(*messages):
+    return without_empty(normalize(list(messages)))
+
+
+def content_of(content, role="user", **fields):
+    """Return the content that is sent for one message, after a call of the tool `add` with the id `call_1`."""
+    call = {"id": "call_1", "function": {"name": "add", "arguments": "{}"}}
+    _, message = sent({"role": "assistant", "tool_calls": [call]}, {"role": role, "content": content, **fields})
+    assert message.keys() == {"role", "content"}
+    return message["content"]
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+@pytest.mark.parametrize(
+    ("role", "role_sent"),
+    [
+        *[("developer", "system"), ("tool", "user"), ("function", "user"), ("assistant", "assistant")],
+        *[("system", "system"), ("user", "user"), ("User", "user"), ("SYSTEM", "system")],
+    ],
+)
+def test_maps_roles(role, role_sent):
+    assert sent({"role": role, "content": "a"}) == [{"role": role_sent, "content": "a"}]
+
+
+def test_drops_other_fields_of_messages():
+    assert sent({**HELLO[0], "name": "Ann", "tool_call_id": "7", "id": 1}) == HELLO
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *[{"content": content} for content in (None, "", [], [text("")], [None])],
+        *[{"content": None, "tool_calls": empty} for empty in (None, [], ())],
+        *[{"refusal": None, "audio": {"id": "1"}, "function_call": None}, {"role": "tool", "tool_call_id": "1"}],
+    ],
+    ids=repr,
+)
+def test_drops_message_that_says_nothing(message):
+    assert sent({"role": "assistant", **message}, *HELLO) == HELLO
+
+
+def test_keeps_text_and_image_parts_without_other_fields():
+    parts = [
+        {"type": "text", "text": "What is this?", "cache_control": {}},
+        {"type": "image_url", "image_url": {"url": PNG_URI, "detail": "high"}},
+        {"type": "image_url", "image_url": "Http://example.com/cat.png"},
+    ]
+    url = "http://example.com/cat.png"
+    assert content_of(parts) == [
+        text("What is this?"),
+        IMAGE_PART,
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+
+
+CALLS = {
+    "OpenAI": {"id": "call_2", "type": "function", "function": {"name": "sum", "arguments": '{"a": 1}'}},
+    "custom tool": {"id": "call_2", "type": "custom", "custom": {"name": "sum", "input": '{"a": 1}'}},
+    "LangChain": {"id": "call_2", "type": "tool_call", "name": "sum", "args": {"a": 1}},
+    "Anthropic": {"id": "call_2", "type": "tool_use", "name": "sum", "input": {"a": 1}},
+}
+CALL_TEXT = 'Called the tool sum (call_2): {"a": 1}'
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("content", [None, "", "Let me see.", [text("Let me see.")]], ids=repr)
+def test_renders_tool_calls(call, content):
+    rendered = content_of(content, "assistant", tool_calls=[call, call])
+    calls = f"{CALL_TEXT}\n{CALL_TEXT}"
+    if isinstance(content, list):
+        assert rendered == [*content, text(calls)]
+    else:
+        assert rendered == (f"{content}\n\n{calls}" if content else calls)
+
+
+SAID = {
+    "refusal": ({"refusal": "I cannot."}, "I cannot."),
+    "audio": ({"audio": {"id": "1", "data": "AA", "transcript": "Hi there"}}, "Hi there"),
+    "function_call": ({"function_call": {"name": "sum", "arguments": "{}"}}, "Called the tool sum: {}"),
+    "call without arguments": ({"tool_calls": [{"function": {"name": "now"}}]}, "Called the tool now: "),
+    "call without a name": ({"tool_calls": [{"id": "7", "function": {}}]}, "Called the tool 7: "),
+    "refusal and call": ({"refusal": "No.", "tool_calls": [CALLS["OpenAI"]]}, f"No.\n{CALL_TEXT}"),
+    "arguments of another alphabet": (
+        {"tool_calls": [{"function": {"name": "say", "arguments": {"word": "мир"}}}]},
+        'Called the tool say: {"word": "мир"}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "said"), SAID.values(), ids=SAID)
+def test_renders_what_stands_outside_of_content(fields, said):
+    assert content_of(None, "assistant", **fields) == said
+    assert content_of("Well.", "assistant", **fields) == f"Well.\n\n{said}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "head"),
+    [
+        ({"tool_call_id": "call_1"}, "Result of the tool add (call_1):"),
+        ({"tool_call_id": "call_9"}, "Result of the tool call_9:"),
+        ({"tool_call_id": "call_9", "name": "sum"}, "Result of the tool sum (call_9):"),
+        ({"role": "function", "name": "sum"}, "Result of the tool sum:"),
+    ],
+    ids=repr,
+)
+def test_result_names_its_tool(fields, head):
+    fields = {"role": "tool", **fields}
+    assert content_of("42", **fields) == f"{head}\n42"
+    assert content_of([text("42"), IMAGE_PART], **fields) == [text(head), text("42"), IMAGE_PART]
+
+
+RESULT = {"type": "tool_result", "tool_use_id": "call_1"}
+PARTS = {
+    "input_text": ({"type": "input_text", "text": "a"}, [text("a")]),
+    "output_text": ({"type": "output_text", "text": "a", "annotations": []}, [text("a")]),
+    "refusal": ({"type": "refusal", "refusal": "No."}, [text("No.")]),
+    "thinking": ({"type": "thinking", "thinking": "Hm.", "signature": "x"}, [text("Hm.")]),
+    "input_image": ({"type": "input_image", "image_url": PNG_URI}, [IMAGE_PART]),
+    "bytes as an image": ({"type": "image_url", "image_url": {"url": PNG}}, [IMAGE_PART]),
+    "Anthropic's image": (
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG_DATA}},
+        [IMAGE_PART],
+    ),
+    "Anthropic's image URL": ({"type": "image", "source": {"type": "url", "url": PNG_URI}}, [IMAGE_PART]),
+    "LangChain's image": ({"type": "image", "base64": PNG_DATA, "mime_type": "image/png"}, [IMAGE_PART]),
+    "LangChain's image URL": ({"type": "image", "url": PNG_URI}, [IMAGE_PART]),
+    "tool_use": (CALLS["Anthropic"], [text(CALL_TEXT)]),
+    "tool_call": (CALLS["LangChain"], [text(CALL_TEXT)]),
+    "tool_result": ({**RESULT, "content": "42"}, [text("Result of the tool add (call_1):\n42")]),
+    "tool_result of parts": (
+        {**RESULT, "content": [text("42"), IMAGE_PART]},
+        [text("Result of the tool add (call_1):"), text("42"), IMAGE_PART],
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "rendered"), PARTS.values(), ids=PARTS)
+def test_renders_parts_of_other_clients(part, rendered):
+    assert content_of([part]) == rendered
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """The name of a bucket of g4f's that contains an image and a text."""
+    monkeypatch.setattr("g4f.cookies.CookiesConfig.cookies_dir", str(tmp_path))
+    folder = tmp_path / "buckets" / "mine"
+    (folder / "media").mkdir(parents=True)
+    (folder / "media" / "cat.png").write_bytes(PNG)
+    (folder / "plain.cache").write_text("the text of a file", encoding="utf-8")
+    return "mine"
+
+
+def test_renders_parts_of_g4f(bucket):
+    parts = [
+        {"text": "Look: "},
+        {"bucket_id": bucket, "name": "cat.png", "url": "/files/mine/cat.png"},
+        {"bucket_id": bucket},
+    ]
+    assert content_of(parts) == [text("Look: "), IMAGE_PART, text("the text of a file")]
+
+
+SURROGATES = ["lone \ud83d end", "\udc00\ud83d\ude00 pair", "\ude00"]
+
+
+@pytest.mark.parametrize("bad", SURROGATES, ids=repr)
+def test_replaces_surrogates_everywhere(bad):
+    good = {SURROGATES[0]: "lone \ufffd end", SURROGATES[1]: "\ufffd😀 pair", SURROGATES[2]: "\ufffd"}[bad]
+    call = {"id": bad, "function": {"name": bad, "arguments": {bad: bad}}}
+    conversation = sent(
+        {"role": "user", "content": bad},
+        {"role": "user", "content": [text(bad), {"type": "refusal", "refusal": bad}]},
+        {"role": "assistant", "content": None, "refusal": bad, "tool_calls": [call]},
+        {"role": "tool", "content": bad, "name": bad},
+    )
+    encoded = json.dumps(conversation, ensure_ascii=False).encode().decode()
+    assert bad not in encoded
+    assert encoded.count(good) == 10
+    assert sent({"role": "user", "content": good}) == [{"role": "user", "content": good}]
+
+
+REJECTED = {
+    "text as messages": ("Hello", "messages: a list of dicts, as in .* not 'Hello'"),
+    "text as a message": (["Hello"], "messages[0]: a dict .* not 'Hello'"),
+    "no role": ([{"content": "Hello"}], "messages[0]: .* a role, one of user"),
+    "unknown role": (
+        [*HELLO, {"role": "bot", "content": "a"}],
+        "messages[1]: .* a role, one of user, assistant, .* not .*'bot'",
+    ),
+    "list as role": ([{"role": [], "content": "a"}], "messages[0]: .* a role, one of .* not .*[]"),
+    "bytes as content": (b"a", "messages[0].content: text or a list of parts, not b'a'"),
+    "text as a part": (["a"], "messages[0].content[0]: a dict, as in .* not 'a'"),
+    "number as text": ([{"type": "text", "text": 1}], "messages[0].content[0].text: text, not 1"),
+    "audio part": ([{"type": "input_audio"}], "messages[0].content[0].type: one of text, .* not 'input_audio'"),
+    "file part": ([{"type": "file", "image_url": PNG_URI}], "messages[0].content[0].type: one of text, .* not 'file'"),
+    "video part": (
+        [{"type": "video", "text": "a"}],
+        "messages[0].content[0].type: one of text, .*image_url, .* 'video'",
+    ),
+    "list as type": ([{"type": []}], "messages[0].content[0].type: one of text, .* not []"),
+    "part without type": ([{"foo": 1}], "messages[0].content[0].type: one of text, .* not None"),
+    "unknown part in a result": (
+        [{**RESULT, "content": [{"type": "video"}]}],
+        "messages[0].content[0].content[0].type: one of text, .* not 'video'",
+    ),
+    "part that g4f cannot read": (
+        [{"bucket_id": "none", "name": "cat.png", "url": "/files/none/cat.png"}],
+        "messages[0].content[0]: g4f cannot read this part",
+    ),
+    "URL of a local file": (
+        [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}],
+        "messages[0].content[0].image_url: an image: bytes, .* not 'file:///etc/passwd'",
+    ),
+    "text as tool_calls": ([{"role": "assistant", "tool_calls": "add"}], "messages[0].tool_calls: a list of dicts, "),
+    "text as a call": ([{"role": "assistant", "tool_calls": ["add"]}], "messages[0].tool_calls[0]: a dict, as in "),
+    "call with text as function": (
+        [{"role": "assistant", "tool_calls": [{"function": "add"}]}],
+        "messages[0].tool_calls[0]: a dict, as in ",
+    ),
+    "arguments that are no JSON": (
+        [{"role": "assistant", "function_call": {"name": "add", "arguments": {(1, 2): 3}}}],
+        "messages[0].function_call: a call with arguments that JSON can express, not ",
+    ),
+    "number as refusal": ([{"role": "assistant", "refusal": 7}], "messages[0].refusal: text, not 7"),
+}
+
+
+@pytest.mark.parametrize(("messages", "message"), REJECTED.values(), ids=REJECTED)
+def test_error_names_message_and_part(messages, message):
+    if isinstance(messages, bytes) or (isinstance(messages, list) and "content" in message):
+        messages = [{"role": "user", "content": messages}]
+    with pytest.raises(ValueError, match="^" + ".*".join(map(re.escape, message.split(".*")))):
+        normalize(messages)
