@@ -4,6 +4,7 @@ import base64
 import os
 import re
 from contextlib import suppress
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,12 @@ def _media_type(data: bytes) -> str:
 
 
 def _pillow() -> Any:
-    """Return pillow, which is optional, or None."""
+    """Return pillow with its modules Image and ImageOps, or None; the package does not depend on it."""
     try:
-        import PIL.Image
-        import PIL.ImageOps
+        import_module("PIL.ImageOps")  # imports PIL.Image too
     except ImportError:
         return None
-    return PIL
+    return import_module("PIL")
 
 
 def _convert(data: bytes) -> bytes:
