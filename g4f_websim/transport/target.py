@@ -46,7 +46,7 @@ class Target:
         token: the Websim token that is sent, if any.
         api_key: the caller's key, which no message may show even if it is not sent.
         proxy: URL of an http, https, socks4, socks5 or socks5h proxy, if any.
-        unsent_key: whether the caller gave a key that is not a Websim token, so that it is not sent.
+        unsent_key: whether a key was given that is not a Websim token and so is not sent.
 
     Attributes:
         host: the host and port of the endpoint.
