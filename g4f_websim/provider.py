@@ -14,18 +14,18 @@ import random
 import string
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar
 
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
-from .misspelled import warn_of_argument, warn_of_model
 from .transport import attempts, sync
 from .transport.log import log
 from .transport.target import Target
 from .wire import bodies, response, tokens
 from .wire.endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
+from .wire.misspelled import meant_name
 
 LAST_IS_ASSISTANT = (
     "the last message is the assistant's, so Websim may respond to an earlier question. "
@@ -34,6 +34,9 @@ LAST_IS_ASSISTANT = (
 
 # What ids of Websim's projects consist of, besides an underscore.
 ID_CHARACTERS = string.ascii_lowercase + string.digits
+
+# Clients of g4f's server choose the names of arguments and models, so not all of them are kept.
+MAX_NOTED_NAMES = 1000
 
 # Sends a prepared request and returns what the given function reads from the response body.
 Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
@@ -177,7 +180,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         model = bodies.strip_provider_prefix(model, [*cls.models, *cls.image_models, "auto"])
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
         for name in kwargs:
-            warn_of_argument(name, _argument_names())
+            _warn_of_misspelled("argument", name, _argument_names())
         project_id = bodies.check_project_id(project_id) or cls.generate_project_id(for_image=is_image)
         key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
         page = bodies.IMAGE_PAGE if is_image else bodies.CHAT_PAGE
@@ -191,7 +194,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
         else:
             bodies.check_chat_model(model, cls.image_models)
-            warn_of_model(model, ("", "auto", *cls.models))
+            _warn_of_misspelled("model", model, ("", "auto", *cls.models))
             handler = cls._handle_chat_request(project_id, messages, headers, proxy, **options)
         async with aclosing(handler) as chunks:
             async for chunk in chunks:
@@ -286,6 +289,13 @@ def _choose_token(api_key: Any) -> str | None:
 def _report_other_key(source: str) -> None:
     """Log once for each source that a key is not sent."""
     log(logging.INFO, f"{source} is not a Websim token (a JSON Web Token): not sent")
+
+
+@lru_cache(MAX_NOTED_NAMES)
+def _warn_of_misspelled(kind: str, name: str, known: tuple[str, ...]) -> None:
+    """Log a warning, once for each name, if an ignored argument or an unknown model may be misspelled."""
+    if meant := meant_name(name, known):
+        log(logging.WARNING, f"the {kind} {name!r} is not known: did you mean {meant}?")
 
 
 @cache

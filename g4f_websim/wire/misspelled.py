@@ -1,40 +1,9 @@
-"""Log a warning, once for each name, about ignored arguments and unknown models whose names may be misspelled."""
+"""Recognize misspelled names of arguments and models."""
 
-import logging
 from collections.abc import Iterable
-from functools import lru_cache
-
-from .transport.log import log
-
-# Clients of g4f's server choose the names, so not all of them are kept.
-MAX_NOTED_NAMES = 1000
 
 # Shorter names are one edit away from many words.
 MIN_CHARS = 3
-
-
-@lru_cache(MAX_NOTED_NAMES)
-def warn_of_argument(name: str, known: tuple[str, ...]) -> None:
-    """Log a warning if the name of an ignored argument may be misspelled.
-
-    Args:
-        name: the name.
-        known: the names of the arguments that are not ignored.
-    """
-    if meant := meant_name(name, known):
-        log(logging.WARNING, f"the argument {name!r} is ignored: did you mean {meant}?")
-
-
-@lru_cache(MAX_NOTED_NAMES)
-def warn_of_model(name: str, known: tuple[str, ...]) -> None:
-    """Log a warning if the name of the model of a chat may be misspelled.
-
-    Args:
-        name: the name.
-        known: the names of the models.
-    """
-    if meant := meant_name(name, known):
-        log(logging.WARNING, f"the model {name!r} is not known: did you mean {meant}?")
 
 
 def meant_name(name: str, known: Iterable[str]) -> str | None:
