@@ -16,16 +16,16 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
-from ..errors import timeout_error
 from ..provider import Websim
 from ..transport import attempts
+from ..transport.causes import Step
+from ..transport.failures import timed_out, timeout_error
 from ..transport.target import PROXY_VARIABLE, Target
 from ..wire import bodies, response, tokens
 from ..wire.endpoints import CHAT_PATH, IMAGE_PATH
 from ..wire.redaction import excerpt, redact
 from . import diagnosis
 from .check_settings import TOKEN_FILE, SettingError, Settings, check_also, read_settings, without_login
-from .check_steps import Step
 from .diagnosis import Probe, Results
 
 COLUMNS = 100
@@ -150,7 +150,7 @@ def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
     started = time.perf_counter()
     # A new event loop opens a new connection. On a reused one, a request could be sent twice.
     outcome = asyncio.run(_send(_build(settings, target, is_image), _reader(settings, is_image)))
-    probe = Probe(settings, target, time.perf_counter() - started, outcome.response, outcome.error)
+    probe = Probe(settings, target, time.perf_counter() - started, outcome.response, outcome.error, outcome.cause)
     start = f"{probe.status or '-':<5}{probe.seconds:>6.2f} s  "
     _print(start + excerpt(prefix + probe.verdict, target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
     return probe
@@ -161,7 +161,7 @@ async def _send(prepared: attempts.Request, read: Callable[[str], str]) -> attem
         async with asyncio.timeout(TIMEOUT):
             return await attempts.attempt_once(prepared, read)
     except TimeoutError:
-        return attempts.Outcome(error=timeout_error(TIMEOUT, prepared.target))
+        return attempts.Outcome(error=timeout_error(TIMEOUT, prepared.target), cause=timed_out(TIMEOUT))
 
 
 def _build(settings: Settings, target: Target, is_image: bool) -> attempts.Request:

@@ -9,12 +9,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..provider import Websim
+from ..transport.causes import USE_NO_PROXY, Step
+from ..transport.failures import USE_HTTP_PROXY
 from ..transport.target import PROXY_FORM, PROXY_VARIABLE, SITE_FORM, Target, host_in, is_valid_url
 from ..wire.bodies import PROJECT_ID_FORM, PROJECT_VARIABLE, check_project_id
 from ..wire.endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from ..wire.redaction import REDACTED, excerpt, redact
 from ..wire.tokens import TOKEN_VARIABLE, is_expired, is_token
-from .check_steps import CHECK, SET_HTTP_PROXY, USE_HTTP_PROXY, Step, export, set_project, use_no_proxy
+from .check_steps import CHECK, SET_HTTP_PROXY, export, set_project
 
 # The login of websim-cli, Websim's own command line tool.
 TOKEN_FILE = "~/.websim-cli.json"
@@ -197,8 +199,8 @@ def steps_for_proxy(url: str) -> list[Step]:
     corrected = f"http://{url.split('://', 1)[-1]}"
     is_corrected = _HOST.fullmatch(_without_scheme_and_login(url)) and is_valid_url(DEFAULT_URL, corrected)
     if is_corrected:
-        return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), use_no_proxy()]
-    return [Step("Correct it:", (SET_HTTP_PROXY,)), use_no_proxy()]
+        return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), USE_NO_PROXY]
+    return [Step("Correct it:", (SET_HTTP_PROXY,)), USE_NO_PROXY]
 
 
 def _correct(url: str) -> str:

@@ -8,32 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ..errors import Reason
 from ..transport import attempts
-from ..transport.causes import (
-    CHECK_HTTPS_PROXY,
-    INVALID_CERTIFICATE,
-    NO_SOCKS,
-    NOT_HTTPS,
-    PROXY_LOGIN,
-    TRY_LATER,
-    Cause,
-    Reason,
-)
+from ..transport.causes import TRY_LATER, Step
+from ..transport.failures import INVALID_CERTIFICATE
 from ..transport.target import Target, origin_in
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
+from ..wire.redaction import redact
 from ..wire.tokens import TOKEN_VARIABLE, is_token
 from .check_settings import TOKEN_FIELD, TOKEN_FILE, Settings
 from .check_steps import (
     CHECK,
     SET_HTTP_PROXY,
     SET_PROXY,
-    USE_HTTP_PROXY,
-    Step,
     export,
-    quoted,
     set_project,
-    use_no_proxy,
 )
 
 MAX_FURTHER_REQUESTS = 6
@@ -56,6 +46,7 @@ class Probe:
     seconds: float
     response: attempts.Response | None
     error: Any
+    cause: Any
 
     @property
     def status(self) -> int | None:
@@ -64,15 +55,9 @@ class Probe:
         return status
 
     @property
-    def cause(self) -> Cause:
-        """Why the request failed."""
-        cause: Cause = self.error.cause
-        return cause
-
-    @property
     def verdict(self) -> str:
         """The result in words."""
-        return self.cause.summary if self.error else "ok"
+        return redact(self.cause.summary, self.target.secrets) if self.error else "ok"
 
     @property
     def message(self) -> str:
@@ -188,7 +173,7 @@ def _steps_after(failed: Probe) -> list[Step]:
         case Reason.API_CHANGED | Reason.REQUEST_REFUSED:
             return _upgrade()
         case Reason.PROXY_FAILED:
-            return _steps_for_proxy(failed)
+            return list(failed.cause.steps)
         case Reason.NO_CONNECTION | Reason.TIMEOUT:
             return _steps_without_connection(failed)
         case _:
@@ -255,26 +240,10 @@ def _report(start: str) -> Step:
     return Step(f"{start} with the output of:", (f"{CHECK} --report",))
 
 
-def _steps_for_proxy(failed: Probe) -> list[Step]:
-    if failed.cause == NO_SOCKS:
-        return [Step("Install it:", (NO_SOCKS.advice,))]
-    scheme = urlsplit(failed.settings.proxy or "http:").scheme
-    set_proxy = f"{SET_PROXY}={scheme}://"
-    if failed.cause.advice == PROXY_LOGIN:
-        host = failed.target.proxy_host or "<host>:<port>"
-        steps = [Step("Put its user and password into its URL:", (f"{set_proxy}<user>:<password>@{quoted(host)}",))]
-    else:
-        steps = [Step("Check that the proxy works, and correct its URL:", (f"{set_proxy}<host>:<port>",))]
-    if failed.cause.advice == CHECK_HTTPS_PROXY:
-        steps.insert(0, Step("If it is one of the many proxies whose URL begins with http://:", (USE_HTTP_PROXY,)))
-    return [*steps, use_no_proxy()]
-
-
 def _steps_without_connection(failed: Probe) -> list[Step]:
     settings = failed.settings
-    if failed.cause == NOT_HTTPS:
-        url = settings.shown_site.replace("https://", "http://", 1)
-        return [Step("The server does not speak https. Use http:", (export(URL_VARIABLE, url),))]
+    if failed.cause.steps:
+        return list(failed.cause.steps)
     if failed.cause == INVALID_CERTIFICATE:
         steps = [Step(f"{sentence(INVALID_CERTIFICATE.advice)}.")]
     else:
