@@ -56,10 +56,10 @@ def test_reason_is_a_string():
     assert f"{errors.ResponseError('no', Reason.NO_CONTENT).reason}" == "no_content"
 
 
-async def message_of(server, status, body, **arguments):
-    server.respond = lambda request: [http_response(body.encode(), status, arguments.pop("headers", ()))]
+async def message_of(server, status, body, headers=(), model=None):
+    server.respond = lambda request: [http_response(body.encode(), status, headers)]
     with pytest.raises(WebsimError) as raised:
-        await call_websim(arguments.pop("model", None), HELLO, **arguments)
+        await call_websim(model, HELLO)
     return str(raised.value).replace(server.host, "HOST")
 
 
