@@ -17,7 +17,7 @@ from time import monotonic
 
 import aiohttp
 
-from ..errors import RateLimitError
+from ..errors import RateLimitError, WebsimError
 from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
 from . import failures
 from .causes import Cause, cause_of_body, cause_of_response
@@ -67,6 +67,7 @@ class Request:
     target: Target
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class Outcome:
 
     response: Response | None = None
     content: str = ""
-    error: Exception | None = None
+    error: WebsimError | None = None
     cause: Cause | None = None
     retryable: bool = False
     retry_after: float | None = None
@@ -207,7 +208,7 @@ async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
     else:
         cause = cause_of_response(response.status, response.headers, response.text, target)
     retry_after = parse_retry_after(response.headers)
-    cause = cause.with_delay(retry_after)
+    cause = failures.with_delay(cause, retry_after)
     error = failures.error_of(cause, target, error_words(response.text), response.status, retry_after)
     retryable = isinstance(error, RateLimitError) or response.status in RETRYABLE_STATUSES
     return Outcome(response, "", error, cause, retryable, retry_after)
@@ -234,7 +235,8 @@ async def _post(request: Request, progress: Progress, new: bool = False) -> Resp
     async with (
         pool.slots,
         pool.open_session(request.target.socks_proxy, new) as session,
-        session.post(
+        session.request(
+            request.method,
             request.target.url,
             data=body,
             headers=request.headers,

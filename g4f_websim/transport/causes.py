@@ -3,7 +3,6 @@
 failures.py finds the cause of an exception, and builds the errors. `g4f-websim check` prints the steps of a cause.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,15 +10,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from g4f.requests.raise_for_status import is_cloudflare, is_openai
 
-from ..errors import (
-    MAX_RETRY_AFTER,
-    CloudflareError,
-    MissingAuthError,
-    RateLimitError,
-    Reason,
-    ResponseStatusError,
-    WebsimError,
-)
+from ..errors import CloudflareError, MissingAuthError, RateLimitError, Reason, ResponseStatusError, WebsimError
 from ..wire.endpoints import URL_VARIABLE
 from ..wire.redaction import MAX_SEARCHED_CHARS, is_html, redact
 from ..wire.response import RATE_LIMIT_WORDS, UnexpectedBodyError
@@ -46,8 +37,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 LOG_IN_AGAIN = "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
 TRY_LATER = "try again later or use another provider"
-RUN_CHECK = "run g4f-websim check"
-IF_MOVED = f"if Websim has moved, set WEBSIM_URL; {RUN_CHECK}"
+CHECK = "g4f-websim check"
+IF_MOVED = f"if Websim has moved, set WEBSIM_URL; run {CHECK}"
 PROXY_LOGIN = "put the right user and password into the URL of the proxy, as in http://user:password@host:3128"
 
 
@@ -71,7 +62,7 @@ class Cause(NamedTuple):
         error: the class of the error.
         steps: what to do about this cause in particular, for `g4f-websim check`.
         is_retryable: whether a request that failed before a response may be sent again.
-        origin: the scheme, host and port that a redirect leads to; empty if there is none that advice may name.
+        is_within_site: whether the response is a redirect within the site.
     """
 
     reason: Reason
@@ -80,12 +71,7 @@ class Cause(NamedTuple):
     error: type[WebsimError] = ResponseStatusError
     steps: tuple[Step, ...] = ()
     is_retryable: bool = False
-    origin: str = ""
-
-    def with_delay(self, retry_after: float | None) -> "Cause":
-        """Return the cause with the seconds of `Retry-After` in its advice."""
-        delay = f"{math.ceil(min(retry_after, MAX_RETRY_AFTER))} s" if retry_after else "a while"
-        return self._replace(advice=self.advice.replace("{delay}", delay))
+    is_within_site: bool = False
 
 
 PROJECT_REFUSED = Cause(
@@ -132,7 +118,7 @@ PROJECT_STATUSES = (400, 403, 404, 422)
 # The advice for a successful response that cannot be used.
 ADVICE_FOR_BODY = {
     Reason.API_MOVED: "a captive portal or a proxy may respond instead, or WEBSIM_URL is wrong: set WEBSIM_URL; "
-    + RUN_CHECK,
+    f"run {CHECK}",
     Reason.API_CHANGED: API_CHANGED.advice,
     Reason.NO_CONTENT: f"try other words, {TRY_LATER}",
     Reason.BROKEN_RESPONSE: TRY_LATER,
@@ -199,17 +185,24 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     except ValueError:
         location, destination = "", site
     origin = _plain_origin(destination, target) if location else ""
-    is_elsewhere = origin not in ("", origin_in(site))
+    is_within_site = origin == origin_in(site)
+    is_login_page = LOGIN_PAGE.search(destination.path)
     # The query of the location is not shown: it may contain a token.
-    shown = f"a redirect to {origin_in(destination)}{destination.path}"
-    moved = IF_MOVED
-    if is_elsewhere and len(origin) <= MAX_ORIGIN_CHARS:
-        moved = f"if you trust this host, set {URL_VARIABLE}={origin}; {RUN_CHECK}"
-    if not LOGIN_PAGE.search(destination.path):
-        return Cause(Reason.API_MOVED, f"{shown}, which was not followed", moved, origin=origin)
-    advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser; {IF_MOVED}"
-    summary = f"{shown}, a login page, which was not followed"
-    return Cause(Reason.LOGIN_NEEDED, summary, advice, origin=origin)
+    kind = ", a login page" if is_login_page else ""
+    summary = f"a redirect to {origin_in(destination)}{destination.path}{kind}, which was not followed"
+    steps: tuple[Step, ...] = ()
+    if origin and not is_within_site:
+        steps = (
+            Step(f"If {origin} is the login page of your network, open it in a browser and log in."),
+            Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
+            Step("And if it responds, use it:", (f"export {URL_VARIABLE}={origin}",)),
+        )
+    if is_login_page:
+        advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser; {IF_MOVED}"
+        return Cause(Reason.LOGIN_NEEDED, summary, advice, steps=steps[:1])
+    is_named = steps and len(origin) <= MAX_ORIGIN_CHARS
+    advice = f"if you trust this host, set {URL_VARIABLE}={origin}; run {CHECK}" if is_named else IF_MOVED
+    return Cause(Reason.API_MOVED, summary, advice, steps=steps, is_within_site=is_within_site)
 
 
 def _plain_origin(destination: SplitResult, target: Target) -> str:

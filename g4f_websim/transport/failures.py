@@ -13,6 +13,7 @@ import aiohttp
 import g4f.errors
 
 from ..errors import (
+    MAX_RETRY_AFTER,
     MissingRequirementsError,
     RateLimitError,
     Reason,
@@ -22,7 +23,7 @@ from ..errors import (
 )
 from ..wire.endpoints import URL_VARIABLE
 from ..wire.redaction import excerpt
-from .causes import RUN_CHECK, TRY_LATER, USE_NO_PROXY, Cause, Step, needs_proxy_login, quoted
+from .causes import CHECK, TRY_LATER, USE_NO_PROXY, Cause, Step, needs_proxy_login, quoted
 from .target import PROXY_VARIABLE, Target
 
 # The maximum length of a message.
@@ -38,7 +39,7 @@ NO_TLS_NAMES = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", 
 # What python_socks says when the proxy refuses the user and password, or accepts no request without them (RFC 1929).
 SOCKS_LOGIN_WORDS = re.compile("authentication failure|acceptable authentication|Unexpected SOCKS authentication")
 
-CHECK_NETWORK = f"check the network, or set WEBSIM_URL; {RUN_CHECK}"
+CHECK_NETWORK = f"check the network, or set WEBSIM_URL; run {CHECK}"
 USE_HTTP = "the server does not speak https: write http:// in WEBSIM_URL, or name another port"
 # Replaces the scheme of the proxy's URL. The shell inserts the rest, so that no password is shown.
 USE_HTTP_PROXY = f'export {PROXY_VARIABLE}="http://${{{PROXY_VARIABLE}#*://}}"'
@@ -67,6 +68,12 @@ NO_SOCKS = Cause(
 
 class ResponseTooLargeError(Exception):
     """A response body is too large to be read; never raised to the caller."""
+
+
+def with_delay(cause: Cause, retry_after: float | None) -> Cause:
+    """Return a cause with the seconds of `Retry-After` in its advice."""
+    delay = f"{math.ceil(min(retry_after, MAX_RETRY_AFTER))} s" if retry_after else "a while"
+    return cause._replace(advice=cause.advice.replace("{delay}", delay))
 
 
 def error_of(

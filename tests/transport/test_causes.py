@@ -168,13 +168,14 @@ def test_redirect_names_target_and_advice(location, reason, shown, advice):
         ("http://my_host:8080/x", "http://my_host:8080"),
         (f"https://{'a' * 80}.example/", f"https://{'a' * 80}.example"),
         ("https://websim.com:8443/", "https://websim.com:8443"),
-        *((within_site, SITE) for within_site in ("/v2", "https://websim.com:443/x", "https://WebSim.com/x")),
+        *((within_site, "") for within_site in ("/v2", "https://websim.com:443/x", "https://WebSim.com/x")),
         *((malformed, "") for malformed in ("", "//[", "https://websim.example:0/", "ftp://websim.example")),
         *((unsafe, "") for unsafe in ("https://a$(pwned)/", f"https://{JWT[:60]}/", "http://[::1]:8080/x")),
     ],
 )
-def test_origin_of_redirect_is_plain_or_empty(location, origin):
-    assert cause_of_redirect(location).origin == origin
+def test_only_plain_origin_of_another_site_is_proposed(location, origin):
+    lines = [line for step in cause_of_redirect(location).steps for line in step.lines]
+    assert lines == ([f"g4f-websim check --also {origin}", f"export WEBSIM_URL={origin}"] if origin else [])
 
 
 @pytest.mark.parametrize(
