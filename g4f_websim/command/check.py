@@ -20,6 +20,7 @@ from ..transport.target import PROXY_VARIABLE
 from ..wire import tokens
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.redaction import excerpt, redact
+from ..wire.response import error_words
 from . import diagnosis
 from .probe import PROJECT_STATES, Probe, SettingError, Settings, read_settings, send_request, without_login
 
@@ -146,7 +147,7 @@ def _print_cause(failed: Probe, chat: Probe, image: Probe, project: Probe | None
         _print("Images work, chat does not." if chat.cause else "Chat works, images do not.")
     cause = _message(failed)
     if failed.outcome.response:
-        body = excerpt(failed.outcome.response.text, failed.target.secrets, MAX_EXCERPT_CHARS)
+        body = excerpt(error_words(failed.outcome.response.text), failed.target.secrets, MAX_EXCERPT_CHARS)
         shown = f": {body}" if body else "."
         cause = f"{diagnosis.sentence(failed.verdict)}.\nResponse {failed.status} from {failed.target.host}{shown}"
     if project and project.status in PROJECT_STATES:

@@ -44,133 +44,80 @@ from tests.support.tls import server_context
 CHALLENGE = {"cf-mitigated": "challenge"}
 CHECK_AGAIN = ["g4f-websim check"]
 REPORT = ["g4f-websim check --report"]
-OWN_PROJECT = "Open a project of your own on https://websim.com, and set its id, the last part of websim.com/p/<id>:"
-NOT_THE_DEFAULT = "WEBSIM_URL is not the default, https://websim.com."
-NEWEST = "The API may have changed. Install the newest g4f-websim:"
-LATER = "Try again later or use another provider. If this persists, report it"
-PORTAL = "If your network shows a login page, log in. Then check again:"
-NETWORK_LOGIN = (
-    "If http://portal.example is the login page of your network, open it in a browser and log in. Log in with"
-)
+MOVED = [USE_DEFAULT, SET_URL]
+TRUST = ["g4f-websim check --also https://websim.example", "export WEBSIM_URL=https://websim.example"]
+EXPIRED_BODY = {"error": {"cause": {"code": "ERR_JWT_EXPIRED", "payload": {"email": EMAIL}}}}
+MALICIOUS = ("https://a$(touch${IFS}pwned).example/", "https://;reboot", f"https://{FOREIGN_KEY}.example/")
+MALFORMED = ("//[", "https://", "https://websim.example:99999/", "https://websim.example:0/")
 
-# Each row: the response to both requests, the login, the beginning of the cause, a part of the advice, the lines.
+# Each row: the response to both requests, the login, the beginning of the cause, the lines to paste.
 RESPONSES = {
-    "project refused": (
-        refusal(404, "Project not found"),
-        None,
-        "Websim refused the project",
-        OWN_PROJECT,
-        [SET_PROJECT],
+    "project": (refusal(404, "Project not found"), "", "Websim refused the project id. ", [SET_PROJECT]),
+    "login needed": (refusal(401, EMAIL), "", "Login needed. ", LOG_IN),
+    "expired": (refusal(401, "no"), EXPIRED_TOKEN, "The login token expired on 2023-11-14 22:13 UTC. ", LOG_IN),
+    "expired by its code": (json_fault(400, EXPIRED_BODY), TOKEN, "The login token expired. ", LOG_IN),
+    "token refused": (refusal(403, TOKEN), TOKEN, "Websim refused the login token. ", LOG_IN),
+    "other key": (refusal(401, FOREIGN_KEY), FOREIGN_KEY, "Login needed. ", LOG_IN),
+    "rate limit": (refusal(429, "no", retry_after="30"), TOKEN, "Too many requests. ", CHECK_AGAIN),
+    "no credits": (refusal(402, "Pay"), "", "No credits left. ", [*CHECK_AGAIN, *LOG_IN]),
+    "credits in words": (refusal(403, "Insufficient credits"), TOKEN, "No credits left. ", CHECK_AGAIN),
+    "challenge": (page(403, "Just a moment...", **CHALLENGE), "", "Cloudflare sent a bot challenge. ", [SET_PROXY]),
+    "region": (Fault(status=451), "", "Blocked for legal reasons. ", [SET_PROXY]),
+    "fields": (json_fault(200, {EMAIL: 1}), "", "A response without the field content; its fields: ***. ", UPGRADE),
+    "method": (Fault(status=405, body=b""), "", "Websim does not accept this kind of request. ", UPGRADE),
+    "unprocessable": (refusal(422, "bad"), "", "Websim does not accept this kind of request. ", UPGRADE),
+    "bad request": (refusal(400, "bad"), "", "Websim refused the request. ", UPGRADE),
+    "server error": (Fault(status=500), "", "The server failed. ", REPORT),
+    "no content": (json_fault(200, {"content": ""}), "", "A response without content. ", REPORT),
+    "truncated": (Fault(status=200, body=b'{"content": "a'), "", "The response broke off. ", REPORT),
+    "not found": (refusal(404, "No"), "", "The API is not at this URL. ", MOVED),
+    "no page": (page(404, "No"), "", "The API is not at this URL. ", MOVED),
+    "portal": (page(200, "Hotel"), "", "Something other than the API responded. ", [*CHECK_AGAIN, *MOVED]),
+    "other host": (
+        redirect(f"https://websim.example/v2?{MARKER}"),
+        "",
+        "A redirect to https://websim.example/v2, ",
+        TRUST,
     ),
-    "login needed": (
-        refusal(401, EMAIL),
-        None,
-        "Login needed.",
-        "the value of authToken in ~/.websim-cli.json",
+    "other path": (redirect("/v2"), "", "A redirect to ", [USE_DEFAULT, *UPGRADE, SET_URL]),
+    "login page": (redirect(f"/login?token={MARKER}"), "", "A redirect to ", LOG_IN),
+    "network": (
+        redirect(f"http://a.example/login#{MARKER}"),
+        "",
+        "A redirect to http://a.example/login, a login",
         LOG_IN,
     ),
-    "token expired": (
-        refusal(401, EXPIRED_TOKEN),
-        EXPIRED_TOKEN,
-        "The login token expired on 2023-11-14 22:13 UTC. Response 401 ",
-        "Log in with",
-        LOG_IN,
-    ),
-    "code of an expired token": (
-        json_fault(400, {"error": {"cause": {"code": "ERR_JWT_EXPIRED", "payload": {"email": EMAIL}}}}),
-        TOKEN,
-        "The login token expired.",
-        "Log in with",
-        LOG_IN,
-    ),
-    "token refused": (
-        refusal(403, "no"),
-        TOKEN,
-        "Websim refused the login token.",
-        "Or try from another network.",
-        LOG_IN,
-    ),
-    "key of another service": (refusal(401, FOREIGN_KEY), FOREIGN_KEY, "Login needed.", "Log in with", LOG_IN),
-    "rate limit": (
-        refusal(429, "Rate limit exceeded", retry_after="30"),
-        TOKEN,
-        "Too many requests. Response 429 from ",
-        "Wait 30 s, log in, or use another provider. Then check again:",
-        CHECK_AGAIN,
-    ),
-    "no credits": (refusal(402, "Pay"), None, "No credits left.", "Wait for new credits", [*CHECK_AGAIN, *LOG_IN]),
-    "credits in words": (refusal(403, "Insufficient credits"), TOKEN, "No credits left.", "Wait", CHECK_AGAIN),
-    "bot challenge": (
-        page(403, "Just a moment...", **CHALLENGE),
-        None,
-        "Cloudflare sent a bot challenge.",
-        "Try from another network, without a VPN.",
-        [SET_PROXY],
-    ),
-    "region": (Fault(status=451), None, "Blocked for legal reasons.", "Try from another network.", [SET_PROXY]),
-    "other fields": (
-        json_fault(200, {"choices": [], EMAIL: 1}),
-        None,
-        "A response without the field content; its fields: choices, ***.",
-        NEWEST,
-        UPGRADE,
-    ),
-    "method": (Fault(status=405, body=b""), None, "Websim does not accept this kind of request.", NEWEST, UPGRADE),
-    "fields": (refusal(422, "bad"), None, "Websim does not accept this kind of request.", NEWEST, UPGRADE),
-    "bad request": (refusal(400, "bad"), None, "Websim refused the request.", NEWEST, UPGRADE),
-    "server error": (Fault(status=500), None, "The server failed.", LATER, REPORT),
-    "no content": (json_fault(200, {"content": ""}), None, "A response without content.", LATER, REPORT),
-    "truncated": (Fault(status=200, body=b'{"content": "a'), None, "The response broke off.", LATER, REPORT),
-    "not found": (refusal(404, "No"), None, "The API is not at this URL. ", NOT_THE_DEFAULT, [USE_DEFAULT, SET_URL]),
-    "no page": (page(404, "No"), None, "The API is not at this URL. ", NOT_THE_DEFAULT, [USE_DEFAULT, SET_URL]),
-    "captive portal": (
-        page(200, "Hotel Wi-Fi"),
-        None,
-        "Something other than the API responded. Response 200 from ",
-        PORTAL,
-        [*CHECK_AGAIN, USE_DEFAULT, SET_URL],
-    ),
-    "redirect to another host": (
-        redirect(f"https://websim.example/api?token={MARKER}"),
-        None,
-        "A redirect to https://websim.example/api, which was not followed.",
-        "If you trust it as a new host of Websim, check it:",
-        ["g4f-websim check --also https://websim.example", "export WEBSIM_URL=https://websim.example"],
-    ),
-    "redirect to another path": (redirect("/v2"), None, "A redirect to ", NEWEST, [USE_DEFAULT, *UPGRADE, SET_URL]),
-    "login page": (redirect(f"/login?token={MARKER}"), None, "A redirect to ", "Log in with", LOG_IN),
-    "login page of the network": (
-        redirect(f"http://portal.example/login#{MARKER}"),
-        None,
-        "A redirect to http://portal.example/login, a login page",
-        NETWORK_LOGIN,
-        LOG_IN,
-    ),
-    **{
-        f"redirect to {location}": (redirect(location), FOREIGN_KEY, "A redirect to ", "", [USE_DEFAULT, SET_URL])
-        for location in (
-            *("https://a$(touch${IFS}pwned).example/", "https://;reboot", f"https://{FOREIGN_KEY}.example/"),
-            *("//[", "https://", "https://websim.example:99999/", "https://websim.example:0/"),
-        )
-    },
+    **{url: (redirect(url), FOREIGN_KEY, "A redirect to ", MOVED) for url in (*MALICIOUS, *MALFORMED)},
+}
+WORDS = {
+    "project": "Open a project of your own on https://websim.com, and set its id, the last part of websim.com/p/<id>:",
+    "login needed": "the value of authToken in ~/.websim-cli.json",
+    "token refused": "Or try from another network.",
+    "rate limit": "Wait 30 s, log in, or use another provider. Then check again:",
+    "challenge": "Try from another network, without a VPN.",
+    "region": "Try from another network.",
+    "fields": "The API may have changed. Install the newest g4f-websim:",
+    "server error": "Try again later or use another provider. If this persists, report it",
+    "not found": "WEBSIM_URL is not the default, https://websim.com.",
+    "portal": "If your network shows a login page, log in. Then check again:",
+    "other host": "If you trust it as a new host of Websim, check it:",
+    "network": "If http://a.example is the login page of your network, open it in a browser and log in. Log in with",
 }
 
 
-@pytest.mark.parametrize(("fault", "key", "cause", "advice", "lines"), RESPONSES.values(), ids=RESPONSES)
-def test_explains_response(websim_server, run_check, monkeypatch, fault, key, cause, advice, lines):
-    if key:
-        monkeypatch.setenv("WEBSIM_API_KEY", key)
+@pytest.mark.parametrize("name", RESPONSES)
+def test_explains_response(websim_server, run_check, monkeypatch, name):
+    fault, key, cause, lines = RESPONSES[name]
+    monkeypatch.setenv("WEBSIM_API_KEY", key)
     websim_server.inject(fault, times=2)
     result = run_check("--report")
     assert result.status == 1
     assert result.cause.startswith(cause)
-    assert advice in result.advice
+    assert f"Response {fault.status} from 127.0.0.1:" in result.cause
+    assert WORDS.get(name, "") in result.advice
     assert result.to_paste == lines
-    assert len(websim_server.requests) == 2
-    token = key and key != FOREIGN_KEY
-    assert {request.header("authorization") for request in websim_server.requests} == {
-        f"Bearer {key}" if token else None
-    }
+    sent = f"Bearer {key}" if key not in ("", FOREIGN_KEY) else None
+    assert [request.header("authorization") for request in websim_server.requests] == [sent, sent]
 
 
 # The project

@@ -51,9 +51,7 @@ class Result:
     def requests(self) -> list[str]:
         """The line of each request, without its seconds."""
         return [
-            re.sub(r" +[0-9.]+ s  ", "  ", line)
-            for line in self.lines
-            if re.match("(chat|image|lookup) +[-0-9]", line)
+            re.sub(r" +[0-9.]+ s  ", "  ", line) for line in self.lines if re.match("(chat|image|lookup) +[-0-9]", line)
         ]
 
     @property
