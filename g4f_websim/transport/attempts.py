@@ -189,7 +189,7 @@ async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
     try:
         response = await _send_once(request, progress)
     except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
-        if isinstance(raised, TimeoutError) and not isinstance(raised, aiohttp.ServerTimeoutError):
+        if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
             return Outcome(
                 error=failures.timeout_error(ATTEMPT_TIMEOUT, target), cause=failures.timed_out(ATTEMPT_TIMEOUT)
             )

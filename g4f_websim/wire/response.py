@@ -34,7 +34,7 @@ _NOT_TEXT = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _EVENTS = re.compile(r"\s*+((event|id|retry)?:[^\r\n]*+\s*+)*+data:")
 # The beginning of a JSON object or array, other than a bracket in a sentence.
 _JSON_START = re.compile(r'\{\s*["}]|\[\s*(["{}\[\]0-9-]|true\b|false\b|null\b)')
-_FENCE = re.compile(r"(`{3,}+|~{3,}+)[\w-]*+\s++(.*\S)\s*+\1", re.DOTALL)
+_FENCE = re.compile(r"(`{3,}+|~{3,}+)[\w-]*+\s")
 
 
 class UnexpectedBodyError(Exception):
@@ -116,9 +116,11 @@ def json_text(content: str) -> str:
     """
     if len(content) > MAX_PARSED_CHARS or _parse(content) is not INVALID_JSON:
         return content
-    fenced = _FENCE.fullmatch(content.strip())
-    if fenced and _parse(fenced[2]) is not INVALID_JSON:
-        return fenced[2]
+    return _longest_json(content) or _fenced_json(content) or content
+
+
+def _longest_json(content: str) -> str:
+    """Return the longest JSON object or array in a text, or an empty string if there is none or one is malformed."""
     longest, end = "", 0
     for _ in range(MAX_BRACKETS):
         start = _JSON_START.search(content, end)
@@ -127,9 +129,16 @@ def json_text(content: str) -> str:
         try:
             _, end = _DECODER.raw_decode(content, start.start())
         except (ValueError, RecursionError):  # truncated or malformed: a part would not be what was requested
-            return content
+            return ""
         longest = max(longest, content[start.start() : end], key=len)
-    return longest or content
+    return longest
+
+
+def _fenced_json(content: str) -> str:
+    """Return the JSON in the first Markdown fence of a text, or an empty string if it contains none."""
+    fence = _FENCE.search(content)
+    fenced = content[fence.end() :].partition(fence[1])[0].strip() if fence else ""
+    return fenced if _parse(fenced) is not INVALID_JSON else ""
 
 
 def error_words(body: str) -> str:

@@ -177,6 +177,7 @@ JSON_TEXTS = {
     "fence without a language": ("```\n[1]\n```", "[1]"),
     "fence in one line": ('```{"a": 1}```', '{"a": 1}'),
     "fence around a scalar": ("```json\n42\n```", "42"),
+    "words around a fenced scalar": ("Sure:\n```json\n42\n```\nBye.", "42"),
     "unclosed fence": ('```json\n{"a": 1}', '{"a": 1}'),
     "words before": ('Here is the JSON: {"a": 1}', '{"a": 1}'),
     "words after": ('{"a": 1}\nI hope that helps [sic] {you}!', '{"a": 1}'),
