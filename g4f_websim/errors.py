@@ -48,15 +48,8 @@ class WebsimError(Exception):
         status: the HTTP status, or None if no response began.
         retry_after: the seconds until the next request makes sense, or None if the server named none.
 
-    Attributes:
-        reason: see above.
-        status: see above.
-        retry_after: see above; at most 900.
+    Attributes: `reason`, `status`, and `retry_after`, which is at most 900.
     """
-
-    reason: Reason
-    status: int | None
-    retry_after: float | None
 
     def __init__(
         self, message: str, reason: Reason, *, status: int | None = None, retry_after: float | None = None

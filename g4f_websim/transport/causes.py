@@ -217,12 +217,7 @@ def _plain_origin(destination: SplitResult, target: Target) -> str:
 
 
 def _cause_of_missing_login(cause: Cause, target: Target) -> Cause:
-    """Return the cause of a 401 or a 403, with what is known of the login.
-
-    Args:
-        cause: the cause without a login.
-        target: where the request went.
-    """
+    """Return the cause of a 401 or a 403, with what is known of the login that was sent."""
     if target.token and is_expired(target.token):
         return _expired_login(target.token)._replace(error=cause.error)
     if target.token:
@@ -233,12 +228,7 @@ def _cause_of_missing_login(cause: Cause, target: Target) -> Cause:
 
 
 def needs_proxy_login(target: Target, kind: type[WebsimError]) -> Cause:
-    """Return the cause of a proxy that refuses requests without the right user and password.
-
-    Args:
-        target: where the request went.
-        kind: the class of the error.
-    """
+    """Return the cause of a proxy that refuses requests without the right user and password."""
     scheme, host = urlsplit(target.proxy or "http:").scheme, target.proxy_host
     pasted = f"export {PROXY_VARIABLE}={scheme}://<user>:<password>@{quoted(host) or '<host>:<port>'}"
     step = Step("Put its user and password into its URL:", (pasted,))
