@@ -20,7 +20,7 @@ from ..wire import bodies, response
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.endpoints import API_URL, CHAT_PATH, DEFAULT_URL, IMAGE_PATH, PROJECT_PATH, URL_VARIABLE
 from ..wire.redaction import redact
-from ..wire.tokens import TOKEN_VARIABLE, is_token
+from ..wire.tokens import TOKEN_VARIABLE, clean_key, is_token
 
 # The timeout of one request in seconds. A user waits for the result, so it is shorter than the timeout of a call.
 TIMEOUT = 60.0
@@ -73,7 +73,8 @@ class Settings:
 
     def target(self, path: str = "") -> Target:
         """Return where a request to an endpoint goes."""
-        return Target(self.site + path, self.token, self.key, self.proxy)
+        is_other_key = bool(self.key) and not is_token(self.key)
+        return Target(self.site + path, self.token, self.key, self.proxy, is_other_key)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def read_settings(also: Iterable[str]) -> Settings:
         SettingError: a setting or a site is malformed.
     """
     site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
-    key, project = os.environ.get(TOKEN_VARIABLE, "").strip(), os.environ.get(PROJECT_VARIABLE, "")
+    key, project = clean_key(os.environ.get(TOKEN_VARIABLE)), os.environ.get(PROJECT_VARIABLE, "")
     if not is_valid_url(site):
         raise SettingError(URL_VARIABLE, SITE_FORM, steps_for_url(site, key))
     if proxy and not is_valid_url(DEFAULT_URL, proxy):

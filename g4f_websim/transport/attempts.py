@@ -195,6 +195,9 @@ async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
             )
         failure = failures.cause_of_exception(raised, target, progress.status)
         if failure is None:
+            # Where the garbage collector ends a call whose event loop was closed, aiohttp cannot close the connection.
+            if isinstance(raised.__context__, GeneratorExit):
+                raise raised.__context__ from None
             raise
         error = failures.error_of(failure, target, failures.text_of(raised), progress.status)
         return Outcome(error=error, cause=failure, retryable=failure.is_retryable)

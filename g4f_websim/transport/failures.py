@@ -131,11 +131,6 @@ def cause_of_exception(error: Exception, target: Target, status: int | None) -> 
         return NO_SOCKS
     if isinstance(error, aiohttp.ClientError | OSError) or _is_socks_error(error):
         return BROKEN_RESPONSE if status else _cause_of_connection(error, target)
-    if isinstance(error, ValueError) and target.proxy:
-        # The user or the password is too long, or not in the encoding of the SOCKS library.
-        return needs_proxy_login(target, ResponseError)._replace(
-            summary=f"the login of the proxy {target.proxy_host} cannot be sent"
-        )
     return None
 
 
@@ -205,7 +200,4 @@ def text_of(error: Exception) -> str:
         return f"{error.status} {error.message}"
     if isinstance(error, aiohttp.ClientResponseError):
         return error.message
-    if isinstance(error, UnicodeError):
-        # The text contains a character of the password.
-        return ""
     return str(error) or type(error).__name__

@@ -57,7 +57,7 @@ RESPONSES = {
     "expired": (refusal(401, "no"), EXPIRED_TOKEN, "The login token expired on 2023-11-14 22:13 UTC. ", LOG_IN),
     "expired by its code": (json_fault(400, EXPIRED_BODY), TOKEN, "The login token expired. ", LOG_IN),
     "token refused": (refusal(403, TOKEN), TOKEN, "Websim refused the login token. ", LOG_IN),
-    "other key": (refusal(401, FOREIGN_KEY), FOREIGN_KEY, "Login needed. ", LOG_IN),
+    "other key": (refusal(401, FOREIGN_KEY), FOREIGN_KEY, "Login needed; the given key is not a Websim", LOG_IN),
     "rate limit": (refusal(429, "no", retry_after="30"), TOKEN, "Too many requests. ", CHECK_AGAIN),
     "no credits": (refusal(402, "Pay"), "", "No credits left. ", [*CHECK_AGAIN, *LOG_IN]),
     "credits in words": (refusal(403, "Insufficient credits"), TOKEN, "No credits left. ", CHECK_AGAIN),
