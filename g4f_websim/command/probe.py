@@ -15,7 +15,7 @@ from ..provider import Websim
 from ..transport.attempts import Outcome, Request, attempt_once
 from ..transport.causes import CHECK, USE_NO_PROXY, Cause, Step, quoted
 from ..transport.failures import USE_HTTP_PROXY, timed_out, timeout_error
-from ..transport.target import PROXY_FORM, PROXY_VARIABLE, SITE_FORM, Target, host_in, is_valid_url
+from ..transport.target import PROXY_VARIABLE, SITE_FORM, SOCKS_SCHEMES, Target, host_in, is_valid_url
 from ..wire import bodies, response
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.endpoints import API_URL, CHAT_PATH, DEFAULT_URL, IMAGE_PATH, PROJECT_PATH, URL_VARIABLE
@@ -146,9 +146,9 @@ async def _attempt(request: Request, read: Callable[[str], str]) -> Outcome:
 class SettingError(ValueError):
     """A setting is malformed; `steps` says what to do. The value is not shown, because it may be a secret."""
 
-    def __init__(self, name: str, form: str, steps: Iterable[Step]) -> None:
-        super().__init__(f"{name}: {form}")
-        self.steps = list(steps)
+    def __init__(self, message: str, steps: list[Step]) -> None:
+        super().__init__(message)
+        self.steps = steps
 
 
 def read_settings(also: Iterable[str]) -> Settings:
@@ -160,19 +160,21 @@ def read_settings(also: Iterable[str]) -> Settings:
     Raises:
         SettingError: a setting or a site is malformed.
     """
-    site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE)
+    site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE, "")
     key, project = clean_key(os.environ.get(TOKEN_VARIABLE)), os.environ.get(PROJECT_VARIABLE, "")
     if not is_valid_url(site):
-        raise SettingError(URL_VARIABLE, SITE_FORM, steps_for_url(site, key))
-    if proxy and not is_valid_url(DEFAULT_URL, proxy):
-        raise SettingError(PROXY_VARIABLE, PROXY_FORM, steps_for_proxy(proxy))
+        raise SettingError(f"{URL_VARIABLE}: {SITE_FORM}", steps_for_url(site, key))
     for url in also:
         if not is_valid_url(url):
-            raise SettingError("--also", SITE_FORM, steps_for_also(url, key))
+            raise SettingError(f"--also: {SITE_FORM}", steps_for_also(url, key))
+    try:
+        Target(DEFAULT_URL, proxy=proxy)
+    except ValueError as error:
+        raise SettingError(str(error), steps_for_proxy(proxy)) from None
     try:
         return Settings(site, bodies.check_project_id(None), key or None, proxy or None)
     except ValueError:
-        raise SettingError(PROJECT_VARIABLE, bodies.PROJECT_ID_FORM, steps_for_project(project)) from None
+        raise SettingError(f"{PROJECT_VARIABLE}: {bodies.PROJECT_ID_FORM}", steps_for_project(project)) from None
 
 
 def steps_for_url(url: str, key: str) -> list[Step]:
@@ -200,9 +202,12 @@ def steps_for_project(value: str) -> list[Step]:
 
 def steps_for_proxy(url: str) -> list[Step]:
     """Return what to do about a malformed G4F_PROXY."""
+    scheme, _, rest = url.rpartition("://")
     # What USE_HTTP_PROXY makes of the URL.
     corrected = f"http://{url.split('://', 1)[-1]}"
-    if HOST.fullmatch(_without_scheme_and_login(url)) and is_valid_url(DEFAULT_URL, corrected):
+    if scheme in SOCKS_SCHEMES:
+        return [Step("Correct it:", (f"export {PROXY_VARIABLE}={scheme}://<host>:<port>",)), USE_NO_PROXY]
+    if HOST.fullmatch(rest.rpartition("@")[2]) and is_valid_url(DEFAULT_URL, corrected):
         return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), USE_NO_PROXY]
     return [Step("Correct it:", (SET_PROXY,)), USE_NO_PROXY]
 
@@ -214,15 +219,11 @@ def _correct(url: str, key: str) -> str:
         url: the malformed URL.
         key: a key that may have been pasted into the wrong variable.
     """
-    rest = _without_scheme_and_login(url.strip()).rstrip("/")
+    rest = url.strip().rpartition("://")[2].rpartition("@")[2].rstrip("/")
     corrected = f"{'http' if LOOPBACK.match(rest) else 'https'}://{rest}"
     # The password may stand after the @.
     is_secret = redact(corrected, [key]) != corrected or ("@" in url and "." not in rest)
     return corrected if HOST.fullmatch(rest) and is_valid_url(corrected) and not is_secret else ""
-
-
-def _without_scheme_and_login(url: str) -> str:
-    return url.rpartition("://")[2].rpartition("@")[2]
 
 
 def set_url(url: str) -> str:

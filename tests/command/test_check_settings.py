@@ -18,6 +18,7 @@ from tests.support.limits import MAX_SECONDS
 URL_FORM = "a URL like https://websim.com with the scheme http or https and a valid host and port"
 PROXY_FORM = "a URL like http://user:password@host:3128 with the scheme http, https, socks4, socks5 or socks5h"
 PROJECT_FORM = "1 to 64 of A-Z a-z 0-9 _ -"
+NO_PROXY = "unset G4F_PROXY"
 USE_HTTP_PROXY = 'export G4F_PROXY="http://${G4F_PROXY#*://}"'
 
 # Each row: value of WEBSIM_URL, the URL that is proposed beside the default, if any.
@@ -37,13 +38,19 @@ URLS = [
 OTHERS = [
     ("WEBSIM_PROJECT_ID", "my project", PROJECT_FORM, [SET_PROJECT, "unset WEBSIM_PROJECT_ID"]),
     ("WEBSIM_PROJECT_ID", TOKEN, PROJECT_FORM, [SET_PROJECT, "unset WEBSIM_PROJECT_ID"]),
+    (
+        "G4F_PROXY",
+        "socks5://a.example",
+        "the URL of a SOCKS proxy",
+        ["export G4F_PROXY=socks5://<host>:<port>", NO_PROXY],
+    ),
     *(
-        ("G4F_PROXY", f"{scheme}{login}127.0.0.1:3128", PROXY_FORM, [USE_HTTP_PROXY, "unset G4F_PROXY"])
+        ("G4F_PROXY", f"{scheme}{login}127.0.0.1:3128", PROXY_FORM, [USE_HTTP_PROXY, NO_PROXY])
         for scheme in ("", "htp://")
         for login in ("", f"user:{MARKER}@")
     ),
     *(
-        ("G4F_PROXY", proxy, PROXY_FORM, [SET_PROXY, "unset G4F_PROXY"])
+        ("G4F_PROXY", proxy, PROXY_FORM, [SET_PROXY, NO_PROXY])
         for proxy in (
             "http://127.0.0.1:99999",
             "http:/127.0.0.1:3128",
