@@ -1,9 +1,10 @@
 """Websim (websim.com) as a provider of g4f. Importing this package registers `Websim` with g4f."""
 
 from . import registry as _registry
+from .errors import WebsimError
 from .provider import Websim
 
-__all__ = ["Websim", "__version__", "register", "unregister"]
+__all__ = ["Websim", "WebsimError", "__version__", "register", "unregister"]
 
 __version__ = "1.0.0"
 

@@ -1,42 +1,34 @@
 """`g4f-websim check`: find out whether Websim works from this machine and, if not, why.
 
 It sends one request to each endpoint. If the chat request fails, it sends at most six more, with other settings that
-are known to work. check_settings.py reads the settings, and diagnosis.py chooses what to try and what to advise.
+are known to work. probe.py reads the settings and sends the requests; diagnosis.py chooses what to try and to advise.
 """
 
 import argparse
-import asyncio
-import json
 import platform
 import re
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from itertools import islice
 from urllib.parse import urlsplit
 
-from ..errors import timeout_error
-from ..provider import Websim
-from ..transport import attempts
-from ..transport.target import PROXY_VARIABLE, Target
-from ..wire import bodies, response, tokens
-from ..wire.endpoints import CHAT_PATH, IMAGE_PATH
+from ..errors import Reason
+from ..transport.causes import Step
+from ..transport.target import PROXY_VARIABLE
+from ..wire import tokens
+from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.redaction import excerpt, redact
+from ..wire.response import error_words
 from . import diagnosis
-from .check_settings import TOKEN_FILE, SettingError, Settings, check_also, read_settings, without_login
-from .check_steps import Step
-from .diagnosis import Probe, Results
+from .probe import PROJECT_STATES, Probe, SettingError, Settings, read_settings, send_request, without_login
 
 COLUMNS = 100
 INDENT = " " * 4
 MAX_EXCERPT_CHARS = 300
 MAX_SHOWN_HOST_CHARS = 40
-
-# The timeout of one request in seconds. A user waits for the result, so it is shorter than the timeout of a call.
-TIMEOUT = 60.0
-
-MESSAGES = [{"role": "user", "content": "Say hello."}]
+MAX_FURTHER_REQUESTS = 6
 
 REPORTED_HEADERS = ("date", "server", "content-type", "retry-after", "location")
 REPORTED_PREFIX = "cf-"
@@ -51,24 +43,25 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     _print(_environment())
     try:
-        settings = read_settings()
-        for url in options.also:
-            check_also(url)
+        settings = read_settings(options.also)
     except SettingError as error:
         _print(f"\nNothing was sent, because a setting is malformed.\n{error}")
         _print_steps(error.steps)
         return 1
     _print_settings(settings)
-    results = _run(settings, [url.rstrip("/") for url in options.also])
-    failed = diagnosis.failure_to_explain(results)
-    steps = diagnosis.steps_for(failed, results) if failed else []
+    chat, image = _probe("chat", settings), _probe("image", settings)
+    project, others = _try_alternatives(chat, options.also) if chat.cause else (None, [])
+    failed = diagnosis.failure_to_explain(chat, image, others)
+    steps = diagnosis.steps_for(failed, chat, image, others) if failed else []
     if failed:
-        _print_cause(failed, results)
+        _print_cause(failed, chat, image, project)
         _print_steps(steps)
-    if not any(diagnosis.COPY_TOKEN in step.lines for step in steps):
-        _print_unused_token(settings)
+    is_offered = any(diagnosis.COPY_TOKEN in step.lines for step in steps)
+    if diagnosis.stored_token(settings) and not settings.token and not is_offered:
+        _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
+        _print_pasted(diagnosis.COPY_TOKEN)
     if options.report:
-        _print_report(settings, results)
+        _print_report(settings, [chat, image, *filter(None, [project]), *others])
     return 1 if failed else 0
 
 
@@ -79,7 +72,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     also_help = "another site to try if Websim does not work; it does not receive your login; may be repeated"
     parser.add_argument("--also", metavar="URL", action="append", default=[], help=also_help)
     parser.add_argument("--report", action="store_true", help="print a block for a bug report, without secrets")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.also = [url.rstrip("/") for url in options.also]
+    return options
 
 
 # Settings
@@ -91,13 +86,13 @@ def _environment() -> str:
 
 
 def _print_settings(settings: Settings) -> None:
-    project_id = redact(settings.project_id, settings.target().secrets)
+    secrets, scheme = settings.target().secrets, urlsplit(settings.proxy or "").scheme
     has_login = " (with a user and password)" if "@" in settings.site else ""
     lines = {
-        "site": redact(settings.shown_site, settings.target().secrets) + has_login,
-        "project": project_id or f"random ({bodies.PROJECT_VARIABLE} is not set)",
+        "site": redact(without_login(settings.site), secrets) + has_login,
+        "project": redact(settings.project_id, secrets) or f"random ({PROJECT_VARIABLE} is not set)",
         "login": _describe_login(settings),
-        "proxy": _describe_proxy(settings),
+        "proxy": f"{scheme}://{settings.target().proxy_host}" if scheme else f"none ({PROXY_VARIABLE} is not set)",
     }
     for name, value in lines.items():
         _print(f"{name:<9}{value}", continued=" " * 9)
@@ -109,94 +104,60 @@ def _describe_login(settings: Settings) -> str:
         expiry = tokens.token_expiry(settings.token)
         state = "expired" if tokens.is_expired(settings.token) else "expires"
         return f"a token that {state} on {expiry:%Y-%m-%d %H:%M} UTC" if expiry else "a token without an expiry date"
-    if settings.key:
-        return f"none ({tokens.TOKEN_VARIABLE} is not a Websim token, so it is not sent)"
-    return f"none ({tokens.TOKEN_VARIABLE} is not set)"
-
-
-def _describe_proxy(settings: Settings) -> str:
-    scheme = urlsplit(settings.proxy or "").scheme
-    return f"{scheme}://{settings.target().proxy_host}" if settings.proxy else f"none ({PROXY_VARIABLE} is not set)"
+    state = "not a Websim token, so it is not sent" if settings.key else "not set"
+    return f"none ({tokens.TOKEN_VARIABLE} is {state})"
 
 
 # Requests
 
 
-def _run(settings: Settings, also: list[str]) -> Results:
-    """Send the requests of the check, and print a line for each."""
-    results = Results(_probe("chat", settings), _probe("image", settings), [])
-    if not results.chat.error:
-        return results
-    for other in diagnosis.alternatives(results.chat, also):
-        if not results.others:
-            _print("\nTrying what else is known to work:")
-        results.others.append(_probe("chat", other, prefix=_describe_change(settings, other)))
-        if not results.others[-1].error:
+def _try_alternatives(chat: Probe, also: Iterable[str]) -> tuple[Probe | None, list[Probe]]:
+    """Send further requests until one succeeds: about the project that was refused, and chats with other settings."""
+    settings, project = chat.settings, None
+    probes: list[Probe] = []
+    others = list(diagnosis.alternatives(chat, also))
+    if others:
+        _print("\nTrying what else is known to work:")
+    if chat.reason == Reason.PROJECT_REFUSED and settings.project_id:
+        project = _probe("lookup", settings)
+    for other in islice(others, MAX_FURTHER_REQUESTS - (project is not None)):
+        host = excerpt(other.target().host, other.target().secrets, MAX_SHOWN_HOST_CHARS)
+        probes.append(_probe("chat", other, "with a random project: " if other.site == settings.site else f"{host}: "))
+        if not probes[-1].cause:
             break
-    return results
-
-
-def _describe_change(settings: Settings, other: Settings) -> str:
-    if other.site == settings.site:
-        return "with a random project: "
-    return f"{excerpt(other.target().host, other.target().secrets, MAX_SHOWN_HOST_CHARS)}: "
+    return project, probes
 
 
 def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
     """Send one request and print its result in one line."""
     print(f"{kind:<7}", end="", flush=True)
-    is_image = kind == "image"
-    target = settings.target(IMAGE_PATH if is_image else CHAT_PATH)
-    started = time.perf_counter()
-    # A new event loop opens a new connection. On a reused one, a request could be sent twice.
-    outcome = asyncio.run(_send(_build(settings, target, is_image), _reader(settings, is_image)))
-    probe = Probe(settings, target, time.perf_counter() - started, outcome.response, outcome.error)
+    probe = send_request(kind, settings)
     start = f"{probe.status or '-':<5}{probe.seconds:>6.2f} s  "
-    _print(start + excerpt(prefix + probe.verdict, target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
+    _print(start + excerpt(prefix + probe.verdict, probe.target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
     return probe
-
-
-async def _send(prepared: attempts.Request, read: Callable[[str], str]) -> attempts.Outcome:
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            return await attempts.attempt_once(prepared, read)
-    except TimeoutError:
-        return attempts.Outcome(error=timeout_error(TIMEOUT, prepared.target))
-
-
-def _build(settings: Settings, target: Target, is_image: bool) -> attempts.Request:
-    project_id = settings.project_id or Websim.generate_project_id(for_image=is_image)
-    if is_image:
-        body, page = bodies.image_body(project_id, MESSAGES, None, None), bodies.IMAGE_PAGE
-    else:
-        body, page = bodies.chat_body(project_id, MESSAGES), bodies.CHAT_PAGE
-    headers = bodies.build_headers(settings.site, page, settings.token)
-    return attempts.Request(target, headers, json.dumps(body).encode())
-
-
-def _reader(settings: Settings, is_image: bool) -> Callable[[str], str]:
-    return (lambda body: response.image_url(body, settings.site)) if is_image else response.chat_text
 
 
 # The result
 
 
-def _print_cause(failed: Probe, results: Results) -> None:
+def _print_cause(failed: Probe, chat: Probe, image: Probe, project: Probe | None) -> None:
     """Print why Websim does not work."""
     _print("")
-    if not results.image.error:
-        _print("Images work, chat does not.")
-    elif not results.chat.error:
-        _print("Chat works, images do not.")
-    _print(f"Cause: {_describe_cause(failed)}", continued=" " * len("Cause: "))
+    if not (chat.cause and image.cause):
+        _print("Images work, chat does not." if chat.cause else "Chat works, images do not.")
+    cause = _message(failed)
+    if failed.outcome.response:
+        body = excerpt(error_words(failed.outcome.response.text), failed.target.secrets, MAX_EXCERPT_CHARS)
+        shown = f": {body}" if body else "."
+        cause = f"{diagnosis.sentence(failed.verdict)}.\nResponse {failed.status} from {failed.target.host}{shown}"
+    if project and project.status in PROJECT_STATES:
+        cause += f"\n{diagnosis.sentence(project.verdict)}."
+    _print(f"Cause: {cause}", continued=" " * len("Cause: "))
 
 
-def _describe_cause(failed: Probe) -> str:
-    if not failed.response:
-        return diagnosis.sentence(failed.message)
-    body = excerpt(failed.response.text, failed.target.secrets, MAX_EXCERPT_CHARS)
-    response_line = f"Response {failed.status} from {failed.target.host}"
-    return f"{diagnosis.sentence(failed.verdict)}.\n{response_line}{f': {body}' if body else '.'}"
+def _message(failed: Probe) -> str:
+    """Return the message of an error without its advice."""
+    return str(failed.outcome.error).removesuffix(f": {failed.cause.advice}" if failed.cause else "")
 
 
 def _print_steps(steps: list[Step]) -> None:
@@ -217,38 +178,32 @@ def _print_pasted(line: str) -> None:
         _write(part)
 
 
-def _print_unused_token(settings: Settings) -> None:
-    """Print how to use the token that websim-cli stored, if no token is in use."""
-    if settings.new_token and not settings.token:
-        _print(f"\n{TOKEN_FILE} has a login token, which was not sent. To use it:")
-        _print_pasted(diagnosis.COPY_TOKEN)
-
-
-def _print_report(settings: Settings, results: Results) -> None:
+def _print_report(settings: Settings, probes: list[Probe]) -> None:
     """Print a Markdown block for a bug report, without secrets."""
     project = "configured" if settings.project_id else "random"
     token = ("expired token" if tokens.is_expired(settings.token) else "token") if settings.token else "none"
     _print(f"\n### g4f-websim check\n\n```text\n{_environment()}")
     _print(f"project: {project}, login: {token}, proxy: {'yes' if settings.proxy else 'none'}")
-    for probe in (results.chat, results.image, *results.others):
-        _print_reported(probe)
+    for probe in probes:
+        method = "GET" if probe.kind == "lookup" else "POST"
+        _print("")
+        _print(f"{method} {redact(without_login(probe.target.url), probe.target.secrets)}", continued=INDENT)
+        _print(f"status: {probe.status or '-'}, {probe.seconds:.2f} s")
+        for name, value in _reported_fields(probe):
+            _print(f"{name}: {excerpt(value, probe.target.secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
     _print("```")
 
 
-def _print_reported(probe: Probe) -> None:
-    secrets = probe.target.secrets
-    _print("")
-    _print(f"POST {redact(without_login(probe.target.url), secrets)}", continued=INDENT)
-    _print(f"status: {probe.status or '-'}, {probe.seconds:.2f} s")
-    if not probe.response:
-        _print(f"error: {probe.message}", continued=INDENT)
+def _reported_fields(probe: Probe) -> Iterable[tuple[str, str]]:
+    response = probe.outcome.response
+    if not response:
+        yield "error", _message(probe)
         return
-    for name, value in probe.response.headers.items():
+    for name, value in response.headers.items():
         if name.lower() in REPORTED_HEADERS or name.lower().startswith(REPORTED_PREFIX):
             # The query or the fragment of a location may contain a token.
-            value = re.split("[?#]", value)[0] if name.lower() == "location" else value
-            _print(f"{name.lower()}: {excerpt(value, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
-    _print(f"body: {excerpt(probe.response.text, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
+            yield name.lower(), re.split("[?#]", value)[0] if name.lower() == "location" else value
+    yield "body", response.text
 
 
 def _print(text: str, continued: str = "") -> None:

@@ -45,6 +45,9 @@ DRAWN_IMAGE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f
 REPLIED_IMAGE_PATH = "/offline/{name}.png"
 REPLIED_IMAGE_ROUTE = r"/offline/{name:[0-9a-f]{64}}.png"
 
+# Every id that a chat may name is a project.
+PROJECT_ROUTE = r"/api/v1/projects/{project_id:[A-Za-z0-9_-]{1,64}}"
+
 # The longer side of a drawn image in pixels: the default, and the maximum.
 DEFAULT_SIDE = 512
 MAX_SIDE = 2048
@@ -189,6 +192,7 @@ class Emulator:
         app.router.add_post(IMAGE_PATH, self._image)
         app.router.add_get(DRAWN_IMAGE_ROUTE, _drawn_image)
         app.router.add_get(REPLIED_IMAGE_ROUTE, self._replied_image)
+        app.router.add_get(PROJECT_ROUTE, _project)
         app.router.add_get("/", _home)
         self._runner = web.AppRunner(
             app,
@@ -317,6 +321,10 @@ def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
 
 async def _home(request: web.Request) -> web.Response:
     return web.Response(text="This is the offline Websim.\n")
+
+
+async def _project(request: web.Request) -> web.Response:
+    return web.json_response({"id": request.match_info["project_id"]})
 
 
 async def _drawn_image(request: web.Request) -> web.Response:

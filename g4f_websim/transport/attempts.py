@@ -1,44 +1,38 @@
 """Send one POST request over a pooled connection, with retries, timeouts and size limits.
 
-bodies.py builds what is sent, response.py reads the response, and errors.py explains a failure.
+bodies.py builds what is sent, response.py reads the response, and failures.py explains a failure.
 """
 
 import asyncio
 import email.utils
 import io
-import json
 import logging
 import math
 import random
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
 import aiohttp
-from g4f.errors import RateLimitError
 
-from .. import errors
-from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
+from ..errors import RateLimitError, WebsimError
+from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
+from . import failures
+from .causes import Cause, cause_of_body, cause_of_response
 from .connections import ATTEMPT_TIMEOUT, shared_pool
+from .failures import RETRYABLE_STATUSES, ResponseTooLargeError
 from .log import log
 from .pace import JITTER
 from .target import Target
 from .throttle import QueueTooLongError
 from .throttles import shared_throttle
 
-# The server declined the request (408, 425, 429), or a gateway did not deliver its response (502 to 504).
-RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
-
 # The largest exponent of a delay: 2.0**1024 raises an OverflowError.
 MAX_EXPONENT = 1000
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-
-# Some servers send a byte order mark before the text.
-BYTE_ORDER_MARK = "\ufeff"
 
 # aiohttp warns about a larger body of bytes. It sends a file object in pieces, without a warning.
 MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
@@ -73,6 +67,7 @@ class Request:
     target: Target
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
 
 @dataclass(slots=True)
@@ -83,11 +78,6 @@ class Response:
     headers: Mapping[str, str]
     text: str
 
-    @property
-    def ok(self) -> bool:
-        """Whether the status is not an error; g4f's `raise_for_status` reads this attribute."""
-        return self.status < 400
-
 
 @dataclass(slots=True)
 class Outcome:
@@ -97,13 +87,15 @@ class Outcome:
         response: the response, if it was read to its end.
         content: what `read` returned; empty if there is an error.
         error: the error, which is not raised yet.
+        cause: why the attempt failed.
         retryable: whether the request may be sent again.
         retry_after: the seconds in the header `Retry-After`.
     """
 
     response: Response | None = None
     content: str = ""
-    error: Exception | None = None
+    error: WebsimError | None = None
+    cause: Cause | None = None
     retryable: bool = False
     retry_after: float | None = None
 
@@ -125,7 +117,7 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
         read: returns the text or the image URL in a response body, or raises `UnexpectedBodyError`.
 
     Raises:
-        WebsimTimeoutError: the call or one attempt took too long.
+        TimeoutError: the call or one attempt took too long.
         RateLimitError, MissingAuthError, ResponseStatusError: the server refused the request.
         ResponseError, NoMediaResponseError: the connection failed, or the response is of no use.
     """
@@ -136,7 +128,7 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
             async with asyncio.timeout(time_limit):
                 outcome = await _send_with_retries(request, policy, read)
         except TimeoutError:  # of the call: the timeout of an attempt is in its outcome
-            outcome = Outcome(error=errors.timeout_error(time_limit, request.target))
+            outcome = Outcome(error=failures.timeout_error(time_limit, request.target))
     if outcome.error is None:
         return outcome.content
     # The exceptions of aiohttp and of the SOCKS library contain the password of the proxy. Raised inside an `except`
@@ -159,7 +151,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         try:
             sent_at = await throttle.wait_turn(is_last, policy.max_wait - waited)
         except QueueTooLongError as error:
-            return Outcome(error=errors.queue_error(waited + error.seconds, policy.max_wait, request.target))
+            return Outcome(error=failures.queue_error(waited + error.seconds, policy.max_wait, request.target))
         waited += sent_at - start
         try:
             outcome = await attempt_once(request, read)
@@ -188,25 +180,41 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
 
 
 async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
-    """Send a request once; the error is returned, not raised."""
-    progress = Progress()
+    """Send a request once; the error of a call is returned, not raised.
+
+    Raises:
+        Exception: an error that is not the network's, if no event loop of asyncio runs for example.
+    """
+    progress, target = Progress(), request.target
     try:
         response = await _send_once(request, progress)
     except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
-        if isinstance(raised, TimeoutError) and not isinstance(raised, aiohttp.ServerTimeoutError):
-            return Outcome(error=errors.timeout_error(ATTEMPT_TIMEOUT, request.target))
-        retryable = progress.status is None and _is_connection_failure(raised)
-        return Outcome(error=errors.exception_error(raised, request.target, progress.status), retryable=retryable)
-    unexpected = None
+        if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
+            return Outcome(
+                error=failures.timeout_error(ATTEMPT_TIMEOUT, target), cause=failures.timed_out(ATTEMPT_TIMEOUT)
+            )
+        failure = failures.cause_of_exception(raised, target, progress.status)
+        if failure is None:
+            # Where the garbage collector ends a call whose event loop was closed, aiohttp cannot close the connection.
+            if isinstance(raised.__context__, GeneratorExit):
+                raise raised.__context__ from None
+            raise
+        error = failures.error_of(failure, target, failures.text_of(raised), progress.status)
+        return Outcome(error=error, cause=failure, retryable=failure.is_retryable)
     if 200 <= response.status < 300:
         try:
-            return Outcome(response, read(response.text))
+            content = read(response.text)
+            require_no_event_stream(response.headers.get("Content-Type", ""), response.text)
+            return Outcome(response, content)
         except UnexpectedBodyError as raised:
-            unexpected = raised
+            cause = cause_of_body(raised, response.status, response.headers, response.text, target)
+    else:
+        cause = cause_of_response(response.status, response.headers, response.text, target)
     retry_after = parse_retry_after(response.headers)
-    error = await errors.response_error(response, request.target, unexpected, retry_after)
+    cause = failures.with_delay(cause, retry_after)
+    error = failures.error_of(cause, target, error_words(response.text), response.status, retry_after)
     retryable = isinstance(error, RateLimitError) or response.status in RETRYABLE_STATUSES
-    return Outcome(response, "", error, retryable, retry_after)
+    return Outcome(response, "", error, cause, retryable, retry_after)
 
 
 async def _send_once(request: Request, progress: Progress) -> Response:
@@ -230,7 +238,8 @@ async def _post(request: Request, progress: Progress, new: bool = False) -> Resp
     async with (
         pool.slots,
         pool.open_session(request.target.socks_proxy, new) as session,
-        session.post(
+        session.request(
+            request.method,
             request.target.url,
             data=body,
             headers=request.headers,
@@ -256,9 +265,7 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
         size = len(body)
     if size > MAX_BODY_BYTES:
         raise ResponseTooLargeError
-    # JSON is UTF-8 whatever a header says (RFC 8259). Only in UTF-16 and UTF-32 does it begin with zero bytes.
-    encoding = json.detect_encoding(body) if 0 in body[:4] else "utf-8"
-    return body.decode(encoding, "replace").removeprefix(BYTE_ORDER_MARK)
+    return decode(bytes(body), response.charset)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -272,12 +279,3 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, (date - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _is_connection_failure(error: Exception) -> bool:
-    """Return whether a request that ended with `error` before a response may be repeated."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return error.status in RETRYABLE_STATUSES
-    if isinstance(error, ssl.CertificateError):
-        return False
-    return is_socks_failure(error) or isinstance(error, aiohttp.ClientConnectionError | OSError)

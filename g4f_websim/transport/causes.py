@@ -1,77 +1,55 @@
-"""The causes of failed calls, each with advice, and the functions that find the cause of a response or an exception.
+"""Why a response is an error: causes with a reason, a summary, advice, and the class of the error.
 
-errors.py builds the exceptions.
+failures.py finds the cause of an exception, and builds the errors. `g4f-websim check` prints the steps of a cause.
 """
 
 import re
-import ssl
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import NamedTuple
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-import aiohttp
-from g4f import errors
-from g4f.requests.raise_for_status import CloudflareError, is_cloudflare, is_openai
+from g4f.requests.raise_for_status import is_cloudflare, is_openai
 
-from ..wire.redaction import is_html, redact
+from ..errors import CloudflareError, MissingAuthError, RateLimitError, Reason, ResponseStatusError, WebsimError
+from ..wire.endpoints import URL_VARIABLE
+from ..wire.redaction import MAX_SEARCHED_CHARS, is_html, redact
+from ..wire.response import RATE_LIMIT_WORDS, UnexpectedBodyError
 from ..wire.tokens import is_expired, token_expiry
-from .target import Target, is_valid_url, origin_in
-
-# Public clients of Websim show that a response body may report a rate limit in these words, whatever the status.
-RATE_LIMIT_WORDS = "rate limit exceeded"
+from .target import PROXY_VARIABLE, Target, is_valid_url, origin_in
 
 # Cloudflare sets this header when it sends a challenge instead of the response.
 CHALLENGE_HEADER = "cf-mitigated"
-
-_NO_CREDITS = re.compile(
+# Websim's code for an expired login; its status is not recorded.
+EXPIRED_CODE = '"ERR_JWT_EXPIRED"'
+NO_CREDITS_WORDS = re.compile(
     r"\b(insufficient|not enough|no|out of|zero|0)( \w+)? credits?\b"
     r"|credits? .{0,20}(exhausted|exceeded|required|used up)",
     re.IGNORECASE,
 )
+LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # A server chooses where a redirect leads. A user may paste advice into a shell, so it names only a plain host and port.
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?")
+PLAIN_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?")
+SHELL_CHARACTER = re.compile(r"[^\w/:@%\[\]=+,~.-]")
 # A longer origin would leave no room for the rest of an error.
 MAX_ORIGIN_CHARS = 80
 DEFAULT_PORTS = {"http": 80, "https": 443}
-_LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
-# OpenSSL's names for a server that sends plain text in a TLS handshake.
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
-# What python_socks says when the proxy refuses the user and password, or accepts no request without them (RFC 1929).
-_SOCKS_LOGIN = re.compile("authentication failure|acceptable authentication|Unexpected SOCKS authentication")
 
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 LOG_IN_AGAIN = "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
 TRY_LATER = "try again later or use another provider"
-RUN_CHECK = "run g4f-websim check"
-IF_MOVED = f"if Websim has moved, set WEBSIM_URL; {RUN_CHECK}"
-IF_CHANGED = "the API may have changed: look for a newer version of g4f-websim, or try again later"
-CHECK_NETWORK = f"check the network, or set WEBSIM_URL; {RUN_CHECK}"
-CHECK_PROXY = "check that it runs and that its URL is right"
-CHECK_HTTPS_PROXY = f"{CHECK_PROXY}: most HTTP proxies are written http://"
-CHECK_PROXY_CERTIFICATE = "check the clock and the URL of the proxy"
+CHECK = "g4f-websim check"
+IF_MOVED = f"if Websim has moved, set WEBSIM_URL; run {CHECK}"
 PROXY_LOGIN = "put the right user and password into the URL of the proxy, as in http://user:password@host:3128"
 
 
-class Reason(StrEnum):
-    """The name of a cause, the value of `error.reason`."""
+class Step(NamedTuple):
+    """Something to do, and the lines to paste for it into a shell."""
 
-    PROJECT_REFUSED = "project_refused"
-    API_MOVED = "api_moved"
-    API_CHANGED = "api_changed"
-    BOT_CHALLENGE = "bot_challenge"
-    NO_CREDITS = "no_credits"
-    LOGIN_NEEDED = "login_needed"
-    LOGIN_EXPIRED = "login_expired"
-    RATE_LIMITED = "rate_limited"
-    REGION_BLOCKED = "region_blocked"
-    REQUEST_REFUSED = "request_refused"
-    SERVER_ERROR = "server_error"
-    NO_CONTENT = "no_content"
-    BROKEN_RESPONSE = "broken_response"
-    NO_CONNECTION = "no_connection"
-    PROXY_FAILED = "proxy_failed"
-    TIMEOUT = "timeout"
+    text: str
+    lines: tuple[str, ...] = ()
+
+
+USE_NO_PROXY = Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))
 
 
 class Cause(NamedTuple):
@@ -81,27 +59,19 @@ class Cause(NamedTuple):
         reason: the name of the cause.
         summary: what happened.
         advice: what to do.
-        error: the class of the exception, or None if g4f's `raise_for_status` chooses it.
-        origin: the scheme, host and port that a redirect leads to; empty if there is none that advice may name.
+        error: the class of the error.
+        steps: what to do about this cause in particular, for `g4f-websim check`.
+        is_retryable: whether a request that failed before a response may be sent again.
+        is_within_site: whether the response is a redirect within the site.
     """
 
     reason: Reason
     summary: str
     advice: str
-    error: type[Exception] | None = None
-    origin: str = ""
-
-
-class UnexpectedBodyError(Exception):
-    """A response has a successful status but not the expected content; never raised to the caller."""
-
-    def __init__(self, cause: Cause) -> None:
-        super().__init__(cause.summary)
-        self.cause = cause
-
-
-class ResponseTooLargeError(Exception):
-    """A response body is too large to be read; never raised to the caller."""
+    error: type[WebsimError] = ResponseStatusError
+    steps: tuple[Step, ...] = ()
+    is_retryable: bool = False
+    is_within_site: bool = False
 
 
 PROJECT_REFUSED = Cause(
@@ -113,42 +83,25 @@ NOT_FOUND = Cause(Reason.API_MOVED, "the API is not at this URL", IF_MOVED)
 CHALLENGE = Cause(
     Reason.BOT_CHALLENGE, "Cloudflare sent a bot challenge", "try from another network, without a VPN", CloudflareError
 )
-NO_CREDITS = Cause(
-    Reason.NO_CREDITS,
-    "no credits left",
-    "wait for new credits, log in, or use another provider",
-    errors.ResponseStatusError,
-)
-LOGIN_NEEDED = Cause(Reason.LOGIN_NEEDED, "login needed", LOG_IN)
+NO_CREDITS = Cause(Reason.NO_CREDITS, "no credits left", "wait for new credits, log in, or use another provider")
+LOGIN_NEEDED = Cause(Reason.LOGIN_NEEDED, "login needed", LOG_IN, MissingAuthError)
 FORBIDDEN = Cause(Reason.LOGIN_NEEDED, "access denied", f"{LOG_IN}, or try from another network")
-TOKEN_REFUSED = Cause(Reason.LOGIN_NEEDED, "Websim refused the login token", LOG_IN_AGAIN)
+TOKEN_REFUSED = Cause(Reason.LOGIN_NEEDED, "Websim refused the login token", LOG_IN_AGAIN, MissingAuthError)
+LOGIN_EXPIRED = Cause(Reason.LOGIN_EXPIRED, "the login token expired", LOG_IN_AGAIN, MissingAuthError)
 REQUEST_TOO_LARGE = Cause(Reason.REQUEST_REFUSED, "the request is too large", "send fewer messages or smaller images")
 REQUEST_REFUSED = Cause(Reason.REQUEST_REFUSED, "Websim refused the request", "check the arguments of the call")
 RATE_LIMITED = Cause(
-    Reason.RATE_LIMITED, "too many requests", "wait {delay}, log in, or use another provider", errors.RateLimitError
+    Reason.RATE_LIMITED, "too many requests", "wait {delay}, log in, or use another provider", RateLimitError
 )
 REGION_BLOCKED = Cause(Reason.REGION_BLOCKED, "blocked for legal reasons", "try from another network")
-API_CHANGED = Cause(Reason.API_CHANGED, "Websim does not accept this kind of request", IF_CHANGED)
-SERVER_ERROR = Cause(Reason.SERVER_ERROR, "the server failed", TRY_LATER, errors.ResponseStatusError)
-BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, errors.ResponseError)
-NOT_HTTP = Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", CHECK_NETWORK, errors.ResponseError)
-NO_CONNECTION = Cause(Reason.NO_CONNECTION, "no connection", CHECK_NETWORK, errors.ResponseError)
-CLOSED_CONNECTION = NO_CONNECTION._replace(summary="the connection was closed")
-NOT_HTTPS = Cause(
-    Reason.NO_CONNECTION,
-    "no connection",
-    "the server does not speak https: write http:// in WEBSIM_URL, or name another port",
-    errors.ResponseError,
+API_CHANGED = Cause(
+    Reason.API_CHANGED,
+    "Websim does not accept this kind of request",
+    "the API may have changed: look for a newer version of g4f-websim, or try again later",
 )
-INVALID_CERTIFICATE = Cause(
-    Reason.NO_CONNECTION,
-    "no connection: the certificate is not valid",
-    "check the clock and WEBSIM_URL; a network login or a proxy may respond instead of Websim",
-    errors.ResponseError,
-)
-NO_SOCKS = Cause(Reason.PROXY_FAILED, "a SOCKS proxy needs one more package", "pip install aiohttp_socks")
+SERVER_ERROR = Cause(Reason.SERVER_ERROR, "the server failed", TRY_LATER)
 
-_BY_STATUS = {
+BY_STATUS = {
     401: LOGIN_NEEDED,
     402: NO_CREDITS,
     403: FORBIDDEN,
@@ -160,39 +113,69 @@ _BY_STATUS = {
     451: REGION_BLOCKED,
 }
 # A project id is refused with one of these statuses and a body that mentions a project.
-_PROJECT_STATUSES = (400, 403, 404, 422)
+PROJECT_STATUSES = (400, 403, 404, 422)
+
+# The advice for a successful response that cannot be used.
+ADVICE_FOR_BODY = {
+    Reason.API_MOVED: "a captive portal or a proxy may respond instead, or WEBSIM_URL is wrong: set WEBSIM_URL; "
+    f"run {CHECK}",
+    Reason.API_CHANGED: API_CHANGED.advice,
+    Reason.NO_CONTENT: f"try other words, {TRY_LATER}",
+    Reason.BROKEN_RESPONSE: TRY_LATER,
+}
 
 
-def cause_of_response(status: int, headers: Mapping[str, str], body: str, target: Target) -> Cause | None:
-    """Return why a response is an error.
+def cause_of_body(
+    unexpected: UnexpectedBodyError, status: int, headers: Mapping[str, str], body: str, target: Target
+) -> Cause:
+    """Return why a successful response cannot be used; for the arguments, see `cause_of_response`."""
+    cause = _cause_in_words(status, headers, body, target)
+    if cause is None:
+        return Cause(unexpected.reason, unexpected.summary, ADVICE_FOR_BODY[unexpected.reason], unexpected.kind)
+    is_of_call = cause.reason in (Reason.RATE_LIMITED, Reason.LOGIN_EXPIRED)
+    return cause if is_of_call else cause._replace(error=unexpected.kind)
+
+
+def cause_of_response(status: int, headers: Mapping[str, str], body: str, target: Target) -> Cause:
+    """Return why a response whose status is not successful is an error.
 
     Args:
         status: the HTTP status.
         headers: the response headers, with case-insensitive names.
         body: the response body.
         target: where the request went.
-
-    Returns:
-        The cause, or None if the status is successful and the body does not name a cause.
     """
-    text = "" if is_html(body) else body
-    if status == 429 or RATE_LIMIT_WORDS in text.lower():
-        return RATE_LIMITED
-    if CHALLENGE_HEADER in headers or is_cloudflare(body) or is_openai(body):
-        return CHALLENGE
-    if _NO_CREDITS.search(text):
-        return NO_CREDITS
-    if 200 <= status < 300:
-        return None
+    cause = _cause_in_words(status, headers, body, target)
+    if cause:
+        return cause
     if 300 <= status < 400:
         return _cause_of_redirect(headers.get("Location", ""), target)
-    if status in _PROJECT_STATUSES and "project" in text.lower():
+    if status in PROJECT_STATUSES and "project" in _searched(body):
         return PROJECT_REFUSED
-    if status in (401, 403) and target.token:
-        return _cause_of_refused_token(target.token)
+    if status in (401, 403):
+        return _cause_of_missing_login(BY_STATUS[status], target)
     if status == 407:
-        return _proxy_cause(target, "{proxy} needs a login", PROXY_LOGIN)._replace(error=None)
-    return _BY_STATUS.get(status) or (REQUEST_REFUSED if status < 500 else SERVER_ERROR)
+        return needs_proxy_login(target, ResponseStatusError)
+    return BY_STATUS.get(status) or (REQUEST_REFUSED if status < 500 else SERVER_ERROR)
+
+
+def _searched(body: str) -> str:
+    """Return the part of a body that is searched for words, in lower case; nothing of an HTML page."""
+    return "" if is_html(body) else body[:MAX_SEARCHED_CHARS].lower()
+
+
+def _cause_in_words(status: int, headers: Mapping[str, str], body: str, target: Target) -> Cause | None:
+    """Return the cause that a body or a header names whatever the status, if any."""
+    text, start = _searched(body), body[:MAX_SEARCHED_CHARS]
+    if status == 429:
+        return RATE_LIMITED
+    if EXPIRED_CODE in start:
+        return _expired_login(target.token)
+    if RATE_LIMIT_WORDS in text:
+        return RATE_LIMITED
+    if CHALLENGE_HEADER in headers or is_cloudflare(start) or is_openai(start):
+        return CHALLENGE
+    return NO_CREDITS if NO_CREDITS_WORDS.search(text) else None
 
 
 def _cause_of_redirect(location: str, target: Target) -> Cause:
@@ -202,130 +185,63 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     except ValueError:
         location, destination = "", site
     origin = _plain_origin(destination, target) if location else ""
+    is_within_site = origin == origin_in(site)
+    is_login_page = LOGIN_PAGE.search(destination.path)
     # The query of the location is not shown: it may contain a token.
-    is_login_page = _LOGIN_PAGE.search(destination.path)
     kind = ", a login page" if is_login_page else ""
     summary = f"a redirect to {origin_in(destination)}{destination.path}{kind}, which was not followed"
+    steps: tuple[Step, ...] = ()
+    if origin and not is_within_site:
+        steps = (
+            Step(f"If {origin} is the login page of your network, open it in a browser and log in."),
+            Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
+            Step("And if it responds, use it:", (f"export {URL_VARIABLE}={origin}",)),
+        )
     if is_login_page:
-        advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser"
-        return Cause(Reason.LOGIN_NEEDED, summary, advice, origin=origin)
-    is_named = origin not in ("", origin_in(site)) and len(origin) <= MAX_ORIGIN_CHARS
-    advice = f"if you trust this host, set WEBSIM_URL={origin}; {RUN_CHECK}" if is_named else IF_MOVED
-    return Cause(Reason.API_MOVED, summary, advice, origin=origin)
+        advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser; {IF_MOVED}"
+        return Cause(Reason.LOGIN_NEEDED, summary, advice, steps=steps[:1])
+    is_named = steps and len(origin) <= MAX_ORIGIN_CHARS
+    advice = f"if you trust this host, set {URL_VARIABLE}={origin}; run {CHECK}" if is_named else IF_MOVED
+    return Cause(Reason.API_MOVED, summary, advice, steps=steps, is_within_site=is_within_site)
 
 
 def _plain_origin(destination: SplitResult, target: Target) -> str:
     """Return the scheme, host and port of a redirect, or an empty string if advice may not name them."""
     origin, site = origin_in(destination), urlsplit(target.url)
-    if not _ORIGIN.fullmatch(origin) or origin != redact(origin, target.secrets) or not is_valid_url(origin):
+    if not PLAIN_ORIGIN.fullmatch(origin) or origin != redact(origin, target.secrets) or not is_valid_url(origin):
         return ""
     # The site may be written in another way, with the default port for instance.
-    return origin_in(site) if _is_same_site(destination, site) else origin
+    ports = [url.port or DEFAULT_PORTS[url.scheme] for url in (destination, site)]
+    is_same = (destination.scheme, destination.hostname, ports[0]) == (site.scheme, site.hostname, ports[1])
+    return origin_in(site) if is_same else origin
 
 
-def _is_same_site(first: SplitResult, second: SplitResult) -> bool:
-    ports = [url.port or DEFAULT_PORTS[url.scheme] for url in (first, second)]
-    return (first.scheme, first.hostname, ports[0]) == (second.scheme, second.hostname, ports[1])
+def _cause_of_missing_login(cause: Cause, target: Target) -> Cause:
+    """Return the cause of a 401 or a 403, with what is known of the login that was sent."""
+    if target.token and is_expired(target.token):
+        return _expired_login(target.token)._replace(error=cause.error)
+    if target.token:
+        return TOKEN_REFUSED._replace(error=cause.error)
+    if target.unsent_key:
+        return cause._replace(summary=f"{cause.summary}; the given key is not a Websim token, so it was not sent")
+    return cause
 
 
-def _cause_of_refused_token(token: str) -> Cause:
+def needs_proxy_login(target: Target, kind: type[WebsimError]) -> Cause:
+    """Return the cause of a proxy that refuses requests without the right user and password."""
+    scheme, host = urlsplit(target.proxy or "http:").scheme, target.proxy_host
+    pasted = f"export {PROXY_VARIABLE}={scheme}://<user>:<password>@{quoted(host) or '<host>:<port>'}"
+    step = Step("Put its user and password into its URL:", (pasted,))
+    summary = f"the proxy {host} needs a login" if host else "a proxy needs a login"
+    return Cause(Reason.PROXY_FAILED, summary, PROXY_LOGIN, kind, (step, USE_NO_PROXY))
+
+
+def quoted(url: str) -> str:
+    """Return a URL whose special characters are percent-encoded, so that a shell does not interpret them."""
+    return SHELL_CHARACTER.sub(lambda match: quote(match[0]), url)
+
+
+def _expired_login(token: str | None) -> Cause:
     if not is_expired(token):
-        return TOKEN_REFUSED
-    expiry = f"{token_expiry(token):%Y-%m-%d %H:%M} UTC"
-    return Cause(Reason.LOGIN_EXPIRED, f"the login token expired on {expiry}", LOG_IN_AGAIN)
-
-
-def cause_of_exception(error: Exception, target: Target, began: bool) -> Cause:
-    """Return why an attempt ended with an exception of aiohttp, of ssl or of the SOCKS library.
-
-    Args:
-        error: the exception.
-        target: where the request went.
-        began: whether the response had begun.
-
-    Returns:
-        The cause.
-    """
-    if isinstance(error, ResponseTooLargeError):
-        return BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
-    if began:
-        return BROKEN_RESPONSE
-    return _cause_of_proxy_failure(error, target) or _cause_of_connection_failure(error)
-
-
-def _cause_of_proxy_failure(error: Exception, target: Target) -> Cause | None:
-    """Return why the proxy failed, or None if the site may have failed."""
-    check_url = CHECK_HTTPS_PROXY if urlsplit(target.proxy or "").scheme == "https" else CHECK_PROXY
-    if _is_tls_failure_of_proxy(error, target):
-        if isinstance(error, ssl.CertificateError):
-            return _proxy_cause(target, "the certificate of {proxy} is not valid", CHECK_PROXY_CERTIFICATE)
-        return _proxy_cause(target, "no TLS connection to {proxy}", check_url)
-    if _is_socks_error(error, "ProxyConn", "ProxyTime") or _is_http_proxy_unreachable(error, target):
-        return _proxy_cause(target, "{proxy} does not respond", check_url)
-    if target.http_proxy and isinstance(error, aiohttp.ConnectionTimeoutError):
-        # The proxy is slow to accept the connection, or the site is slow to begin TLS through the proxy.
-        return _proxy_cause(target, "no connection through {proxy} in time", check_url)
-    if _is_login_refused_by_proxy(error):
-        return _proxy_cause(target, "{proxy} needs a login", PROXY_LOGIN)
-    if isinstance(error, aiohttp.ClientHttpProxyError) or _is_socks_error(error):
-        return _proxy_cause(target, "{proxy} does not connect to {site}", "use another proxy or none")
-    return None
-
-
-def _cause_of_connection_failure(error: Exception) -> Cause:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return NOT_HTTP
-    if isinstance(error, ssl.CertificateError):
-        return INVALID_CERTIFICATE
-    if isinstance(error, ssl.SSLError) and any(name in str(error) for name in _NO_TLS):
-        return NOT_HTTPS
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return NO_CONNECTION
-    return CLOSED_CONNECTION
-
-
-def _proxy_cause(target: Target, summary: str, advice: str) -> Cause:
-    proxy = f"the proxy {target.proxy_host}" if target.proxy else "a proxy"
-    return Cause(Reason.PROXY_FAILED, summary.format(proxy=proxy, site=target.host), advice, errors.ResponseError)
-
-
-def is_socks_failure(error: Exception) -> bool:
-    """Return whether a SOCKS proxy does not respond or cannot connect, other than because of a login."""
-    return _is_socks_error(error) and not _is_login_refused_by_proxy(error)
-
-
-def _is_socks_error(error: Exception, *kinds: str) -> bool:
-    """Return whether the SOCKS library raised `error`.
-
-    The library may not be installed, so its classes are recognized by their names.
-
-    Args:
-        error: the exception.
-        kinds: the beginnings of the class names to look for; all classes by default.
-    """
-    kind = type(error)
-    return kind.__module__.startswith(("aiohttp_socks", "python_socks")) and kind.__name__.startswith(kinds or "Proxy")
-
-
-def _is_http_proxy_unreachable(error: Exception, target: Target) -> bool:
-    """Return whether aiohttp could not look up the name of an HTTP proxy or connect to the proxy.
-
-    The proxy itself looks up the name of the site, so a failed look-up is always that of the proxy.
-    """
-    kinds = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError)
-    return target.http_proxy is not None and isinstance(error, kinds)
-
-
-def _is_tls_failure_of_proxy(error: Exception, target: Target) -> bool:
-    """Return whether TLS failed with an https:// proxy, rather than with the site behind the proxy."""
-    if not target.http_proxy or not isinstance(error, aiohttp.ClientSSLError):
-        return False
-    # aiohttp's key of a connection names the proxy only if the connection leads through the proxy to the site.
-    connection_key = error.args[0]
-    return connection_key.proxy is None
-
-
-def _is_login_refused_by_proxy(error: Exception) -> bool:
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return error.status == 407
-    return _is_socks_error(error, "ProxyError") and _SOCKS_LOGIN.search(str(error)) is not None
+        return LOGIN_EXPIRED
+    return LOGIN_EXPIRED._replace(summary=f"the login token expired on {token_expiry(token):%Y-%m-%d %H:%M} UTC")

@@ -11,3 +11,6 @@ API_URL = "https://api.websim.com"
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
+
+# Describes a project, without a login.
+PROJECT_PATH = "/api/v1/projects/{project_id}"

@@ -3,12 +3,16 @@
 import re
 from collections.abc import Iterable
 
-# A hostile body may be megabytes long; only its first characters are searched for secrets and shown.
+# A hostile body may be megabytes long; only its first characters are searched and shown.
 MAX_SEARCHED_CHARS = 10_000
 
 REDACTED = "***"
 
-_HTML = re.compile(r"\s*(<!--.{0,1000}?-->\s*)?<(!doctype|html|head|body)\b", re.IGNORECASE | re.DOTALL)
+# The tags with which pages begin; a page may lack the outer ones.
+_HTML = re.compile(
+    r"\s*+(<!--.{0,1000}?-->\s*+)*+<(!doctype|\?xml|html|head|body|title|meta|link|script|style|center|div|h1|p)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _TITLE = re.compile(r"<title>.{0,100}?</title>", re.IGNORECASE | re.DOTALL)
 
 # A JSON Web Token begins with "ey", the base64url form of the start of a JSON object. Also matches a truncated token.
@@ -28,11 +32,16 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
         text: any text, a response body for example.
         secrets: strings to remove, in addition to JSON Web Tokens, e-mail addresses, and users and passwords in URLs.
     """
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+    secrets = sorted(filter(None, secrets), key=len, reverse=True)
+    longest = len(secrets[0]) if secrets else 0
+    is_truncated = len(text) > MAX_SEARCHED_CHARS + longest
+    text = text[: MAX_SEARCHED_CHARS + longest]
+    for secret in secrets:
         text = text.replace(secret, REDACTED)
-    is_truncated = len(text) > MAX_SEARCHED_CHARS
-    text = _USER_INFO.sub("", text[:MAX_SEARCHED_CHARS])
-    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, text))
+    if is_truncated:
+        # The last characters may be the beginning of a secret.
+        text = text[: len(text) - longest]
+    text = _EMAIL.sub(REDACTED, _JWT.sub(REDACTED, _USER_INFO.sub("", text)))
     if is_truncated:
         text = _LAST_WORD.sub("", text)
     # str.isprintable() is false for escape sequences and for lone surrogates, which cannot be printed.
@@ -53,7 +62,7 @@ def excerpt(text: str, secrets: Iterable[str], max_chars: int) -> str:
 
 def is_html(text: str) -> bool:
     """Return whether a body is an HTML page, such as Cloudflare sends instead of a JSON response."""
-    return _HTML.match(text) is not None
+    return _HTML.match(text, 0, MAX_SEARCHED_CHARS) is not None
 
 
 def html_title(text: str) -> str:

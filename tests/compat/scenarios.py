@@ -75,7 +75,7 @@ class ExpectedError(NamedTuple):
 
 
 CHAT_ERRORS = {
-    "429": ExpectedError(LONG_RATE_LIMIT, RateLimitError, "rate_limited", 429, 3600.0),
+    "429": ExpectedError(LONG_RATE_LIMIT, RateLimitError, "rate_limited", 429, 900.0),
     "401": ExpectedError(Fault(status=401), MissingAuthError, "login_needed", 401),
     "404": ExpectedError(Fault(status=404), ResponseStatusError, "api_moved", 404),
     "500": ExpectedError(Fault(status=500), ResponseStatusError, "server_error", 500),

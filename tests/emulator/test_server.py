@@ -118,6 +118,14 @@ def test_unknown_image_is_not_found(emulator, path):
     assert requests.get(emulator.url + path, timeout=MAX_SECONDS).status_code == 404
 
 
+@pytest.mark.parametrize(("project_id", "status"), [("ke3_xh5gai3gjkmruomu", 200), ("no.id", 404), ("a" * 65, 404)])
+def test_describes_every_project_with_a_valid_id(emulator, project_id, status):
+    response = requests.get(f"{emulator.url}/api/v1/projects/{project_id}", timeout=MAX_SECONDS)
+    assert response.status_code == status
+    assert status != 200 or response.json() == {"id": project_id}
+    assert not emulator.requests
+
+
 def test_home_page_names_offline_websim(emulator):
     assert "offline Websim" in requests.get(emulator.url, timeout=MAX_SECONDS).text
 

@@ -18,8 +18,8 @@ def register_again():
     register()
 
 
-def test_package_exports_four_names():
-    assert set(g4f_websim.__all__) == {"Websim", "register", "unregister", "__version__"}
+def test_package_exports_five_names():
+    assert set(g4f_websim.__all__) == {"Websim", "WebsimError", "register", "unregister", "__version__"}
 
 
 @pytest.mark.parametrize("name", ["Websim", "websim", "web-sim"])

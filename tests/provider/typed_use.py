@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from g4f.providers.response import ImageResponse
 
-from g4f_websim import Websim, __version__, register, unregister
+from g4f_websim import Websim, WebsimError, __version__, register, unregister
 
 
 class LocalWebsim(Websim):
@@ -21,6 +21,15 @@ async def chat(messages: list[dict[str, str]]) -> str:
 
 def images() -> AsyncGenerator[str | ImageResponse, None]:
     return Websim.create_async_generator("flux", None, prompt="a cat", n=2, aspect_ratio="16:9", api_key={"Websim": ""})
+
+
+async def chat_or_delay(messages: list[dict[str, str]]) -> str | float:
+    try:
+        return await chat(messages)
+    except WebsimError as error:
+        reason: str = error.reason
+        status: int | None = error.status
+        return error.retry_after or float(status == 503 or reason == "timeout")
 
 
 version: str = __version__

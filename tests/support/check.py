@@ -11,7 +11,7 @@ from itertools import takewhile
 
 import pytest
 
-from g4f_websim.command import check, check_settings, diagnosis
+from g4f_websim.command import check, diagnosis, probe
 from g4f_websim.emulator import Emulator, Fault
 from tests.support.calls import make_token
 from tests.support.limits import MAX_SECONDS
@@ -50,7 +50,9 @@ class Result:
     @property
     def requests(self) -> list[str]:
         """The line of each request, without its seconds."""
-        return [re.sub(r" +[0-9.]+ s  ", "  ", line) for line in self.lines if re.match("(chat|image) ", line)]
+        return [
+            re.sub(r" +[0-9.]+ s  ", "  ", line) for line in self.lines if re.match("(chat|image|lookup) +[-0-9]", line)
+        ]
 
     @property
     def cause(self) -> str:
@@ -106,7 +108,7 @@ def known_hosts(websim_server: Emulator, other_server: Emulator, monkeypatch: py
 
 def replace_known_hosts(monkeypatch: pytest.MonkeyPatch, default_url: str, api_url: str) -> None:
     """Replace the two hosts of Websim that the check knows."""
-    for module in (check_settings, diagnosis):
+    for module in (probe, diagnosis):
         monkeypatch.setattr(module, "DEFAULT_URL", default_url)
         monkeypatch.setattr(module, "API_URL", api_url)
 

@@ -206,7 +206,7 @@ async def test_call_without_proxy_does_not_use_socks_proxy(server):
 async def test_call_never_bypasses_its_proxy(server, monkeypatch, closed_port, scheme):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     await call_websim(None, HELLO)
-    with pytest.raises(ResponseError, match=f"{HOST}:{closed_port} does not respond"):
+    with pytest.raises(ResponseError, match=f"through the proxy {HOST}:{closed_port}"):
         await call_websim(None, HELLO, proxy=f"{scheme}://{HOST}:{closed_port}")
     assert server.counts()["requests"] == 1
 

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import random
+import time
 import zlib
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -15,7 +16,7 @@ import trustme
 from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import G4F_ERRORS, HELLO, call_websim
+from tests.support.calls import G4F_ERRORS, HELLO, PNG, call_websim
 from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
@@ -83,7 +84,7 @@ async def text_of(server: RawServer, *script) -> str:
 async def test_error_status_selects_class(server, status, model):
     body = b"" if status == HTTPStatus.NOT_MODIFIED else b'{"error": "no"}'
     error = await error_of(server, [http_response(body, status)], model)
-    assert type(error) is OTHER_CLASSES.get(status, ResponseStatusError)
+    assert isinstance(error, OTHER_CLASSES.get(status, ResponseStatusError))
     assert f"Response {status}" in str(error)
     assert error.status == status
 
@@ -266,7 +267,7 @@ JSON_WITHOUT_CONTENT = {
 @pytest.mark.parametrize("body", JSON_WITHOUT_CONTENT.values(), ids=JSON_WITHOUT_CONTENT)
 async def test_json_without_content_is_an_error(server, body, model):
     error = await error_of(server, [http_response(body)], model)
-    assert type(error) is (NoMediaResponseError if model else ResponseError)
+    assert isinstance(error, NoMediaResponseError if model else ResponseError)
     assert error.status == 200
 
 
@@ -282,6 +283,57 @@ async def test_ignores_charset_in_content_type(server, charset):
     assert await text_of(server, http_response('{"content": "é"}'.encode(), headers=headers)) == "é"
 
 
+COMPRESSED_BODIES = {
+    "gzip": gzip.compress(OK_BODY.encode()),
+    "deflate": zlib.compress(OK_BODY.encode()),
+    "br": brotli.compress(OK_BODY.encode()),
+}
+
+# Each row: headers, body of a successful response that is not an answer.
+NO_ANSWERS = {
+    "event stream": ([("Content-Type", "text/event-stream")], b": hello\n\n"),
+    "events as JSON": ([("Content-Type", "application/json")], b'data: {"content": "Hi"}\n\n'),
+    "gzip without its header": ([], COMPRESSED_BODIES["gzip"]),
+    "deflate without its header": ([], COMPRESSED_BODIES["deflate"]),
+    "brotli in another charset": ([("Content-Type", "text/plain; charset=latin-1")], COMPRESSED_BODIES["br"]),
+    "PNG": ([("Content-Type", "image/png")], PNG),
+    "control characters": ([], b"Hi \x1b[2J"),
+    "page": ([("Content-Type", "text/plain")], b"<!-- a --><p>Log in"),
+    "text in another charset": ([("Content-Type", "text/plain; charset=utf-8")], "Привет".encode("cp1251")),
+}
+
+
+@pytest.mark.parametrize("model", ["", "flux"])
+@pytest.mark.parametrize(("headers", "body"), NO_ANSWERS.values(), ids=NO_ANSWERS)
+async def test_success_that_is_not_an_answer_is_an_error(server, headers, body, model):
+    error = await error_of(server, [http_response(body, headers=headers)], model)
+    assert isinstance(error, NoMediaResponseError if model else ResponseError)
+    assert error.status == 200
+
+
+async def test_reads_plain_text_in_its_own_charset(server):
+    headers = [("Content-Type", "text/plain; charset=windows-1251")]
+    assert await text_of(server, http_response("Привет".encode("cp1251"), headers=headers)) == "Привет"
+
+
+async def test_reads_json_that_is_called_an_event_stream(server):
+    headers = [("Content-Type", "text/event-stream")]
+    assert await text_of(server, http_response(OK_BODY.encode(), headers=headers)) == "fine"
+
+
+@pytest.mark.parametrize("text", ["[[],[]," * 4_000_000, "credits " * 4_000_000, "<" * 30_000_000])
+@pytest.mark.parametrize("status", [200, 500])
+async def test_hostile_body_does_not_block_the_event_loop(server, monkeypatch, text, status):
+    monkeypatch.setattr(Websim, "max_attempts", 1)
+    started = time.process_time()
+    if status == 200 and text[0] != "[":
+        assert await text_of(server, encoded("gzip", gzip.compress(text.encode(), 1))) == text.strip()
+    else:
+        script = http_response(gzip.compress(text.encode(), 1), status, [("Content-Encoding", "gzip")])
+        await error_of(server, [script])
+    assert time.process_time() - started < 3
+
+
 async def test_replaces_invalid_utf_8(server):
     assert await text_of(server, http_response(b'{"content": "caf\xe9 \xff"}')) == "caf\ufffd \ufffd"
 
@@ -289,13 +341,6 @@ async def test_replaces_invalid_utf_8(server):
 @pytest.mark.parametrize("kind", ["", "text/html", "image/png", "nonsense", "application/json;" * 9])
 async def test_ignores_content_type(server, kind):
     assert await text_of(server, http_response(OK_BODY.encode(), headers=[("Content-Type", kind)])) == "fine"
-
-
-COMPRESSED_BODIES = {
-    "gzip": gzip.compress(OK_BODY.encode()),
-    "deflate": zlib.compress(OK_BODY.encode()),
-    "br": brotli.compress(OK_BODY.encode()),
-}
 
 
 @pytest.mark.parametrize(("encoding", "body"), COMPRESSED_BODIES.items(), ids=COMPRESSED_BODIES)
@@ -379,7 +424,8 @@ async def test_rejects_invalid_certificate(tmp_path, context, reason):
         error = await response_or_error(server, tmp_path)
     start = f"ResponseError: No response from {server.host}: no connection: the certificate is not valid ("
     assert error.startswith(start)
-    assert "check the clock and WEBSIM_URL" in error
+    assert "check the clock and WEBSIM_URL; if Python has no certificates, set SSL_CERT_FILE" in error
+    assert error.endswith("run macOS's Install Certificates.command")
     assert reason in error
     assert not server.requests
 

@@ -7,9 +7,9 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from g4f.errors import MissingAuthError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
+from g4f_websim.errors import MissingAuthError, ResponseError, ResponseStatusError
 from tests.support.calls import call_websim
 from tests.support.raw_server import Request, Script, Step, http_response, raw_server
 

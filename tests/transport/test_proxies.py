@@ -23,9 +23,8 @@ IP_SITE = "http://192.0.2.7"
 IP_ADDRESS = bytes([192, 0, 2, 7])
 SOCKS_SCHEMES = ["socks4", "socks5", "socks5h"]
 
-CHECK_PROXY = "check that it runs and that its URL is right"
+CHECK_PROXY = "use another proxy or none, or check that it runs and that its URL is right"
 PROXY_LOGIN = "put the right user and password into the URL of the proxy, as in http://user:password@host:3128"
-OTHER_PROXY = "use another proxy or none"
 
 NO_METHOD_ACCEPTED = b"\x05\xff"
 PASSWORD_METHOD = b"\x05\x02"
@@ -129,7 +128,8 @@ async def test_call_succeeds_through_https_proxy(tmp_path):
 async def test_error_names_dead_proxy(monkeypatch, closed_port, scheme, site):
     monkeypatch.setattr(Websim, "url", site)
     error = await error_of(f"{scheme}://{HOST}:{closed_port}")
-    assert str(error).startswith(f"No response from websim.example: the proxy {HOST}:{closed_port} does not respond")
+    start = f"No response from websim.example: no connection through the proxy {HOST}:{closed_port} ("
+    assert str(error).startswith(start)
     assert str(error).endswith(f": {CHECK_PROXY}")
     assert (error.status, error.retry_after) == (None, None)
 
@@ -147,7 +147,9 @@ async def test_retries_dead_proxy(caplog, closed_port, scheme):
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_error_names_proxy_with_unknown_host_name(no_host_names, scheme):
     error = await error_of(f"{scheme}://proxy.invalid:3128")
-    assert str(error).startswith("No response from websim.example: the proxy proxy.invalid:3128 does not respond")
+    assert str(error).startswith(
+        "No response from websim.example: no connection through the proxy proxy.invalid:3128 ("
+    )
     assert "unknown host" in str(error)
 
 
@@ -174,8 +176,8 @@ async def test_error_says_that_http_proxy_needs_login_for_https_site(http_proxy,
 async def test_error_names_http_proxy_that_cannot_connect_to_https_site(http_proxy, https_site, status, attempts):
     http_proxy.respond = lambda request: [http_response(status=status)]
     error = await error_of(http_proxy.url)
-    start = f"No response from websim.example: the proxy {http_proxy.host} does not connect to websim.example"
-    assert str(error) == f"{start} ({status} Any): {OTHER_PROXY}"
+    start = f"No response from websim.example: no connection through the proxy {http_proxy.host}"
+    assert str(error) == f"{start} ({status} Any): {CHECK_PROXY}"
     assert len(http_proxy.requests) == attempts
 
 
@@ -214,8 +216,8 @@ async def test_error_names_socks_proxy_that_cannot_connect(monkeypatch, closed_p
     monkeypatch.setattr(Websim, "url", f"http://{site}")
     async with socks_script(*replies) as host:
         error = await error_of(f"{scheme}://{host}")
-    assert str(error).startswith(f"No response from {site}: the proxy {host} does not connect to {site}")
-    assert str(error).endswith(f": {OTHER_PROXY}")
+    assert str(error).startswith(f"No response from {site}: no connection through the proxy {host} (")
+    assert str(error).endswith(f": {CHECK_PROXY}")
 
 
 @pytest.mark.parametrize(
@@ -234,4 +236,4 @@ async def test_error_names_dead_site_behind_socks_proxy(monkeypatch, closed_port
     monkeypatch.setattr(Websim, "url", f"http://{HOST}:{closed_port}")
     with socks_proxy("right") as host:
         error = await error_of(f"socks5://user:right@{host}")
-    assert f"the proxy {host} does not connect to {HOST}:{closed_port}" in str(error)
+    assert f"no connection through the proxy {host} (" in str(error)

@@ -74,7 +74,7 @@ async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
     for _ in range(2):
         with pytest.raises(RateLimitError) as raised:
             await call_websim(None, HELLO, api_key=logins[0])
-        assert raised.value.retry_after == pytest.approx(3600, abs=10)
+        assert raised.value.retry_after == 900
     assert len(websim_server.requests) == 1
     for api_key in (logins[1], None):
         assert await asyncio.wait_for(call_websim(None, HELLO, api_key=api_key), MAX_SECONDS)

@@ -12,7 +12,7 @@ from g4f.client import AsyncClient
 from g4f.Provider import IterListProvider
 
 from g4f_websim import Websim
-from g4f_websim.errors import WebsimTimeoutError
+from g4f_websim.errors import TimeoutError as WebsimTimeoutError
 from g4f_websim.transport import connections
 from tests.support.calls import HELLO, call_websim
 from tests.support.limits import MAX_SECONDS

@@ -64,6 +64,15 @@ def test_redacts_given_secret_at_search_limit():
     assert "my" not in redact(text, ["my-key-1"])
 
 
+def test_searches_a_large_text_up_to_the_limit():
+    assert redact("my-key-1 " * 4_000_000, ["my-key-1", "a key of twenty chars"]).count("***") < MAX_SEARCHED_CHARS
+
+
+def test_leaves_no_part_of_a_secret_where_shorter_text_ends():
+    # Ten thousand secrets become three characters each, so the text after the limit would come into view.
+    assert "my" not in redact("my-key-1" * 10_000, ["my-key-1"])
+
+
 @pytest.mark.parametrize("character", ["\x1b", "\x00", "\x9b", "\u202e", "\ud800", "\x07"])
 def test_removes_control_characters(character):
     assert redact(f"a{character}b") == "a b"
