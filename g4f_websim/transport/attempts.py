@@ -14,8 +14,9 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from time import monotonic
+from time import time as wall_clock
 
 import aiohttp
 from g4f.errors import RateLimitError
@@ -23,17 +24,19 @@ from g4f.errors import RateLimitError
 from .. import errors
 from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
 from .connections import ATTEMPT_TIMEOUT, shared_pool
+from .gate import JITTER, MAX_PAUSE
 from .log import log
-from .pace import JITTER
+from .rate_limit import Call, RateLimit, WaitTooLongError, rate_limit_of
 from .target import Target
-from .throttle import QueueTooLongError
-from .throttles import shared_throttle
 
 # The server declined the request (408, 425, 429), or a gateway did not deliver its response (502 to 504).
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
 # The largest exponent of a delay: 2.0**1024 raises an OverflowError.
 MAX_EXPONENT = 1000
+
+# A larger number in Retry-After is not a number of seconds but a point in time: 2001 in seconds, 1973 in milliseconds.
+MIN_EPOCH_SECONDS, MIN_EPOCH_MILLISECONDS = 1e9, 1e11
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
@@ -149,42 +152,65 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
 
 async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> Outcome:
     """Return the outcome of the first attempt that succeeds, or of the last one."""
-    throttle = shared_throttle(request.target.host, request.target.token or "")
-    waited = 0.0
-    attempt = 0
+    limit = rate_limit_of(request.target)
+    call = limit.new_call(policy.max_wait)
+    slots = (await shared_pool()).slots
+    attempt = 1
     while True:
-        attempt += 1
-        is_last = attempt >= policy.max_attempts
-        start = monotonic()
-        try:
-            sent_at = await throttle.wait_turn(is_last, policy.max_wait - waited)
-        except QueueTooLongError as error:
-            return Outcome(error=errors.queue_error(waited + error.seconds, policy.max_wait, request.target))
-        waited += sent_at - start
-        try:
-            outcome = await attempt_once(request, read)
-        except asyncio.CancelledError:
-            throttle.failed(sent_at)
-            raise
-        is_refused = isinstance(outcome.error, RateLimitError)
-        if is_refused:
-            throttle.refused(sent_at, outcome.retry_after, policy.backoff)
-        elif outcome.response:
-            throttle.accepted(sent_at)
-        else:
-            throttle.failed(sent_at)
-        if is_last or not outcome.retryable:
+        call.is_last_attempt = attempt >= policy.max_attempts
+        async with slots:
+            # Not before the call has a slot: other requests may have been refused in the meantime.
+            sent_at = limit.send(call)
+            if sent_at is not None:
+                outcome = await _attempt_recorded(request, read, limit, sent_at, policy.backoff)
+        if sent_at is None:
+            try:
+                await limit.wait(call)
+            except WaitTooLongError as error:
+                return _queue_outcome(request, policy, call, error.seconds)
+            continue
+        if call.is_last_attempt or not outcome.retryable:
             return outcome
-        next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
-        if is_refused:
-            # At INFO queue_report.py reports the queue, rather than each of the many calls in it.
+        delay = policy.delay(attempt, outcome.retry_after)
+        attempt += 1
+        next_attempt = f"attempt {attempt} of {policy.max_attempts}"
+        if isinstance(outcome.error, RateLimitError):
+            if outcome.retry_after is not None and delay > call.may_wait:
+                return _queue_outcome(request, policy, call, delay)
+            call.not_before = monotonic() + delay
+            # At INFO the queue is reported, rather than each of the many calls in it.
             log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
             continue
-        delay = policy.delay(attempt, outcome.retry_after)
-        if outcome.retry_after is not None and delay > policy.max_wait:
-            return outcome
+        if outcome.retry_after is not None:
+            call.may_wait -= delay
+            if call.may_wait < 0:
+                return outcome
         log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
+
+
+async def _attempt_recorded(
+    request: Request, read: Callable[[str], str], limit: RateLimit, sent_at: float, backoff: float
+) -> Outcome:
+    """Send a request once, and record in the rate limit what became of it."""
+    try:
+        outcome = await attempt_once(request, read)
+    except asyncio.CancelledError:
+        limit.failed(sent_at)
+        raise
+    if isinstance(outcome.error, RateLimitError):
+        limit.refused(sent_at, outcome.retry_after, backoff)
+    elif outcome.response:
+        limit.accepted(sent_at)
+    else:
+        limit.failed(sent_at)
+    return outcome
+
+
+def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:
+    """Return the outcome of a call that may not wait until the next request makes sense, in `seconds`."""
+    waited = policy.max_wait - max(0.0, call.may_wait)
+    return Outcome(error=errors.queue_error(waited + seconds, policy.max_wait, request.target))
 
 
 async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
@@ -228,7 +254,6 @@ async def _post(request: Request, progress: Progress, new: bool = False) -> Resp
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
     pool = await shared_pool()
     async with (
-        pool.slots,
         pool.open_session(request.target.socks_proxy, new) as session,
         session.post(
             request.target.url,
@@ -262,14 +287,30 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in `Retry-After` (RFC 9110, section 10.2.3), or None if it is missing or malformed."""
+    """Return the seconds in `Retry-After` (RFC 9110, section 10.2.3), at most 900, or None if there is no valid value.
+
+    Some servers send a point in time, in seconds or milliseconds since 1970, rather than seconds. A point in time is
+    measured against the header `Date`, since the clock of this machine may be wrong.
+    """
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        return float(value) if math.isfinite(float(value)) else None
+        number = float(value)
+        if number < MIN_EPOCH_SECONDS:
+            return min(number, MAX_PAUSE)
+        time: float | None = number / 1000 if number >= MIN_EPOCH_MILLISECONDS else number
+    else:
+        time = _parse_date(value)
+    if time is None or not math.isfinite(time):
+        return None
+    now = _parse_date(headers.get("Date", ""))
+    return min(max(0.0, time - (wall_clock() if now is None else now)), MAX_PAUSE)
+
+
+def _parse_date(text: str) -> float | None:
+    """Return an HTTP date in seconds since 1970, or None if it is malformed."""
     try:
-        date = email.utils.parsedate_to_datetime(value)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+        date = email.utils.parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 

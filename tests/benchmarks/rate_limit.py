@@ -15,7 +15,7 @@ from typing import NamedTuple
 import aiohttp
 
 from g4f_websim import Websim
-from g4f_websim.transport.throttles import forget_limits
+from g4f_websim.transport.rate_limit import forget_limits
 from tests.support.calls import HELLO, call_websim
 from tests.support.limited_server import Limit, LimitedServer, limited_server
 from tests.support.paths import ROOT

@@ -4,9 +4,9 @@ import math
 import random
 
 import pytest
+from g4f_websim.transport.pace import GROWTH_TIME, QUIET_TIME, Pace
 
 from g4f_websim.transport import pace as pace_module
-from g4f_websim.transport.pace import GROWTH_TIME, QUIET_TIME, Pace
 
 BACKOFF = 2.0
 # The time from a request to its response.

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from g4f.client import Client
 from g4f.errors import RateLimitError
+from g4f_websim.transport.throttles import shared_throttle
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-from g4f_websim.transport.throttles import shared_throttle
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
 from tests.support.limits import MAX_SECONDS

@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-
-from g4f_websim.transport import throttle as throttle_module
 from g4f_websim.transport.pace import QUIET_TIME
 from g4f_websim.transport.throttle import QueueTooLongError, Throttle
+
+from g4f_websim.transport import throttle as throttle_module
 from tests.support import virtual_time
 
 MAX_ATTEMPTS = 3

@@ -10,10 +10,10 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-from g4f_websim.transport import throttles as throttles_module
 from g4f_websim.transport.throttle import Throttle
 from g4f_websim.transport.throttles import MAX_THROTTLES, shared_throttle
+
+from g4f_websim.transport import throttles as throttles_module
 
 
 def test_hosts_and_logins_do_not_slow_each_other_down() -> None:
