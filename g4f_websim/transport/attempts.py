@@ -26,7 +26,7 @@ from .causes import ResponseTooLargeError, UnexpectedBodyError, is_socks_failure
 from .connections import ATTEMPT_TIMEOUT, shared_pool
 from .gate import JITTER, MAX_PAUSE
 from .log import log
-from .rate_limit import Call, RateLimit, WaitTooLongError, rate_limit_of
+from .rate_limit import Call, RateLimit, rate_limit_of
 from .target import Target
 
 # The server declined the request (408, 425, 429), or a gateway did not deliver its response (502 to 504).
@@ -164,10 +164,9 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
             if sent_at is not None:
                 outcome = await _attempt_recorded(request, read, limit, sent_at, policy.backoff)
         if sent_at is None:
-            try:
-                await limit.wait(call)
-            except WaitTooLongError as error:
-                return _queue_outcome(request, policy, call, error.seconds)
+            seconds = await limit.wait(call)
+            if seconds is not None:
+                return _queue_outcome(request, policy, call, seconds)
             continue
         if call.is_last_attempt or not outcome.retryable:
             return outcome

@@ -1,8 +1,9 @@
 """Let calls wait in a queue while a server limits its rate: one queue for each endpoint, login and proxy.
 
 All threads and event loops of the process share the queues. gate.py decides when the next request may be sent. Calls
-leave a queue in the order of their arrival, except that a call on its last attempt lets the others go first. Each call
-waits in its own event loop; a call whose event loop has ended or is blocked is passed over.
+are served in the order of their arrival, but a call on its last attempt lets the others go first. Each call waits in
+its own event loop, and looks at the queue every second; a call that does not, because its event loop has ended or is
+blocked, is passed over.
 """
 
 import asyncio
@@ -21,46 +22,23 @@ from .gate import Gate
 from .log import log
 from .target import Target
 
-# A waiting call looks at the queue at this interval, in seconds, even if nobody wakes it.
-POLL_INTERVAL = 1.0
-# The seconds between two log lines about a queue.
+# The seconds after which a waiting call looks at the queue again, and those between two log lines about a queue.
+LOOK_INTERVAL = 1.0
 REPORT_INTERVAL = 5.0
 # The number of endpoints, logins and proxies whose limits are remembered.
 MAX_LIMITS = 256
 
 
-class WaitTooLongError(Exception):
-    """A call has waited as long as it may, or the server says that it would; never raised to the caller.
-
-    Attributes:
-        seconds: the seconds until a request may be sent.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
 @dataclass(eq=False)
 class Call:
-    """A call, which sends one request or several.
-
-    Attributes:
-        arrival: the number of the call.
-        may_wait: the seconds that the call may still wait.
-        is_last_attempt: whether the call fails if its next request is refused.
-        not_before: the end of the call's own delay, which applies while the gate is open.
-        looked_at: when the call last looked at the queue.
-        is_queued: whether the call is in the queue.
-        loop, woken: the event loop of the call, and an event of that loop that lets the call look again.
-    """
+    """A call, which may wait for `may_wait` seconds, and for its own delay until `not_before` if the gate is open."""
 
     arrival: int
     may_wait: float
     is_last_attempt: bool = False
     not_before: float = -math.inf
+    deadline: float = math.inf
     looked_at: float = -math.inf
-    is_queued: bool = False
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,11 +49,7 @@ class Call:
 
 
 class RateLimit:
-    """The queue of one endpoint, login and proxy.
-
-    Args:
-        host: the host, for the log.
-    """
+    """The queue of one endpoint, login and proxy; `host` is the host, for the log."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -92,33 +66,33 @@ class RateLimit:
     def send(self, call: Call) -> float | None:
         """Return the time if the call may send a request now, else None.
 
-        The caller sends the request at once, and then calls `accepted`, `refused` or `failed`.
+        The caller sends the request at once, and then calls `accepted`, `refused` or `failed` with that time.
         """
         with self._lock:
             now = monotonic()
             if self._due(call, now) > now:
                 return None
-            self._gate.sent(now)
-            return now
+            return self._gate.sent(now)
 
-    async def wait(self, call: Call) -> None:
-        """Wait until the call may send a request.
+    async def wait(self, call: Call) -> float | None:
+        """Wait until the call may send a request, and return None.
 
-        Raises:
-            WaitTooLongError: the call may not wait that long.
+        Returns:
+            The seconds until the server accepts requests, if the call may not wait so long.
         """
         start = monotonic()
+        call.deadline = start + call.may_wait
         try:
-            while (delay := self._look(call, start + call.may_wait)) > 0:
+            while (delay := self._look(call)) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay):
                         await call.woken.wait()
-        # Not on GeneratorExit: the garbage collector raises it, perhaps in a thread that holds the lock.
-        except (asyncio.CancelledError, WaitTooLongError):
+        except asyncio.CancelledError:  # not GeneratorExit: the garbage collector may run while a thread has the lock
             self._leave(call)
             raise
         self._leave(call)
         call.may_wait -= monotonic() - start
+        return -delay if delay < 0 else None
 
     def accepted(self, sent_at: float) -> None:
         """Record a response other than a refusal."""
@@ -138,81 +112,75 @@ class RateLimit:
             self._gate.failed(sent_at)
             self._wake_first()
 
-    def _look(self, call: Call, deadline: float) -> float:
-        """Return 0 if the call may send a request now, else the seconds after which to look again."""
+    def _look(self, call: Call) -> float:
+        """Return 0 if the call may send a request now, or the seconds after which to look again.
+
+        A negative number means that the call may not wait so long.
+        """
+        report = ""
         with self._lock:
-            now = monotonic()
-            call.looked_at = now
+            call.looked_at = now = monotonic()
             call.woken.clear()
-            if not call.is_queued:
-                call.is_queued = True
+            if call not in self._queue:
                 bisect.insort(self._queue, call, key=attrgetter("rank"))
-            due = self._due(call, now)
-            if due <= now:
+            delay = self._due(call, now) - now
+            if delay <= 0:
                 return 0.0
-            left = deadline - now
+            left = call.deadline - now
             if left <= 0 or self._gate.retry_at - now > left:
-                raise WaitTooLongError(max(0.0, self._gate.due(now, call.is_last_attempt) - now))
-            report = self._report(due, now)
+                return -max(self._gate.due(now, call.is_last_attempt) - now, math.ulp(1.0))
+            if now >= self._next_report:
+                self._next_report = now + REPORT_INTERVAL
+                waiting = f"{len(self._queue)} calls wait" if len(self._queue) > 1 else "1 call waits"
+                seconds = max(1.0, self._gate.due(now, False) - now)
+                report = f"{waiting}, the next one is sent in about {seconds:.0f} s"
         if report:
-            log(logging.INFO, report)
-        return min(due - now, left, POLL_INTERVAL)
+            log(logging.INFO, f"rate limit of {self._host}: {report}")
+        return min(delay, left, LOOK_INTERVAL)
 
     def _due(self, call: Call, now: float) -> float:
         """Return when the call may send a request, as far as is known now."""
-        due = self._gate.due(now, call.is_last_attempt)
+        # A call that waits too long is lost as surely as one that is refused: the last one must get its turn in time.
+        calls = len(self._queue) + (call not in self._queue)
+        due = self._gate.due(now, call.is_last_attempt, (call.deadline - now) / calls)
         if self._gate.is_open:
             due = max(due, call.not_before)
         if due <= now and (first := self._first(now)) and first.rank < call.rank:
-            return now + POLL_INTERVAL  # or until the first call has sent its request and wakes the next one
+            return math.inf  # the first call wakes the next one
         return due
 
     def _first(self, now: float) -> Call | None:
-        """Return the first call in the queue whose own delay is over, and pass over calls that do not wake up."""
+        """Return the first call in the queue, except calls with a delay of their own and calls that are passed over."""
         for call in self._queue.copy():
-            if call.looked_at < now - 2 * POLL_INTERVAL:
-                self._remove(call)
+            if call.looked_at < now - 2 * LOOK_INTERVAL:
+                self._queue.remove(call)
             elif call.not_before <= now or not self._gate.is_open:
                 return call
         return None
 
     def _leave(self, call: Call) -> None:
         with self._lock:
-            self._remove(call)
+            with suppress(ValueError):  # the call was passed over
+                self._queue.remove(call)
             self._wake_first()
-
-    def _remove(self, call: Call) -> None:
-        if call.is_queued:
-            call.is_queued = False
-            self._queue.remove(call)
 
     def _wake_first(self) -> None:
         if self._queue and (first := self._first(monotonic())):
             with suppress(RuntimeError):  # the event loop is closed
                 first.loop.call_soon_threadsafe(first.woken.set)
 
-    def _report(self, due: float, now: float) -> str:
-        """Return a line about the queue; empty if there was one a few seconds ago."""
-        if now < self._next_report:
-            return ""
-        self._next_report = now + REPORT_INTERVAL
-        calls = len(self._queue)
-        waiting = "1 call waits" if calls == 1 else f"{calls} calls wait"
-        return f"rate limit of {self._host}: {waiting}, the next one is sent in about {max(1.0, due - now):.0f} s"
 
-
-_Key = tuple[int, str, str | None, str | None]
-_limits: dict[_Key, RateLimit] = {}
+_limits: dict[tuple[object, ...], RateLimit] = {}
 
 
 def rate_limit_of(target: Target) -> RateLimit:
     """Return the queue of all calls to the same endpoint, with the same login and through the same proxy."""
-    # A forked child starts afresh: the calls in the queues and the threads that hold locks are its parent's.
-    key = os.getpid(), target.url, target.token, target.proxy
+    # A forked child has queues of its own: the calls in the queues and the threads that hold locks are its parent's.
+    key = (os.getpid(), target.url, target.token, target.proxy)
     limit = _limits.get(key)
     if limit is None:
         if len(_limits) >= MAX_LIMITS:
-            _limits.clear()  # a limit in use stays with its calls
+            _limits.clear()
         limit = _limits.setdefault(key, RateLimit(target.host))
     return limit
 
