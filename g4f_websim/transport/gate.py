@@ -191,4 +191,5 @@ class Gate:
             self._available = self.retry_at = now + retry_after
         self._pauses = min(self._pauses + 1, 30)  # 2.0**1024 raises an OverflowError
         self._pause = min(self._pause, MAX_PAUSE)
-        self._backoff, self._closed_at, self._resume = backoff, now, now + self._pause
+        self._backoff, self._resume = backoff, now + self._pause
+        self._closed_at = max(now, self._last_sent)

@@ -1,4 +1,4 @@
-"""The queue behind a rate limit, in virtual time; only the tests of threads, event loops and forks use the real clock."""
+"""The queue behind a rate limit, in virtual time; the tests of threads, event loops and forks use the real clock."""
 
 import asyncio
 import gc
