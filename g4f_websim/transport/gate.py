@@ -12,7 +12,7 @@ A gate is in one of four states:
 import math
 import random
 from collections import deque
-from enum import Enum, auto
+from enum import Enum
 
 # The longest pause, whatever Retry-After says: one wrong response must not stop a program for a day.
 MAX_PAUSE = 900.0
@@ -35,20 +35,14 @@ ALLOWED_PER_ACCEPTED, MAX_ALLOWED, MIN_INTERVAL, QUIET_TIME = 2, 64, 0.02, 30.0
 MEASURED_REQUESTS = 100
 
 
-class State(Enum):
-    """The state of a gate; see the module."""
-
-    FREE = auto()
-    PAUSED = auto()
-    PROBING = auto()
-    PACED = auto()
+State = Enum("State", ["FREE", "PAUSED", "PROBING", "PACED"])
 
 
 class Gate:
     """The gate of one server. A request is identified by the time at which it is sent.
 
     Attributes:
-        state: the state.
+        state: one of the four states; see the module.
         retry_at: when the server accepts requests again, if it said so in `Retry-After`, else minus infinity.
     """
 
@@ -84,7 +78,13 @@ class Gate:
         return self._measured / (1 + (self._count / growth) ** 3)  # slow at first, then fast, like TCP's CUBIC
 
     def due(self, now: float, is_last_attempt: bool, max_interval: float = math.inf) -> float:
-        """Return the time at which the next request may be sent."""
+        """Return the time at which the next request may be sent.
+
+        Args:
+            now: the time.
+            is_last_attempt: whether its call fails if it is refused; it is sent later than others.
+            max_interval: the longest interval in seconds while the gate is paced.
+        """
         if self.state is not State.FREE and now - max(self._waited_until, self._resume) > QUIET_TIME:
             self._become_free()
         if self.state is State.FREE:
@@ -93,7 +93,7 @@ class Gate:
         if self.state is State.PACED:
             due = min(self._next_slot, self._last_sent + max_interval)
         if self.state is State.PROBING or (self.state is State.PACED and self._allowed < 1):
-            # No response may ever come, for example because an event loop ended.
+            # A request whose event loop has ended never gets a response.
             due = max(due, self._last_sent + max(self._pause, self._backoff))
         if is_last_attempt:
             due += self._measured if self.state is State.PACED else 0.0

@@ -128,7 +128,7 @@ class RateLimit:
                 return 0.0
             left = call.deadline - now
             if left <= 0 or self._gate.retry_at - now > left:
-                return -max(self._gate.due(now, call.is_last_attempt) - now, math.ulp(1.0))
+                return -max(1.0, self._gate.due(now, call.is_last_attempt) - now)
             if now >= self._next_report:
                 self._next_report = now + REPORT_INTERVAL
                 waiting = f"{len(self._queue)} calls wait" if len(self._queue) > 1 else "1 call waits"
