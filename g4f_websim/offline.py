@@ -20,8 +20,8 @@ from g4f.image import copy_images
 
 from .emulator import Emulator
 from .provider import SiteUrl, Websim
+from .transport.rate_limit import forget_limits
 from .transport.target import PROXY_VARIABLE
-from .transport.throttles import forget_limits
 from .wire.endpoints import CHAT_PATH, IMAGE_PATH, URL_VARIABLE
 
 # g4f downloads a list of providers from its own site when it starts, and its code looks up these two entries. Their

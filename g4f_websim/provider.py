@@ -22,6 +22,7 @@ from g4f.providers.response import ImageResponse
 
 from .transport import attempts, sync
 from .transport.log import log
+from .transport.post import Request
 from .transport.target import Target
 from .wire import bodies, response, tokens
 from .wire.endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
@@ -269,7 +270,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         target = Target(str(url), token or None, key or None, str(proxy) if proxy else None, is_unsent)
         bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
         policy = attempts.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
-        prepared = attempts.Request(target, headers, json.dumps(body).encode())
+        prepared = Request(target, headers, json.dumps(body).encode())
         return partial(attempts.send, prepared, policy, bodies.check_timeout(options.get("timeout")))
 
 

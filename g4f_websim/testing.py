@@ -10,8 +10,8 @@ import pytest
 from .emulator import Emulator, Fault
 from .offline import accept_images_from, websim_attributes
 from .provider import Websim
+from .transport.rate_limit import forget_limits
 from .transport.target import PROXY_VARIABLE
-from .transport.throttles import forget_limits
 from .wire.bodies import PROJECT_VARIABLE
 from .wire.endpoints import URL_VARIABLE
 from .wire.tokens import TOKEN_VARIABLE

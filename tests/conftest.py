@@ -25,7 +25,7 @@ import g4f.debug  # noqa: E402
 from g4f_websim import Websim  # noqa: E402
 from g4f_websim.emulator import Emulator  # noqa: E402
 from g4f_websim.offline import write_provider_list  # noqa: E402
-from g4f_websim.transport.throttles import forget_limits  # noqa: E402
+from g4f_websim.transport.rate_limit import forget_limits  # noqa: E402
 from tests.support.loopback import refusing_socket  # noqa: E402
 from tests.support.raw_server import raw_server  # noqa: E402
 

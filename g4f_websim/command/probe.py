@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from ..errors import Reason
 from ..provider import Websim
-from ..transport.attempts import Outcome, Request, attempt_once
 from ..transport.causes import CHECK, USE_NO_PROXY, Cause, Step, quoted
 from ..transport.failures import USE_HTTP_PROXY, timed_out, timeout_error
+from ..transport.post import Outcome, Request, attempt
 from ..transport.target import PROXY_VARIABLE, SITE_FORM, SOCKS_SCHEMES, Target, host_in, is_valid_url
 from ..wire import bodies, response
 from ..wire.bodies import PROJECT_VARIABLE
@@ -138,7 +138,7 @@ def send_request(kind: str, settings: Settings) -> Probe:
 async def _attempt(request: Request, read: Callable[[str], str]) -> Outcome:
     try:
         async with asyncio.timeout(TIMEOUT):
-            return await attempt_once(request, read)
+            return await attempt(request, read)
     except TimeoutError:
         return Outcome(error=timeout_error(TIMEOUT, request.target), cause=timed_out(TIMEOUT))
 

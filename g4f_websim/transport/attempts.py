@@ -1,41 +1,25 @@
-"""Send one POST request over a pooled connection, with retries, timeouts and size limits.
+"""Send a request with retries and delays, within the time limit of the call.
 
-bodies.py builds what is sent, response.py reads the response, and failures.py explains a failure.
+post.py sends one request, and rate_limit.py lets calls wait while the server limits its rate.
 """
 
 import asyncio
-import email.utils
-import io
 import logging
-import math
 import random
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from time import monotonic
 
-import aiohttp
-
-from ..errors import RateLimitError, WebsimError
-from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
+from ..errors import RateLimitError
 from . import failures
-from .causes import Cause, cause_of_body, cause_of_response
-from .connections import ATTEMPT_TIMEOUT, shared_pool
-from .failures import RETRYABLE_STATUSES, ResponseTooLargeError
+from .connections import shared_pool
+from .gate import JITTER
 from .log import log
-from .pace import JITTER
-from .target import Target
-from .throttle import QueueTooLongError
-from .throttles import shared_throttle
+from .post import Outcome, Request, attempt
+from .rate_limit import Call, RateLimit, rate_limit_of
 
 # The largest exponent of a delay: 2.0**1024 raises an OverflowError.
 MAX_EXPONENT = 1000
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
-
-# aiohttp warns about a larger body of bytes. It sends a file object in pieces, without a warning.
-MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -60,53 +44,6 @@ class RetryPolicy:
         return self.backoff * 2.0**exponent * random.uniform(1, 1 + JITTER)
 
 
-@dataclass(slots=True)
-class Request:
-    """A request: where it goes, its headers, and its body as JSON."""
-
-    target: Target
-    headers: Mapping[str, str]
-    body: bytes
-    method: str = "POST"
-
-
-@dataclass(slots=True)
-class Response:
-    """A response that was read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    text: str
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The result of one attempt.
-
-    Attributes:
-        response: the response, if it was read to its end.
-        content: what `read` returned; empty if there is an error.
-        error: the error, which is not raised yet.
-        cause: why the attempt failed.
-        retryable: whether the request may be sent again.
-        retry_after: the seconds in the header `Retry-After`.
-    """
-
-    response: Response | None = None
-    content: str = ""
-    error: WebsimError | None = None
-    cause: Cause | None = None
-    retryable: bool = False
-    retry_after: float | None = None
-
-
-class Progress:
-    """The progress of one attempt. The status is kept here because an exception in `_post` would lose it."""
-
-    status: int | None = None
-    reused = False
-
-
 async def send(request: Request, policy: RetryPolicy, time_limit: float | None, read: Callable[[str], str]) -> str:
     """Send a request, retry it if it may succeed, and return the content of the response.
 
@@ -117,9 +54,7 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
         read: returns the text or the image URL in a response body, or raises `UnexpectedBodyError`.
 
     Raises:
-        TimeoutError: the call or one attempt took too long.
-        RateLimitError, MissingAuthError, ResponseStatusError: the server refused the request.
-        ResponseError, NoMediaResponseError: the connection failed, or the response is of no use.
+        WebsimError: the call failed.
     """
     if time_limit is None:
         outcome = await _send_with_retries(request, policy, read)
@@ -141,141 +76,69 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
 
 async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> Outcome:
     """Return the outcome of the first attempt that succeeds, or of the last one."""
-    throttle = shared_throttle(request.target.host, request.target.token or "")
-    waited = 0.0
-    attempt = 0
+    limit = rate_limit_of(request.target)
+    call = limit.new_call(policy.max_wait)
+    slots = (await shared_pool()).slots
+    number, may_resend = 1, True
     while True:
-        attempt += 1
-        is_last = attempt >= policy.max_attempts
-        start = monotonic()
-        try:
-            sent_at = await throttle.wait_turn(is_last, policy.max_wait - waited)
-        except QueueTooLongError as error:
-            return Outcome(error=failures.queue_error(waited + error.seconds, policy.max_wait, request.target))
-        waited += sent_at - start
-        try:
-            outcome = await attempt_once(request, read)
-        except asyncio.CancelledError:
-            throttle.failed(sent_at)
-            raise
-        is_refused = isinstance(outcome.error, RateLimitError)
-        if is_refused:
-            throttle.refused(sent_at, outcome.retry_after, policy.backoff)
-        elif outcome.response:
-            throttle.accepted(sent_at)
-        else:
-            throttle.failed(sent_at)
-        if is_last or not outcome.retryable:
+        call.is_last_attempt = number >= policy.max_attempts
+        async with slots:
+            # Not before the call has a slot: other requests may have been refused in the meantime.
+            sent_at = limit.send(call)
+            if sent_at is not None:
+                outcome = await _attempt(request, read, limit, sent_at, policy.backoff, may_resend)
+        if sent_at is None:
+            seconds = await limit.wait(call)
+            if seconds is not None:
+                return _queue_outcome(request, policy, call, seconds)
+            continue
+        if call.is_last_attempt or not outcome.is_retryable:
             return outcome
-        next_attempt = f"attempt {attempt + 1} of {policy.max_attempts}"
-        if is_refused:
-            # At INFO queue_report.py reports the queue, rather than each of the many calls in it.
+        may_resend = may_resend and not outcome.is_stale
+        delay = policy.delay(number, outcome.retry_after)
+        number += 1
+        next_attempt = f"attempt {number} of {policy.max_attempts}"
+        if isinstance(outcome.error, RateLimitError):
+            if outcome.retry_after is not None and delay > call.may_wait:
+                return _queue_outcome(request, policy, call, delay)
+            call.not_before = monotonic() + delay
+            # At INFO the queue is reported, rather than each of the many calls in it.
             log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
             continue
-        delay = policy.delay(attempt, outcome.retry_after)
-        if outcome.retry_after is not None and delay > policy.max_wait:
-            return outcome
+        if outcome.retry_after is not None:
+            call.may_wait -= delay
+            if call.may_wait < 0:
+                return outcome
         log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
 
 
-async def attempt_once(request: Request, read: Callable[[str], str]) -> Outcome:
-    """Send a request once; the error of a call is returned, not raised.
+async def _attempt(
+    request: Request, read: Callable[[str], str], limit: RateLimit, sent_at: float, backoff: float, may_resend: bool
+) -> Outcome:
+    """Send a request once, and record in the rate limit what became of it.
 
-    Raises:
-        Exception: an error that is not the network's, if no event loop of asyncio runs for example.
+    aiohttp does not repeat a POST that was sent over a connection that the server had closed. If `may_resend`, such a
+    request is repeated at once over a new connection, and the outcome is still marked as stale.
     """
-    progress, target = Progress(), request.target
     try:
-        response = await _send_once(request, progress)
-    except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
-        if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
-            return Outcome(
-                error=failures.timeout_error(ATTEMPT_TIMEOUT, target), cause=failures.timed_out(ATTEMPT_TIMEOUT)
-            )
-        failure = failures.cause_of_exception(raised, target, progress.status)
-        if failure is None:
-            # Where the garbage collector ends a call whose event loop was closed, aiohttp cannot close the connection.
-            if isinstance(raised.__context__, GeneratorExit):
-                raise raised.__context__ from None
-            raise
-        error = failures.error_of(failure, target, failures.text_of(raised), progress.status)
-        return Outcome(error=error, cause=failure, retryable=failure.is_retryable)
-    if 200 <= response.status < 300:
-        try:
-            content = read(response.text)
-            require_no_event_stream(response.headers.get("Content-Type", ""), response.text)
-            return Outcome(response, content)
-        except UnexpectedBodyError as raised:
-            cause = cause_of_body(raised, response.status, response.headers, response.text, target)
+        outcome = await attempt(request, read)
+        if outcome.is_stale and may_resend:
+            outcome = await attempt(request, read, new_connection=True)
+            outcome.is_stale = True
+    except (asyncio.CancelledError, Exception):
+        limit.failed(sent_at)
+        raise
+    if isinstance(outcome.error, RateLimitError):
+        limit.refused(sent_at, outcome.retry_after, backoff)
+    elif outcome.response:
+        limit.accepted(sent_at)
     else:
-        cause = cause_of_response(response.status, response.headers, response.text, target)
-    retry_after = parse_retry_after(response.headers)
-    cause = failures.with_delay(cause, retry_after)
-    error = failures.error_of(cause, target, error_words(response.text), response.status, retry_after)
-    retryable = isinstance(error, RateLimitError) or response.status in RETRYABLE_STATUSES
-    return Outcome(response, "", error, cause, retryable, retry_after)
+        limit.failed(sent_at)
+    return outcome
 
 
-async def _send_once(request: Request, progress: Progress) -> Response:
-    """Send a request and read the response to its end.
-
-    A server may close a kept-alive connection at the moment at which the request is sent over it, and aiohttp does
-    not repeat a POST. Such a request is repeated at once over a new connection.
-    """
-    try:
-        return await _post(request, progress)
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
-        if not progress.reused or progress.status or not isinstance(getattr(error, "message", ""), str):
-            raise
-    return await _post(request, progress, new=True)
-
-
-async def _post(request: Request, progress: Progress, new: bool = False) -> Response:
-    body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
-    pool = await shared_pool()
-    async with (
-        pool.slots,
-        pool.open_session(request.target.socks_proxy, new) as session,
-        session.request(
-            request.method,
-            request.target.url,
-            data=body,
-            headers=request.headers,
-            proxy=request.target.http_proxy,
-            allow_redirects=False,
-            trace_request_ctx=progress,
-        ) as response,
-    ):
-        progress.status = response.status
-        text = await _read_text(response)
-        return Response(response.status, response.headers, text)
-
-
-async def _read_text(response: aiohttp.ClientResponse) -> str:
-    """Return the body as text.
-
-    Raises:
-        ResponseTooLargeError: the body is larger than `MAX_BODY_BYTES`; no more of it was read.
-    """
-    content, body, size = response.content, bytearray(), response.content_length or 0
-    while size <= MAX_BODY_BYTES and not content.at_eof():
-        body += await content.readany()
-        size = len(body)
-    if size > MAX_BODY_BYTES:
-        raise ResponseTooLargeError
-    return decode(bytes(body), response.charset)
-
-
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in `Retry-After` (RFC 9110, section 10.2.3), or None if it is missing or malformed."""
-    value = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        return float(value) if math.isfinite(float(value)) else None
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError, OverflowError):
-        return None
+def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:
+    """Return the outcome of a call that may not wait until the next request makes sense, in `seconds`."""
+    waited = policy.max_wait - max(0.0, call.may_wait)
+    return Outcome(error=failures.queue_error(waited + seconds, policy.max_wait, request.target))

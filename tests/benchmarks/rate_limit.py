@@ -1,53 +1,70 @@
-"""Measure many calls at once against servers with rate limits: `python -m tests.benchmarks.rate_limit`.
+"""Measure many calls against servers with rate limits: `python -m tests.benchmarks.rate_limit`.
 
-The queue of g4f_websim is compared, in the same run, with per-call retries, the policy of the OpenAI SDK,
-and with the shortest possible time. One second stands for ten: all periods, latencies and backoffs are a tenth.
+The queue of g4f_websim is compared, in the same run, with per-call retries, the policy of the OpenAI SDK, and with the
+shortest possible time. One second stands for ten: all periods, latencies and backoffs are a tenth.
 """
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import aiohttp
 
 from g4f_websim import Websim
-from g4f_websim.transport.throttles import forget_limits
+from g4f_websim.transport import connections
+from g4f_websim.transport.rate_limit import forget_limits
+from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, call_websim
-from tests.support.limited_server import Limit, LimitedServer, limited_server
+from tests.support.limited_server import LimitedServer, limited_server
+from tests.support.limiter import Limit
 from tests.support.paths import ROOT
 
 IMAGE_FILE = ROOT / ".github" / "rate-limit.svg"
 
 SCALE = 0.1
 BACKOFF = 2.0 * SCALE
-MAX_WAIT = 600.0
+MAX_WAIT = 60.0 * SCALE
+# For the bursts, so that every call may succeed.
+LONG_WAIT = 600.0
 
-# The policy of the OpenAI SDK: 2 retries, 0.5 s doubled up to 8 s, Retry-After respected.
+# The policy of the OpenAI SDK: 2 retries, 0.5 s doubled up to 8 s. It respects a Retry-After of up to a minute.
 SDK_RETRIES = 2
 SDK_BACKOFF = 0.5 * SCALE
 SDK_MAX_BACKOFF = 8.0 * SCALE
+SDK_MAX_RETRY_AFTER = 60.0 * SCALE
 
 
 class Case(NamedTuple):
-    """A server and the calls that it receives at once."""
+    """A server and the calls that it receives.
 
+    Attributes:
+        name: what the table shows.
+        limit: the limit of the server.
+        calls: the calls of each process.
+        processes: the processes.
+        at_once: the calls of each process that are made at the same time.
+        max_wait: `Websim.max_wait`.
+        threads: whether each call is made in a thread of its own.
+        limited_images: whether as many images are made before the calls; the limit is theirs.
+        limited_proxy: whether as many calls are made before through another proxy, which has the limit.
+    """
+
+    name: str
     limit: Limit
     calls: int
+    processes: int = 1
+    at_once: int = 10_000
+    max_wait: float = MAX_WAIT
     threads: bool = False
-
-    @property
-    def name(self) -> str:
-        limit = self.limit
-        kind = {
-            "window": f"{limit.requests} per {limit.period / SCALE:g} s",
-            "bucket": f"{SCALE / limit.period:g}/s, burst {limit.requests}" if limit.period else "",
-            "in_flight": f"{limit.requests} in flight, {limit.latency / SCALE:g} s each",
-        }[limit.kind]
-        return f"{kind}{'' if limit.retry_after else ', no Retry-After'}{', threads' if self.threads else ''}"
+    limited_images: int = 0
+    limited_proxy: int = 0
 
 
 class Result(NamedTuple):
@@ -61,86 +78,141 @@ class Result(NamedTuple):
         return max(self.succeeded, default=0.0)
 
 
-def cases() -> list[Case]:
-    """Return all cases."""
+def bursts() -> list[Case]:
+    """Return the cases in which all calls start at once and may wait for long."""
     found = []
     for retry_after in (True, False):
         window = Limit("window", 10, 10 * SCALE, retry_after=retry_after)
         bucket = Limit("bucket", 10, 0.5 * SCALE, retry_after=retry_after)
         in_flight = Limit("in_flight", 4, latency=0.5 * SCALE, retry_after=retry_after)
-        found += [Case(window, 20), Case(window, 100), Case(Limit("window", 50, 30 * SCALE, 0.05, retry_after), 150)]
-        found += [Case(bucket, 40), Case(bucket, 100), Case(in_flight, 100), Case(window, 40, threads=True)]
+        long_window = Limit("window", 50, 30 * SCALE, 0.5 * SCALE, retry_after)
+        end = "" if retry_after else ", no Retry-After"
+        for name, limit, calls in (
+            ("10 per 10 s", window, 20),
+            ("10 per 10 s", window, 100),
+            ("50 per 30 s", long_window, 150),
+            ("2/s, burst 10", bucket, 40),
+            ("2/s, burst 10", bucket, 100),
+            ("4 in flight, 0.5 s each", in_flight, 100),
+        ):
+            found.append(Case(name + end, limit, calls, max_wait=LONG_WAIT))
+        found.append(Case(f"10 per 10 s{end}, threads", window, 40, max_wait=LONG_WAIT, threads=True))
     return found
 
 
-async def with_queue() -> None:
-    await call_websim(None, HELLO)
+def others() -> list[Case]:
+    """Return the cases in which a call waits for at most a minute."""
+    fast = 0.5 * SCALE
+    slow = 2.0 * SCALE
+    return [
+        Case("5 % refused at random, no Retry-After", Limit("random", 5, 0, fast, False), 200, at_once=10),
+        Case("20 % refused at random, no Retry-After", Limit("random", 20, 0, fast, False), 200, at_once=10),
+        Case("20 % refused, no Retry-After, 50 at once", Limit("random", 20, 0, fast, False), 200, at_once=50),
+        Case("5 % refused at random, Retry-After 1", Limit("random", 5, 1 * SCALE, fast), 200, at_once=10),
+        Case("3 calls, each refused once, Retry-After 30", Limit("first", 3, 30 * SCALE, slow), 3),
+        Case("10 accepted, then none for 30 s", Limit("outage", 10, 30 * SCALE, slow), 20),
+        Case("10 per 10 s, 2 processes", Limit("window", 10, 10 * SCALE, slow), 20, 2),
+        Case("20 per 40 s, 2 processes", Limit("window", 20, 40 * SCALE, slow), 15, 2),
+        Case("2/s, burst 10, 4 processes", Limit("bucket", 10, 0.5 * SCALE, 0.3 * SCALE), 20, 4),
+        Case("2/s, burst 10, no Retry-After, 4 processes", Limit("bucket", 10, 0.5 * SCALE, 0.3 * SCALE, False), 20, 4),
+        Case("chats beside limited images", Limit("first", 1000, 30 * SCALE, path=IMAGE_PATH), 80, limited_images=10),
+        Case("another proxy than the limited one", Limit("first", 1000, 30 * SCALE), 20, limited_proxy=10),
+        Case("1,500 calls at once, 30 s each", Limit("none", latency=30 * SCALE), 1500),
+    ]
+
+
+async def with_queue(proxy: str | None = None) -> None:
+    await call_websim(None, HELLO, proxy=proxy)
 
 
 async def with_sdk_policy(session: aiohttp.ClientSession, url: str) -> None:
     """Send a request, and retry it as the OpenAI SDK does."""
     for attempt in range(SDK_RETRIES + 1):
-        async with session.post(url, json={}) as response:
+        async with session.post(url + CHAT_PATH, json={}) as response:
             await response.read()
         if response.status == 200:
             return
-        delay = float(response.headers.get("Retry-After") or min(SDK_BACKOFF * 2**attempt, SDK_MAX_BACKOFF))
+        delay = min(SDK_BACKOFF * 2**attempt, SDK_MAX_BACKOFF)
+        if 0 < (retry_after := float(response.headers.get("Retry-After", 0))) <= SDK_MAX_RETRY_AFTER:
+            delay = retry_after
         await asyncio.sleep(delay)
     raise ConnectionRefusedError
 
 
-async def send_together(calls: int, send: Callable[[], Awaitable[None]], succeeded: list[float]) -> None:
-    start = time.monotonic()
+async def send_all(case: Case, start: float, send: Callable[[], Awaitable[None]]) -> list[float]:
+    """Make the calls of one process, and return when each response arrived."""
+    succeeded: list[float] = []
+    slots = asyncio.Semaphore(case.at_once)
 
     async def call() -> None:
-        try:
-            await send()
-        except Exception:  # the call has no response
-            return
-        succeeded.append(time.monotonic() - start)
+        async with slots:
+            try:
+                await send()
+            except Exception:  # the call has no response
+                return
+            succeeded.append(time.monotonic() - start)
 
-    await asyncio.gather(*(call() for _ in range(calls)))
+    await asyncio.gather(*(call() for _ in range(case.calls)))
+    return succeeded
 
 
-def run_with_queue(case: Case, server: LimitedServer) -> list[float]:
-    succeeded: list[float] = []
-    Websim.url = server.url
-    if not case.threads:
-        asyncio.run(send_together(case.calls, with_queue, succeeded))
-        return succeeded
-    start = time.monotonic()
+async def make_calls(case: Case, start: float, proxies: list[str]) -> list[float]:
+    """Make the calls of one process with the queue, after those that meet the limit of something else."""
+    limited = [call_websim("flux", HELLO) for _ in range(case.limited_images)]
+    limited += [call_websim(None, HELLO, proxy=proxies[0]) for _ in range(case.limited_proxy)]
+    tasks = [asyncio.create_task(each) for each in limited]
+    if tasks:
+        await asyncio.wait(tasks, timeout=5 * SCALE)
+        start = time.monotonic()
+    try:
+        return await send_all(case, start, partial(with_queue, proxies[1] if proxies else None))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def call() -> None:
-        asyncio.run(with_queue())
-        succeeded.append(time.monotonic() - start)
+
+async def make_calls_plainly(case: Case, start: float, url: str) -> list[float]:
+    connector = aiohttp.TCPConnector(limit=100)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(None)) as session:
+        return await send_all(case, start, partial(with_sdk_policy, session, url))
+
+
+def run_in_threads(case: Case, start: float) -> list[float]:
+    def call(number: int) -> list[float]:
+        return asyncio.run(send_all(case._replace(calls=1), start, with_queue))
 
     with ThreadPoolExecutor(case.calls) as pool:
-        for _ in range(case.calls):
-            pool.submit(call)
-    return succeeded
+        return [seconds for found in pool.map(call, range(case.calls)) for seconds in found]
 
 
-def run_with_sdk_policy(case: Case, server: LimitedServer) -> list[float]:
-    succeeded: list[float] = []
+def run_process(case: Case, start: float, url: str, plain: bool, proxies: list[str]) -> list[float]:
+    """Make the calls of one process."""
+    Websim.url, Websim.backoff, Websim.max_wait = url, BACKOFF, case.max_wait
+    connections.ATTEMPT_TIMEOUT = 300.0 * SCALE
+    time.sleep(max(0.0, start - time.monotonic()))
+    if plain:
+        return asyncio.run(make_calls_plainly(case, start, proxies[1] if proxies else url))
+    if case.threads:
+        return run_in_threads(case, start)
+    return asyncio.run(make_calls(case, start, proxies))
 
-    async def main() -> None:
-        async with aiohttp.ClientSession() as session:
-            await send_together(case.calls, lambda: with_sdk_policy(session, server.url), succeeded)
 
-    asyncio.run(main())
-    return succeeded
-
-
-def measure(case: Case, run: Callable[[Case, LimitedServer], list[float]]) -> Result:
-    with limited_server(case.limit) as server:
-        succeeded = run(case, server)
+def measure(case: Case, plain: bool) -> Result:
+    """Run a case with the queue or with per-call retries."""
+    with ExitStack() as stack:
+        server: LimitedServer = stack.enter_context(limited_server(case.limit))
+        proxies = [server.url, stack.enter_context(limited_server(Limit("none"))).url] if case.limited_proxy else []
         forget_limits()
+        run = partial(run_process, case, plain=plain, url=server.url, proxies=proxies)
+        if case.processes == 1:
+            succeeded = run(start=time.monotonic())
+        else:
+            start = time.monotonic() + 0.5
+            pool = stack.enter_context(ProcessPoolExecutor(case.processes, multiprocessing.get_context("fork")))
+            futures = [pool.submit(run, start=start) for _ in range(case.processes)]
+            succeeded = [seconds for future in futures for seconds in future.result()]
         return Result(sorted(succeeded), len(server.report()["refused"]))
-
-
-def first_refusals(case: Case) -> int:
-    """Return how many requests of the first burst the server refuses."""
-    return max(0, case.calls - case.limit.requests)
 
 
 def draw(case: Case, ours: Result, theirs: Result) -> None:
@@ -169,34 +241,46 @@ def draw(case: Case, ours: Result, theirs: Result) -> None:
     figure.savefig(IMAGE_FILE, metadata={"Date": None})
 
 
+def print_table(cases: list[Case]) -> None:
+    """Measure cases and print a line for each."""
+    print(f"{'':<46}{'':>6}{'-- g4f-websim: queue --':>34}{'- per-call retries -':>22}")
+    print(
+        f"{'limit':<46}{'calls':>6}{'succeeded':>10}{'seconds':>8}{'/ best':>7}{'refused':>9}{'succeeded':>12}", end=""
+    )
+    print(f"{'seconds':>10}")
+    total = [0, 0, 0]
+    for case in cases:
+        ours, theirs = measure(case, plain=False), measure(case, plain=True)
+        calls = case.calls * case.processes
+        best = case.limit.best_seconds(calls)
+        ratio = f"{ours.seconds / best:.2f}" if case.max_wait == LONG_WAIT else ""
+        refused = max(0, ours.refused - max(0, calls - case.limit.requests)) / calls if ratio else 0
+        print(
+            f"{case.name:<46}{calls:>6}{len(ours.succeeded):>10}{ours.seconds / SCALE:>8.1f}{ratio:>7}"
+            f"{f'{refused:.0%}' if ratio else '':>9}{len(theirs.succeeded):>12}{theirs.seconds / SCALE:>10.1f}",
+            flush=True,
+        )
+        total = [total[0] + calls, total[1] + len(ours.succeeded), total[2] + len(theirs.succeeded)]
+    print(f"{'all':<46}{total[0]:>6}{total[1]:>10}{'':>24}{total[2]:>12}\n")
+
+
 def main() -> None:
-    """Measure all cases, print a table, and draw the image of the README."""
+    """Measure all cases, print two tables, and draw the image of the README."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rate_limit", description=__doc__)
     parser.add_argument("--draw", action="store_true", help="measure one case only, and draw .github/rate-limit.svg")
+    parser.add_argument("--quick", action="store_true", help="measure only the cases in which a call waits a minute")
     options = parser.parse_args()
     for name in ("WEBSIM_PROJECT_ID", "WEBSIM_API_KEY"):
         os.environ.pop(name, None)
-    Websim.backoff, Websim.max_wait = BACKOFF, MAX_WAIT
     if options.draw:
-        case = Case(Limit("window", 10, 10 * SCALE, retry_after=True), 100)
-        draw(case, measure(case, run_with_queue), measure(case, run_with_sdk_policy))
+        case = Case("10 per 10 s", Limit("window", 10, 10 * SCALE), 100, max_wait=LONG_WAIT)
+        draw(case, measure(case, plain=False), measure(case, plain=True))
         print(IMAGE_FILE.relative_to(ROOT))
         return
-    print(f"{'limit':<46}{'calls':>6}{'succeeded':>10}{'time / best':>13}{'refusals':>10}{'per-call retries':>18}")
-    succeeded = theirs_succeeded = calls = 0
-    for case in cases():
-        ours, theirs = measure(case, run_with_queue), measure(case, run_with_sdk_policy)
-        ratio = ours.seconds / case.limit.best_seconds(case.calls)
-        refusals = max(0, ours.refused - first_refusals(case)) / case.calls
-        print(
-            f"{case.name:<46}{case.calls:>6}{len(ours.succeeded):>10}{ratio:>13.2f}{refusals:>10.0%}"
-            f"{len(theirs.succeeded):>18}",
-            flush=True,
-        )
-        succeeded, calls = succeeded + len(ours.succeeded), calls + case.calls
-        theirs_succeeded += len(theirs.succeeded)
-    print(f"{'all':<46}{calls:>6}{succeeded:>10}{'':>13}{'':>10}{theirs_succeeded:>18}")
-    print("refusals: those beyond the first burst, by calls; per-call retries: the calls that succeed with them")
+    if not options.quick:
+        print_table(bursts())
+    print_table(others())
+    print("seconds: until the last response; refused: requests refused after those of the first burst, by calls")
 
 
 if __name__ == "__main__":

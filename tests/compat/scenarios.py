@@ -35,7 +35,7 @@ STATE_WITHOUT_WEBSIM = registry_state()
 from g4f_websim import Websim, register, unregister  # noqa: E402
 from g4f_websim.emulator import Emulator, Fault  # noqa: E402
 from g4f_websim.offline import offline, write_provider_list  # noqa: E402
-from g4f_websim.transport.throttles import forget_limits  # noqa: E402
+from g4f_websim.transport.rate_limit import forget_limits  # noqa: E402
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, call_websim  # noqa: E402
 from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream  # noqa: E402

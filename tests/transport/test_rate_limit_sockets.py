@@ -1,9 +1,6 @@
 """Calls through the real provider to servers that limit their rate; times are scaled down from seconds."""
 
 import asyncio
-import gc
-import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,9 +9,11 @@ from g4f.errors import RateLimitError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
-from g4f_websim.transport.throttles import shared_throttle
+from g4f_websim.transport import connections
+from g4f_websim.wire.endpoints import IMAGE_PATH
 from tests.support.calls import HELLO, call_websim, make_token
-from tests.support.limited_server import RESPONSE, Limit, LimitedServer, limited_server
+from tests.support.limited_server import RESPONSE, LimitedServer, limited_server
+from tests.support.limiter import Limit
 from tests.support.limits import MAX_SECONDS
 from tests.support.raw_server import Step, http_response
 from tests.support.responses import LONG_RATE_LIMIT
@@ -43,6 +42,12 @@ def assert_accepted(server: LimitedServer, calls: int) -> None:
     assert report["refused"]
 
 
+async def until_refused(server: LimitedServer) -> None:
+    """Wait until the server has refused a request."""
+    while not (await asyncio.to_thread(server.report))["refused"]:
+        pass
+
+
 @limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
 async def test_every_call_of_a_burst_succeeds(limited):
     responses = await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(20))), MAX_SECONDS)
@@ -57,9 +62,9 @@ async def test_every_image_of_a_burst_is_returned(limited):
     assert_accepted(limited, 16)
 
 
-# Calls that did not share the pace would use up their three attempts.
+# Calls that did not share the queue would use up their three attempts.
 @limits(Limit("window", 2, 0.2))
-def test_sync_clients_in_threads_share_the_pace(limited):
+def test_sync_clients_in_threads_share_the_queue(limited):
     def call(number: int) -> str:
         return Client(provider=Websim).chat.completions.create(HELLO).choices[0].message.content
 
@@ -68,13 +73,46 @@ def test_sync_clients_in_threads_share_the_pace(limited):
     assert_accepted(limited, 12)
 
 
+# In one event loop 100 requests are sent at the same time; the others must not use up an attempt during the pause.
+@limits(Limit("window", 100, 0.3))
+async def test_calls_that_wait_for_a_connection_also_wait_for_the_pause(limited):
+    await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(300))), MAX_SECONDS)
+    assert_accepted(limited, 300)
+    assert len(limited.report()["refused"]) < 300
+
+
+@limits(Limit("none", latency=0.5))
+async def test_timeout_of_an_attempt_begins_when_the_request_is_sent(limited, monkeypatch):
+    monkeypatch.setattr(connections, "ATTEMPT_TIMEOUT", 1.2)
+    responses = await asyncio.gather(*(call_websim(None, HELLO) for _ in range(400)))
+    assert len(responses) == 400
+
+
+@limits(Limit("first", 3, 30, path=IMAGE_PATH))
+async def test_chats_do_not_wait_for_the_limit_of_images(limited):
+    images = asyncio.create_task(call_websim("flux", HELLO, n=3))
+    await until_refused(limited)
+    chats = await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(20))), 10)
+    assert len(chats) == 20
+    images.cancel()
+
+
+async def test_calls_through_one_proxy_do_not_wait_for_the_limit_of_another(websim_server):
+    with limited_server(Limit("first", 3, 30)) as limited, limited_server(Limit("none")) as free:
+        waiting = asyncio.create_task(call_websim(None, HELLO, proxy=limited.url))
+        await until_refused(limited)
+        await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO, proxy=free.url) for _ in range(20))), 10)
+        assert len(free.report()["accepted"]) == 20
+        waiting.cancel()
+
+
 async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
     logins = [make_token(sub=name) for name in ("limited", "other")]
     websim_server.inject(LONG_RATE_LIMIT)
     for _ in range(2):
         with pytest.raises(RateLimitError) as raised:
             await call_websim(None, HELLO, api_key=logins[0])
-        assert raised.value.retry_after == 900
+        assert raised.value.retry_after == pytest.approx(900, abs=10)
     assert len(websim_server.requests) == 1
     for api_key in (logins[1], None):
         assert await asyncio.wait_for(call_websim(None, HELLO, api_key=api_key), MAX_SECONDS)
@@ -112,31 +150,3 @@ async def test_call_that_is_cancelled_after_a_rate_limit_does_not_delay_others(s
     await asyncio.wait([call])
     server.respond = lambda request: [http_response(b'{"content": "fine"}')]
     assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]
-
-
-# For a call in the queue see tests/unit/test_throttle.py.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_garbage_collector_may_finalize_a_pending_request_while_the_lock_is_held(websim_server):
-    shared = shared_throttle(websim_server.url.removeprefix("http://"), "")
-    websim_server.inject(Fault(delay=MAX_SECONDS))
-
-    def leave_pending_call() -> weakref.ref[object]:
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(call_websim(None, HELLO))
-        while not websim_server.requests:
-            loop.run_until_complete(asyncio.sleep(0.001))
-        loop.close()
-        assert not task.done()
-        task._log_destroy_pending = False
-        return weakref.ref(task)
-
-    def finalize() -> None:
-        with shared._lock:
-            gc.collect()
-
-    task = leave_pending_call()
-    thread = threading.Thread(target=finalize, daemon=True)
-    thread.start()
-    thread.join(MAX_SECONDS)
-    assert not thread.is_alive()
-    assert task() is None

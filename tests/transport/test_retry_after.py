@@ -7,30 +7,48 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from multidict import CIMultiDict
 
-from g4f_websim.transport.attempts import RetryPolicy, parse_retry_after
+from g4f_websim.transport.attempts import RetryPolicy
+from g4f_websim.transport.retry_after import parse_retry_after
 
 
-def parse(value: str) -> float | None:
-    return parse_retry_after(CIMultiDict({"retry-after": value}))
+def parse(value: str, **headers: str) -> float | None:
+    return parse_retry_after(CIMultiDict({"retry-after": value, **headers}))
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("0", 0), ("0.0", 0), ("00", 0), ("7", 7), (" 7 ", 7), ("007", 7), ("1.5", 1.5), ("3600", 3600), ("9" * 30, 1e30)],
+    [("0", 0), ("0.0", 0), ("00", 0), ("7", 7), (" 7 ", 7), ("007", 7), ("1.5", 1.5), ("900", 900), ("901", 900)],
 )
-def test_reads_retry_after_in_seconds(value, seconds):
+def test_reads_seconds_and_caps_them(value, seconds):
     assert parse(value) == seconds
 
 
-@pytest.mark.parametrize("hours", [0, 1, -7])
-def test_reads_retry_after_as_date(hours):
-    date = datetime.now(timezone(timedelta(hours=hours))) + timedelta(seconds=50)
-    assert 40 < parse(email.utils.format_datetime(date)) <= 50
+# The clock of this machine may be wrong: a point in time is measured against the header `Date`, here of 2001.
+DATE = datetime(2001, 9, 9, 2, tzinfo=UTC)
+IN_50_SECONDS = DATE + timedelta(seconds=50)
 
 
-def test_reads_retry_after_as_date_in_gmt():
-    date = datetime.now(UTC) + timedelta(seconds=50)
-    assert 40 < parse(email.utils.format_datetime(date, usegmt=True)) <= 50
+@pytest.mark.parametrize(
+    "value",
+    [
+        email.utils.format_datetime(IN_50_SECONDS, usegmt=True),
+        email.utils.format_datetime(IN_50_SECONDS.astimezone(timezone(timedelta(hours=-7)))),
+        str(int(IN_50_SECONDS.timestamp())),
+        f"{IN_50_SECONDS.timestamp():.2f}",
+        str(int(IN_50_SECONDS.timestamp() * 1000)),
+    ],
+    ids=["GMT", "time zone", "epoch seconds", "epoch seconds with fraction", "epoch milliseconds"],
+)
+def test_measures_a_point_in_time_against_date_or_the_clock(value):
+    assert parse(value, date=email.utils.format_datetime(DATE, usegmt=True)) == 50
+    assert parse(value) == parse(value, date="yesterday") == 0
+
+
+@pytest.mark.parametrize("seconds, expected", [(50, 50), (86400, 900), (-5, 0)])
+def test_measures_a_point_in_time_against_the_clock_without_date(seconds, expected):
+    time = datetime.now(UTC) + timedelta(seconds=seconds)
+    for value in (email.utils.format_datetime(time), str(time.timestamp()), str(int(time.timestamp() * 1000))):
+        assert parse(value) == pytest.approx(expected, abs=5)
 
 
 @pytest.mark.parametrize("value", ["Mon, 02 Jan 2006 15:04:05 GMT", "Mon, 02 Jan 2006 15:04:05 -0000"])

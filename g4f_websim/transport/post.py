@@ -1,0 +1,158 @@
+"""Send one request over a pooled connection and read the response, with a limit on its size.
+
+connections.py keeps the connections, and failures.py explains a failure.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+
+from ..errors import RateLimitError, WebsimError
+from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
+from . import failures
+from .causes import Cause, cause_of_body, cause_of_response
+from .connections import ATTEMPT_TIMEOUT, shared_pool
+from .failures import RETRYABLE_STATUSES, ResponseTooLargeError
+from .retry_after import parse_retry_after
+from .target import Target
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+# aiohttp warns about a larger body of bytes. It sends a file object in pieces, without a warning.
+MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Request:
+    """A request: where it goes, its headers, and its body."""
+
+    target: Target
+    headers: Mapping[str, str]
+    body: bytes
+    method: str = "POST"
+
+
+@dataclass(slots=True)
+class Response:
+    """A response that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The result of one attempt.
+
+    Attributes:
+        response: the response, if it was read to its end.
+        content: what `read` returned; empty if there is an error.
+        error: the error, which is not raised yet.
+        cause: why the attempt failed.
+        is_retryable: whether the request may be sent again.
+        is_stale: whether the server had closed the kept-alive connection that the request was sent over.
+        retry_after: the seconds in the header `Retry-After`.
+    """
+
+    response: Response | None = None
+    content: str = ""
+    error: WebsimError | None = None
+    cause: Cause | None = None
+    is_retryable: bool = False
+    is_stale: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A request under way: the status once the response begins, and whether its connection was used before."""
+
+    status: int | None = None
+    reused: bool = False
+
+
+async def attempt(request: Request, read: Callable[[str], str], new_connection: bool = False) -> Outcome:
+    """Send a request once; the error of a call is returned, not raised.
+
+    Args:
+        request: what to send.
+        read: returns the text or the image URL in a response body, or raises `UnexpectedBodyError`.
+        new_connection: whether to open a connection rather than to reuse one.
+
+    Raises:
+        Exception: an error that is not the network's, if no event loop of asyncio runs for example.
+    """
+    exchange, target = _Exchange(), request.target
+    try:
+        response = await _post(request, exchange, new_connection)
+    except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
+        if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
+            error, cause = failures.timeout_error(ATTEMPT_TIMEOUT, target), failures.timed_out(ATTEMPT_TIMEOUT)
+            return Outcome(error=error, cause=cause)
+        failure = failures.cause_of_exception(raised, target, exchange.status)
+        if failure is None:
+            raise
+        error = failures.error_of(failure, target, failures.text_of(raised), exchange.status)
+        return Outcome(
+            error=error, cause=failure, is_retryable=failure.is_retryable, is_stale=_is_stale(raised, exchange)
+        )
+    if 200 <= response.status < 300:
+        try:
+            content = read(response.text)
+            require_no_event_stream(response.headers.get("Content-Type", ""), response.text)
+            return Outcome(response, content)
+        except UnexpectedBodyError as raised:
+            cause = cause_of_body(raised, response.status, response.headers, response.text, target)
+    else:
+        cause = cause_of_response(response.status, response.headers, response.text, target)
+    retry_after = parse_retry_after(response.headers)
+    cause = failures.with_delay(cause, retry_after)
+    error = failures.error_of(cause, target, error_words(response.text), response.status, retry_after)
+    is_retryable = isinstance(error, RateLimitError) or response.status in RETRYABLE_STATUSES
+    return Outcome(response, "", error, cause, is_retryable, retry_after=retry_after)
+
+
+def _is_stale(error: Exception, exchange: _Exchange) -> bool:
+    """Return whether a server closed an idle connection at the moment at which a request was sent over it."""
+    if exchange.status or not exchange.reused:
+        return False
+    # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
+    is_empty = isinstance(getattr(error, "message", ""), str)
+    return is_empty and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+
+
+async def _post(request: Request, exchange: _Exchange, new_connection: bool) -> Response:
+    body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
+    pool = await shared_pool()
+    async with (
+        pool.open_session(request.target.socks_proxy, new_connection) as session,
+        session.request(
+            request.method,
+            request.target.url,
+            data=body,
+            headers=request.headers,
+            proxy=request.target.http_proxy,
+            allow_redirects=False,
+            trace_request_ctx=exchange,
+        ) as response,
+    ):
+        exchange.status = response.status
+        return Response(response.status, response.headers, await _read_text(response))
+
+
+async def _read_text(response: aiohttp.ClientResponse) -> str:
+    """Return the body as text.
+
+    Raises:
+        ResponseTooLargeError: the body is larger than `MAX_BODY_BYTES`; no more of it was read.
+    """
+    content, body, size = response.content, bytearray(), response.content_length or 0
+    while size <= MAX_BODY_BYTES and not content.at_eof():
+        body += await content.readany()
+        size = len(body)
+    if size > MAX_BODY_BYTES:
+        raise ResponseTooLargeError
+    return decode(bytes(body), response.charset)
