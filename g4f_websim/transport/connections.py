@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,15 +58,18 @@ class Pool:
     """The connections of an event loop.
 
     Attributes:
-        session: aiohttp's session, which keeps connections.
         slots: limits the number of requests in flight.
     """
 
-    session: ClientSession = field(default_factory=lambda: _new_session(_Connector()))
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
     process_id: int = field(default_factory=os.getpid)
     # Closes the session; the event loop itself refers to it only weakly.
     closer: AsyncGenerator[None, None] | None = None
+
+    @cached_property
+    def session(self) -> ClientSession:
+        """aiohttp's session, which keeps connections."""
+        return _new_session(_Connector())
 
     @asynccontextmanager
     async def open_session(self, socks_proxy: str | None, new: bool) -> AsyncIterator[ClientSession]:
@@ -82,6 +86,7 @@ class Pool:
             yield self.session
             if not self.closer:
                 await self.session.close()
+                del self.session
             return
         async with _new_session(get_connector(proxy=socks_proxy) if socks_proxy else _Connector()) as session:
             yield session
@@ -98,7 +103,7 @@ async def shared_pool() -> Pool:
     if pool and pool.process_id != os.getpid():
         _inherited.append(pool)
         pool = None
-    if pool is None or pool.session.closed:
+    if pool is None:
         pool = Pool()
         with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
             setattr(loop, _ATTRIBUTE, pool)
@@ -114,6 +119,7 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: Pool) -> Async
     finally:
         # The garbage collector closes this generator too, after an event loop that was not shut down.
         if loop.is_running() and pool.process_id == os.getpid():
+            setattr(loop, _ATTRIBUTE, None)
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await pool.session.close()
