@@ -64,6 +64,13 @@ def test_redacts_given_secret_at_search_limit():
     assert "my" not in redact(text, ["my-key-1"])
 
 
+@pytest.mark.parametrize("visible_chars", range(1, 22))
+def test_redacts_given_secret_of_several_words_at_search_limit(visible_chars):
+    secret = "mark/mark: mark mark!"
+    text = " " * (MAX_SEARCHED_CHARS + len(secret) - visible_chars) + secret + " more" * 9
+    assert redact(text, [secret]) in ("", "***")
+
+
 def test_searches_a_large_text_up_to_the_limit():
     assert redact("my-key-1 " * 4_000_000, ["my-key-1", "a key of twenty chars"]).count("***") < MAX_SEARCHED_CHARS
 

@@ -184,6 +184,7 @@ JSON_TEXTS = {
     "words around a fence": ('Here [as requested]:\n\n```json\n{"a": [1]}\n```\nAnything else?', '{"a": [1]}'),
     "fence in a string": ('Sure:\n```json\n{"a": "```\\nx\\n```"}\n```', '{"a": "```\\nx\\n```"}'),
     "reference before": ('As [1] says: {"a": {"b": 2}}', '{"a": {"b": 2}}'),
+    "reference after": ('{"a": {"b": 2}}, as [1] says', '{"a": {"b": 2}}'),
     "indented fence": ('  ```json\r\n  {"a":\r\n 1}\r\n  ```  ', '{"a":\r\n 1}'),
     "number of 5000 digits": ("So: [" + "1" * 5000 + "]", "[" + "1" * 5000 + "]"),
     "words": ("I cannot do that.", "I cannot do that."),
