@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from g4f_websim.errors import MAX_RETRY_AFTER
 from g4f_websim.transport import rate_limit as rate_limit_module
 from g4f_websim.transport.attempts import RetryPolicy
-from g4f_websim.transport.gate import MAX_PAUSE, QUIET_TIME
+from g4f_websim.transport.gate import QUIET_TIME
 from g4f_websim.transport.rate_limit import MAX_LIMITS, RateLimit, forget_limits, rate_limit_of
 from g4f_websim.transport.target import Target
 from tests.support import virtual_time
@@ -214,7 +215,7 @@ def test_sends_at_once_before_the_first_refusal() -> None:
 
 @pytest.mark.parametrize(
     "retry_after, times, shortest, longest",
-    [(10, 1, 10, 10), (86400, 1, MAX_PAUSE, MAX_PAUSE), (None, 3, 2, 2.5), (None, 2, 0, 0)],
+    [(10, 1, 10, 10), (86400, 1, MAX_RETRY_AFTER, MAX_RETRY_AFTER), (None, 3, 2, 2.5), (None, 2, 0, 0)],
     ids=["Retry-After", "a day", "several", "single refusals"],
 )
 def test_refusals_that_look_like_a_limit_pause_the_other_calls(
