@@ -78,7 +78,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
     """Return the outcome of the first attempt that succeeds, or of the last one."""
     limit = rate_limit_of(request.target)
     call = limit.new_call(policy.max_wait)
-    slots = (await shared_pool()).slots
+    slots = await _request_slots()
     number, may_resend = 1, True
     while True:
         call.is_last_attempt = number >= policy.max_attempts
@@ -113,6 +113,14 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         await asyncio.sleep(delay)
 
 
+async def _request_slots() -> asyncio.Semaphore:
+    """Return what limits the requests in flight in this event loop."""
+    pool = await shared_pool()
+    if not pool.closer:  # each request in this event loop has a pool of its own
+        await pool.session.close()
+    return pool.slots
+
+
 async def _attempt(
     request: Request, read: Callable[[str], str], limit: RateLimit, sent_at: float, backoff: float, may_resend: bool
 ) -> Outcome:
@@ -141,4 +149,6 @@ async def _attempt(
 def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:
     """Return the outcome of a call that may not wait until the next request makes sense, in `seconds`."""
     waited = policy.max_wait - max(0.0, call.may_wait)
-    return Outcome(error=failures.queue_error(waited + seconds, policy.max_wait, request.target))
+    error = failures.queue_error(waited + seconds, policy.max_wait, request.target)
+    error.retry_after = round(seconds, 1)
+    return Outcome(error=error)

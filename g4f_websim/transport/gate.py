@@ -18,8 +18,9 @@ from ..errors import MAX_RETRY_AFTER
 
 # A delay that the server did not choose is up to 25 % longer, so that refused clients do not return together.
 JITTER = 0.25
-# So many refusals without Retry-After are a limit. An overloaded server also refuses single requests at random.
-REFUSALS = 3
+# So many refusals without Retry-After are a limit, in the states free and paced: an overloaded server also refuses
+# single requests at random.
+FREE_REFUSALS, PACED_REFUSALS = 3, 2
 # If at most half as many requests are refused as accepted, the server has room for all of them after the pause.
 FREE_SHARE = 0.5
 # Without Retry-After a pause is at least half as long as the server has refused requests, because each probe costs a
@@ -169,7 +170,8 @@ class Gate:
         if sent_at > self._last_accepted:
             self._suspect.append(sent_at)
             self._refused += 1
-            is_limit = not self.is_open or retry_after is not None or len(self._suspect) >= REFUSALS
+            refusals = FREE_REFUSALS if self.state is State.FREE else PACED_REFUSALS
+            is_limit = not self.is_open or retry_after is not None or len(self._suspect) >= refusals
             if is_limit and sent_at > self._closed_at:
                 self._close(now, retry_after, backoff)
                 return

@@ -132,8 +132,8 @@ class RateLimit:
             if now >= self._next_report:
                 self._next_report = now + REPORT_INTERVAL
                 waiting = f"{len(self._queue)} calls wait" if len(self._queue) > 1 else "1 call waits"
-                seconds = max(1.0, self._gate.due(now, False) - now)
-                report = f"{waiting}, the next one is sent in about {seconds:.0f} s"
+                seconds = delay if delay < math.inf else self._gate.due(now, False) - now
+                report = f"{waiting}, the next one is sent in about {max(1.0, seconds):.0f} s"
         if report:
             log(logging.INFO, f"rate limit of {self._host}: {report}")
         return min(delay, left, LOOK_INTERVAL)

@@ -416,7 +416,7 @@ def test_missing_package_is_named(home, command, package):
 def test_rate_limit_fails_on_one_line(home, websim_server):
     websim_server.inject(LONG_RATE_LIMIT)
     done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert_fails_on_one_line(done, "RateLimitError: ", "would wait 3600 s", "max_wait")
+    assert_fails_on_one_line(done, "RateLimitError: ", "would wait 900 s", "max_wait")
 
 
 def test_connection_failure_fails_on_one_line(home, closed_url):
