@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 from .. import Websim
+from ..offline import provider_list_settings
 from ..transport.log import log
 from .terminal import fail, show_log
 
@@ -155,7 +156,8 @@ def _start_with_create_app(run: Any) -> Any:
     def run_app(app: str, **options: Any) -> None:
         config = vars(importlib.import_module("g4f.api").AppConfig).items()
         config = {name: value for name, value in config if name[0] != "_" and type(value) in (str, int, float, bool)}
-        os.environ[SETTINGS_VARIABLE] = json.dumps({"app": app, "config": config})
+        has_list = all(getattr(owner, name) is not value for owner, name, value in provider_list_settings())
+        os.environ[SETTINGS_VARIABLE] = json.dumps({"app": app, "config": config, "has_list": has_list})
         run(f"{__name__}:create_app", **options | {"timeout_graceful_shutdown": SECONDS_TO_STOP})
 
     return run_app
@@ -166,6 +168,9 @@ def create_app() -> Any:
     show_log()
     apply(SERVER_FIXES)
     settings = json.loads(os.environ[SETTINGS_VARIABLE])
+    if not settings["has_list"]:
+        for owner, name, value in provider_list_settings():
+            setattr(owner, name, value)
     module, _, factory = settings["app"].partition(":")
     api = importlib.import_module(module)
     api.AppConfig.set_config(**settings["config"])
