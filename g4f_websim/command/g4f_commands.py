@@ -16,6 +16,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from g4f import debug
 from g4f.image import is_accepted_format
 
 from .. import Websim
@@ -97,6 +98,7 @@ def _run_client(argv: Sequence[str]) -> None:
     g4f_fixes.apply(g4f_fixes.FIXES if options.debug else g4f_fixes.CLIENT_FIXES)
     if not options.edit:
         g4f_fixes.apply(g4f_fixes.OUTPUT_FIXES)
+    debug.logging = debug.logging or options.debug
     with nullcontext() if is_websim else provider_list(), waiting():
         g4f.cli.client.run_client_args(options)
 
@@ -172,7 +174,8 @@ def _run_server(command: str, argv: Sequence[str], has_network: bool) -> None:
         _check_can_listen(host, int(port), "--bind or --port" if is_api else "--host or --port")
         _warn_about_open_server(host, getattr(options, "g4f_api_key", None), is_api)
     g4f_fixes.apply(g4f_fixes.FIXES if command in ("gui", "mcp") else g4f_fixes.SERVER_FIXES)
-    if command == "gui":
+    # If a package for g4f's GUI is missing, g4f raises the error when it runs the GUI.
+    if command == "gui" and not getattr(importlib.import_module("g4f.gui"), "import_error", None):
         _print_gui_url(host, port, has_network)
     getattr(g4f, run)(options)
 

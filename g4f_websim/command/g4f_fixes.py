@@ -18,9 +18,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
+from g4f.errors import RateLimitError
+
 from .. import Websim
 from ..offline import provider_list_settings
 from ..transport.log import log
+from ..transport.waiting import end_waiting
 from .terminal import fail, show_log
 
 # `docker stop` kills a server after 10 s.
@@ -29,7 +32,9 @@ SECONDS_TO_STOP = 8
 # uvicorn's worker processes inherit the variable; what their parent has set in g4f is lost.
 SETTINGS_VARIABLE = "G4F_WEBSIM_SERVER"
 
-BAD_REQUEST, BAD_GATEWAY, GATEWAY_TIMEOUT = 400, 502, 504
+BAD_REQUEST, BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 400, 502, 503, 504
+
+_stopped: list[Any] = []  # the uvicorn server of this process, once it stops
 
 
 class Fix(NamedTuple):
@@ -109,14 +114,16 @@ def _pass_response_format(create: Any) -> Any:
 # Errors of the server
 
 
-def _status(error: Any) -> int | None:
-    """Return the status for an error of Websim or for a timeout, or None for another provider's error."""
+def _describe(error: Any) -> tuple[int, str] | None:
+    """Return the status and the message for an error of Websim or for a timeout, or None for another error."""
     if isinstance(error, TimeoutError):  # with stream=True, g4f may notice the timeout before Websim does
-        return GATEWAY_TIMEOUT
+        return GATEWAY_TIMEOUT, str(error) or "no response in time"
     if hasattr(error, "reason") and hasattr(error, "retry_after"):
-        return error.status if error.status and error.status >= BAD_REQUEST else BAD_GATEWAY
+        if _stopped and isinstance(error, RateLimitError):
+            return UNAVAILABLE, "the server is stopping: send the request again later"
+        return error.status if error.status and error.status >= BAD_REQUEST else BAD_GATEWAY, str(error)
     if type(error) is ValueError and _is_raised_by_package(error):
-        return BAD_REQUEST
+        return BAD_REQUEST, str(error)
     return None
 
 
@@ -127,20 +134,21 @@ def _is_raised_by_package(error: ValueError) -> bool:
 
 def _respond_with_own_error(from_exception: Any) -> Any:
     def respond(error: Exception, config: Any = None, status_code: int = 500) -> Any:
-        status = _status(error)
-        if status is None:
+        described = _describe(error)
+        if described is None:
             return from_exception(error, config, status_code)
         api = importlib.import_module("g4f.api")
         seconds = getattr(error, "retry_after", None)
         headers = {"Retry-After": str(math.ceil(seconds))} if seconds else None
-        return api.ErrorResponse(api.format_exception(str(error), config), status, headers)
+        return api.ErrorResponse(api.format_exception(described[1], config), described[0], headers)
 
     return respond
 
 
 def _show_own_message(format_exception: Any) -> Any:
     def format_error(error: Any, *args: Any, **kw: Any) -> Any:
-        return format_exception(error if _status(error) is None else str(error), *args, **kw)
+        _, message = _describe(error) or (None, error)
+        return format_exception(message, *args, **kw)
 
     return format_error
 
@@ -163,14 +171,23 @@ def _start_with_create_app(run: Any) -> Any:
     return run_app
 
 
+def _end_queue(shutdown: Any) -> Any:
+    async def end_queue_and_shut_down(self: Any, *args: Any, **kw: Any) -> None:
+        _stopped.append(self)
+        end_waiting()
+        await shutdown(self, *args, **kw)
+
+    return end_queue_and_shut_down
+
+
 def create_app() -> Any:
     """Return g4f's web application, with the changes and with the settings of the parent process."""
     show_log()
-    apply(SERVER_FIXES)
     settings = json.loads(os.environ[SETTINGS_VARIABLE])
     if not settings["has_list"]:
         for owner, name, value in provider_list_settings():
             setattr(owner, name, value)
+    apply(SERVER_FIXES)
     module, _, factory = settings["app"].partition(":")
     api = importlib.import_module(module)
     api.AppConfig.set_config(**settings["config"])
@@ -204,40 +221,21 @@ def _raise_errors(module: Any) -> Any:
 
 
 FIXES = (
-    Fix(
-        "g4f.tools.run_tools:optimize_request",
-        _keep_request,
-        "g4f drops repeated messages, blank lines, old messages and tools from every request",
-    ),
+    Fix("g4f.tools.run_tools:optimize_request", _keep_request, "drops repeated and old messages, blank lines, tools"),
 )
 CLIENT_FIXES = (
     *FIXES,
-    Fix("g4f.cli.client:traceback", _raise_errors, "g4f's client prints a traceback for every error"),
+    Fix("g4f.cli.client:traceback", _raise_errors, "the client prints a traceback for every error"),
 )
-OUTPUT_FIXES = (
-    Fix("g4f.cli.client:save_content", _save_whole_text, "-O saves code blocks only; without any, exit status 0"),
-)
+OUTPUT_FIXES = (Fix("g4f.cli.client:save_content", _save_whole_text, "-O saves code blocks only, or nothing"),)
 SERVER_FIXES = (
     *FIXES,
+    Fix("g4f.client:AsyncCompletions.create", _pass_response_format, "does not pass response_format to providers"),
     Fix(
-        "g4f.client:AsyncCompletions.create",
-        _pass_response_format,
-        "g4f's client does not pass response_format to the provider",
+        "g4f.api:ErrorResponse.from_exception", _respond_with_own_error, "hides Retry-After, and most statuses are 500"
     ),
-    Fix(
-        "g4f.api:ErrorResponse.from_exception",
-        _respond_with_own_error,
-        "the server hides the message of an error and Retry-After, and responds with 500 to most errors",
-    ),
-    Fix("g4f.api:format_exception", _show_own_message, "the same in a response that is streamed"),
-    Fix(
-        "g4f.api:ImageGenerationConfig.model_dump",
-        _leave_out_provider,
-        "/v1/images/generations fails if the body names a provider: the server passes it twice",
-    ),
-    Fix(
-        "uvicorn:run",
-        _start_with_create_app,
-        "worker processes lack these changes and the server's settings, --g4f-api-key too; a server stops after 600 s",
-    ),
+    Fix("g4f.api:format_exception", _show_own_message, "hides the message of an error"),
+    Fix("g4f.api:ImageGenerationConfig.model_dump", _leave_out_provider, "a provider in the body is passed on twice"),
+    Fix("uvicorn:run", _start_with_create_app, "workers lack these changes and the settings, --g4f-api-key too"),
+    Fix("uvicorn:Server.shutdown", _end_queue, "a server that stops waits for the queue of a rate limit"),
 )

@@ -73,7 +73,8 @@ _waiting = _Waiting()
 @contextmanager
 def waiting() -> Iterator[None]:
     """Show on a terminal that a request is under way, and keep control characters of the response from it."""
-    _waiting.show()
+    if not g4f.debug.logging:
+        _waiting.show()
     try:
         with redirect_stdout(_Output(sys.stdout) if sys.stdout else None):
             yield

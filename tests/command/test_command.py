@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from g4f_websim import __version__
-from g4f_websim.command import g4f_commands, main
+from g4f_websim.command import main
 from g4f_websim.emulator import Fault
 from g4f_websim.wire.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG, PNG_URI
@@ -30,6 +30,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import (
     MODULE,
     SCRIPT,
+    environment,
     first_on_path,
     make_home,
     run_command,
@@ -50,6 +51,22 @@ WITHOUT_BACKOFF = (
     "import sys; from g4f_websim import Websim; from g4f_websim.command.main import main; "
     "Websim.backoff = 0; sys.exit(main())",
 )
+WITH_WARNING = (
+    sys.executable,
+    "-c",
+    "import logging, sys; from g4f_websim.command.main import main; "
+    "status = main(); logging.getLogger('g4f_websim').warning('something is odd'); sys.exit(status)",
+)
+# Ends Python as Ctrl-C does, at the moment at which a module is imported.
+INTERRUPTS_IMPORT = """
+import os, signal, sys
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "NAME":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+"""
 WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
 WITHOUT_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT)
 
@@ -126,15 +143,67 @@ def test_client_saves_image(home):
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
-def test_client_saves_code(home, websim_server):
-    websim_server.reply("```python\nprint(1)\n```")
-    done = run_command("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
+@pytest.mark.parametrize("reply", ["Grüße", "Run this:\n\n```python\nprint(1)\n```", "data: three rows", "/media/x"])
+def test_client_saves_whole_text(home, websim_server, reply):
+    websim_server.reply(reply)
+    done = run_command("client", "A program", "-O", "out.txt", home=home, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.joinpath("out.txt").read_text(encoding="utf-8") == reply
+
+
+def test_client_edits_file_with_code_block_alone(home, websim_server):
+    home.joinpath("program.py").write_text("print(0)")
+    websim_server.reply("Here it is:\n```python\nprint(1)\n```")
+    done = run_command("client", "-e", "program.py", "Say 1.", home=home, WEBSIM_URL=websim_server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("program.py").read_text().strip() == "print(1)"
 
 
-def test_client_reads_stdin(home):
-    assert run_command("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
+@pytest.mark.parametrize(
+    ("words", "stdin", "sent"),
+    [
+        ((), "Hello, pipe\n", "Hello, pipe"),
+        (("Summarize", "this:"), "one\n\n  two\n", "Summarize this:\n\none\n\n  two"),
+        (("Summarize this:",), "notes.txt", "Summarize this:\n\nnotes.txt"),
+        ((), "notes.txt", "notes.txt"),
+        ((), "http://127.0.0.1:9/page", "http://127.0.0.1:9/page"),
+        (("Hello",), "\ufeffGrüße", "Hello\n\nGrüße"),
+        (("Hello",), " \n", "Hello"),
+        (("notes.txt",), "What is this?", "What is this?\n\n```file: notes.txt\nsecret\n```"),
+    ],
+)
+def test_client_adds_piped_text_below_prompt(home, websim_server, words, stdin, sent):
+    home.joinpath("notes.txt").write_text("secret")
+    done = run_command("client", *words, home=home, stdin=stdin, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert websim_server.requests[-1].json["messages"][-1]["content"] == sent
+
+
+def test_client_adds_file_on_stdin_to_prompt(home, websim_server):
+    home.joinpath("notes.txt").write_text("notes")
+    command = ("sh", "-c", 'exec "$@" <notes.txt', "sh", *SCRIPT)
+    run_command("client", "Summarize this:", home=home, command=command, WEBSIM_URL=websim_server.url)
+    assert websim_server.requests[-1].json["messages"] == [{"role": "user", "content": "Summarize this:\n\nnotes"}]
+
+
+def test_client_says_that_it_reads_stdin_that_does_not_end(home):
+    with subprocess.Popen(
+        [*SCRIPT, "--offline", "client", "Hello"],
+        env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as client:  # fmt: skip
+        assert "</dev/null" in client.stderr.readline()
+        output, errors = client.communicate(", pipe", timeout=MAX_SECONDS)
+    assert (output, errors) == (f"{REPLY}\n\n, pipe\n", "")
+
+
+def test_client_sends_repeated_question_as_it_is(home, websim_server):
+    question = "Go  on\n\n\n\nplease"
+    for reply in ("First.", "Second.", "Third."):
+        websim_server.reply(reply)
+        done = run_command("client", question, home=home, WEBSIM_URL=websim_server.url)
+        assert done.stdout == f"{reply}\n"
+    contents = [message["content"] for message in websim_server.requests[-1].json["messages"]]
+    assert contents == [question, "First.", question, "Second.", question]
 
 
 def test_client_sends_image_file(home, websim_server):
@@ -201,19 +270,6 @@ def test_gui_with_provider_list_prints_no_warning(home, websim_server):
 def test_gui_listens_on_loopback_or_host_of_user(home, options, on_all_addresses):
     with server("--offline", "gui", "--port", "0", *options, home=home) as gui:
         assert ("all addresses" in gui.output) == on_all_addresses
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:8080/chat/"),
-        ("0.0.0.0", "http://127.0.0.1:8080/chat/"),
-        ("::1", "http://[::1]:8080/chat/"),
-        ("example.com", "http://example.com:8080/chat/"),
-    ],
-)
-def test_gui_prints_url_of_its_host(host, url):
-    assert g4f_commands._gui_instruction(host, 8080) == f"Open {url} and choose the provider Websim."
 
 
 def test_emulator_runs_until_ctrl_c(home):
@@ -349,7 +405,7 @@ def test_missing_file_fails_before_request(words, websim_server, capsys):
 )
 def test_file_of_other_format_fails_before_request(file, content, websim_server, capsys):
     Path(file).write_bytes(content)
-    message = f"g4f-websim: {file} is neither text nor a JPEG, PNG, GIF or WebP image\n"
+    message = f"g4f-websim: {file} is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image\n"
     assert end(capsys, "client", file, "What is this?") == (1, "", message)
     assert websim_server.requests == []
 
@@ -364,14 +420,30 @@ def test_client_sends_text_file(home, websim_server):
 @pytest.mark.parametrize(
     "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
 )
-def test_text_is_not_mistaken_for_file(words, capsys):
-    g4f_commands._check_files(words)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_client_sends_text_that_looks_like_a_file(home):
-    done = run_command("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
+def test_client_sends_text_that_looks_like_a_file(home, words):
+    done = run_command("--offline", "client", *words, home=home)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip().endswith(" ".join(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "reason"),
+    [
+        ((b"caf\xe9",), b"", "an argument is not UTF-8 text: 'caf\\udce9'"),
+        ((b"Translate",), b"caf\xe9", "standard input is not UTF-8 text (byte 3)"),
+        ((), PNG, "standard input is not UTF-8 text (byte 0)"),
+    ],
+    ids=["argument", "input", "image"],
+)
+def test_text_that_is_not_utf8_fails_before_request(home, websim_server, words, stdin, reason):
+    done = subprocess.run(
+        [*SCRIPT, "client", *words], env=environment(home, WEBSIM_URL=websim_server.url), input=stdin,
+        capture_output=True, timeout=MAX_SECONDS,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert reason in done.stderr.decode()
+    assert websim_server.requests == []
 
 
 def test_web_page_without_markitdown_names_package(home, closed_url):
@@ -462,6 +534,44 @@ def test_redirected_stderr_shows_no_retry(home, websim_server):
     assert (done.stdout.strip(), done.stderr) == (REPLY, "")
 
 
+def test_redirected_stderr_shows_warnings_with_prefix(home):
+    done = run_command("--offline", "client", "-N", "Hello", home=home, command=WITH_WARNING)
+    assert done.stderr == "g4f-websim: something is odd\n"
+
+
+def test_terminal_shows_that_request_is_under_way(home, websim_server):
+    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    shown, erased, rest = done.stderr.split("\r")
+    assert shown == "g4f-websim: waiting for the response ..."
+    assert (erased, rest) == (" " * len(shown), "")
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_control_characters_reach_pipes_only(home, websim_server, on_terminal):
+    websim_server.reply("a\x1b]0;title\x07\x9b31m\tb\r\nc")
+    screen, terminal = os.openpty()
+    stdout = terminal if on_terminal else subprocess.PIPE
+    done = run_command("client", "Hello", home=home, stdout=stdout, WEBSIM_URL=websim_server.url)
+    output = os.read(screen, 1000).decode() if on_terminal else done.stdout
+    os.close(screen)
+    os.close(terminal)
+    expected = "a\N{REPLACEMENT CHARACTER}]0;title" + 2 * "\N{REPLACEMENT CHARACTER}" + "31m\tb\nc\n"
+    # Python reads \r\n as \n from a pipe in text mode; a terminal ends every line with \r\n.
+    assert output.replace("\r\n", "\n") == (expected if on_terminal else "a\x1b]0;title\x07\x9b31m\tb\nc\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
+@pytest.mark.parametrize("name", ["g4f", "aiohttp", "g4f_websim.command.main"])
+def test_ctrl_c_during_imports_prints_nothing(home, command, name):
+    folder = home / "path"
+    folder.mkdir()
+    # Python imports this module when it starts. Ctrl-C arrives when the command begins to import `name`.
+    folder.joinpath("sitecustomize.py").write_text(INTERRUPTS_IMPORT.replace("NAME", name))
+    done = run_command("client", "Hello", home=home, command=command, PYTHONPATH=first_on_path(folder))
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("emulator",), ("-h",)])
 def test_closed_stdout_prints_no_traceback(home, words):
     reader, writer = os.pipe()
@@ -490,15 +600,6 @@ def test_workers_start_without_provider_list(home, websim_server):
     with server(*PLAIN_API, "--workers", "2", home=home, **variables) as api:
         api.wait_for_output("Application startup complete", times=2)
         assert api.chat() == REPLY
-
-
-def test_sigterm_deletes_temporary_provider_list(home):
-    with server("gui", "--port", "0", home=home, G4F_CACHE_DIR=str(home / "empty")) as gui:
-        assert "may not load" in gui.output
-        assert list(home.joinpath("tmp").iterdir())
-        stop(gui.process, signal.SIGTERM)
-    assert gui.process.returncode == 128 + signal.SIGTERM
-    assert list(home.joinpath("tmp").iterdir()) == []
 
 
 def test_gui_help_needs_no_provider_list(home):
