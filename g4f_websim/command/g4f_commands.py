@@ -161,6 +161,8 @@ def _run_server(command: str, argv: Sequence[str], has_network: bool) -> None:
     options = _parse(command, parser, argv)
     if is_api:
         _set_address(options, PORTS[command])
+        # When the server starts, the variable replaces the option.
+        os.environ["G4F_PROVIDER"] = options.provider
         options.debug = options.debug or command == "dev"
         options.reload = options.reload or command == "dev"
         # The download of further providers from GitHub (g4f 8.7 and later) has no timeout.

@@ -111,6 +111,10 @@ def _pass_response_format(create: Any) -> Any:
     return create_with_format
 
 
+def _accept_any_tool_choice(config: Any) -> Any:
+    return importlib.import_module("pydantic").create_model(config.__name__, __base__=config, tool_choice=(Any, None))
+
+
 # Errors of the server
 
 
@@ -231,6 +235,7 @@ OUTPUT_FIXES = (Fix("g4f.cli.client:save_content", _save_whole_text, "-O saves c
 SERVER_FIXES = (
     *FIXES,
     Fix("g4f.client:AsyncCompletions.create", _pass_response_format, "does not pass response_format to providers"),
+    Fix("g4f.api:ChatCompletionsConfig", _accept_any_tool_choice, "422 for a tool_choice that names a function"),
     Fix(
         "g4f.api:ErrorResponse.from_exception", _respond_with_own_error, "hides Retry-After, and most statuses are 500"
     ),
