@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -45,12 +46,14 @@ class Fix(NamedTuple):
         replace: returns the new value for the old one, or None if the old one is not what this package knows.
         reason: what g4f does without the change.
         seen: the release of g4f that does it.
+        since: the first release that does it.
     """
 
     target: str
     replace: Callable[[Any], Any]
     reason: str
     seen: str = "8.8.6"
+    since: str = "0.4.9"
 
 
 _applied: set[str] = set()
@@ -63,15 +66,22 @@ def apply(fixes: Iterable[Fix]) -> list[Fix]:
         The changes that this release of g4f allows, including earlier ones.
     """
     possible, missing = [], []
+    release = version("g4f")
     for fix in fixes:
+        if _parse(release) < _parse(fix.since):
+            continue
         if fix.target in _applied or _apply(fix):
             possible.append(fix)
             _applied.add(fix.target)
         else:
             missing.append(fix.target)
     if missing:
-        log(logging.WARNING, f"g4f {version('g4f')} is not changed in {', '.join(missing)}: not found there")
+        log(logging.WARNING, f"g4f {release} is not changed in {', '.join(missing)}: not found there")
     return possible
+
+
+def _parse(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", release)]
 
 
 def _apply(fix: Fix) -> bool:
@@ -225,7 +235,9 @@ def _raise_errors(module: Any) -> Any:
 
 
 FIXES = (
-    Fix("g4f.tools.run_tools:optimize_request", _keep_request, "drops repeated and old messages, blank lines, tools"),
+    Fix(
+        "g4f.tools.run_tools:optimize_request", _keep_request, "drops repeated and old messages, and tools", since="7.8"
+    ),
 )
 CLIENT_FIXES = (
     *FIXES,
