@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import re
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -46,14 +45,14 @@ class Fix(NamedTuple):
         replace: returns the new value for the old one, or None if the old one is not what this package knows.
         reason: what g4f does without the change.
         seen: the release of g4f that does it.
-        since: the first release that does it.
+        since: the first release line that does it.
     """
 
     target: str
     replace: Callable[[Any], Any]
     reason: str
     seen: str = "8.8.6"
-    since: str = "0.4.9"
+    since: tuple[int, int] = (0, 4)
 
 
 _applied: set[str] = set()
@@ -68,7 +67,7 @@ def apply(fixes: Iterable[Fix]) -> list[Fix]:
     possible, missing = [], []
     release = version("g4f")
     for fix in fixes:
-        if _parse(release) < _parse(fix.since):
+        if tuple(map(int, release.split(".")[:2])) < fix.since:
             continue
         if fix.target in _applied or _apply(fix):
             possible.append(fix)
@@ -78,10 +77,6 @@ def apply(fixes: Iterable[Fix]) -> list[Fix]:
     if missing:
         log(logging.WARNING, f"g4f {release} is not changed in {', '.join(missing)}: not found there")
     return possible
-
-
-def _parse(release: str) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]+", release)]
 
 
 def _apply(fix: Fix) -> bool:
@@ -142,11 +137,11 @@ def _describe(error: Any) -> tuple[int, str] | None:
 
 
 def _is_raised_by_package(error: ValueError) -> bool:
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].startswith(f"{__package__.partition('.')[0]}.")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("g4f_websim.")
 
 
-def _respond_with_own_error(from_exception: Any) -> Any:
+def _own_error(from_exception: Any) -> Any:
     def respond(error: Exception, config: Any = None, status_code: int = 500) -> Any:
         described = _describe(error)
         if described is None:
@@ -159,7 +154,7 @@ def _respond_with_own_error(from_exception: Any) -> Any:
     return respond
 
 
-def _show_own_message(format_exception: Any) -> Any:
+def _own_message(format_exception: Any) -> Any:
     def format_error(error: Any, *args: Any, **kw: Any) -> Any:
         _, message = _describe(error) or (None, error)
         return format_exception(message, *args, **kw)
@@ -234,24 +229,15 @@ def _raise_errors(module: Any) -> Any:
     return SimpleNamespace(format_exc=format_exc)
 
 
-FIXES = (
-    Fix(
-        "g4f.tools.run_tools:optimize_request", _keep_request, "drops repeated and old messages, and tools", since="7.8"
-    ),
-)
-CLIENT_FIXES = (
-    *FIXES,
-    Fix("g4f.cli.client:traceback", _raise_errors, "the client prints a traceback for every error"),
-)
+FIXES = (Fix("g4f.tools.run_tools:optimize_request", _keep_request, "drops messages and tools", since=(7, 8)),)
+CLIENT_FIXES = (*FIXES, Fix("g4f.cli.client:traceback", _raise_errors, "prints a traceback for every error"))
 OUTPUT_FIXES = (Fix("g4f.cli.client:save_content", _save_whole_text, "-O saves code blocks only, or nothing"),)
 SERVER_FIXES = (
     *FIXES,
     Fix("g4f.client:AsyncCompletions.create", _pass_response_format, "does not pass response_format to providers"),
     Fix("g4f.api:ChatCompletionsConfig", _accept_any_tool_choice, "422 for a tool_choice that names a function"),
-    Fix(
-        "g4f.api:ErrorResponse.from_exception", _respond_with_own_error, "hides Retry-After, and most statuses are 500"
-    ),
-    Fix("g4f.api:format_exception", _show_own_message, "hides the message of an error"),
+    Fix("g4f.api:ErrorResponse.from_exception", _own_error, "hides Retry-After, and most statuses are 500"),
+    Fix("g4f.api:format_exception", _own_message, "hides the message of an error"),
     Fix("g4f.api:ImageGenerationConfig.model_dump", _leave_out_provider, "a provider in the body is passed on twice"),
     Fix("uvicorn:run", _start_with_create_app, "workers lack these changes and the settings, --g4f-api-key too"),
     Fix("uvicorn:Server.shutdown", _end_queue, "a server that stops waits for the queue of a rate limit"),
