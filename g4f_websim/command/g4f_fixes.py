@@ -42,7 +42,7 @@ class Fix(NamedTuple):
 
     Attributes:
         target: the module and the attribute.
-        replace: returns the new value for the old one, or None if the old one is not what this package knows.
+        replace: returns the new value for the old one.
         reason: what g4f does without the change.
         seen: the release of g4f that does it.
         since: the first release line that does it.
@@ -85,16 +85,14 @@ def _apply(fix: Fix) -> bool:
     try:
         owner = importlib.import_module(module)
         owner = getattr(owner, path) if path else owner
-        new = fix.replace(getattr(owner, name))
+        setattr(owner, name, fix.replace(getattr(owner, name)))
     except AttributeError:
         return False
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("g4f."):  # a package that g4f needs is not installed
             raise
         return False
-    if new is not None:
-        setattr(owner, name, new)
-    return new is not None
+    return True
 
 
 # Chats
@@ -211,15 +209,16 @@ def _write(file: str, text: str) -> int:
 
 
 def _save_whole_text(save: Any) -> Any:
-    if not inspect.iscoroutinefunction(save):
-        return None
+    def check(saved: object, file: str) -> bool:
+        return bool(saved) or fail(f"nothing was saved in {file}", status=1)
 
-    async def save_or_fail(content: Any, media: Any, file: str, *args: Any) -> bool:
-        if media and not await save(content, media, file, *args):
-            fail(f"nothing was saved in {file}", status=1)
-        return bool(media or _write(file, str(content)))
+    def save_now(content: Any, media: Any, file: str, *args: Any) -> bool:  # in g4f up to 7.6
+        return check(save(content, media, file, *args) if media else _write(file, str(content)), file)
 
-    return save_or_fail
+    async def save_later(content: Any, media: Any, file: str, *args: Any) -> bool:
+        return check(await save(content, media, file, *args) if media else _write(file, str(content)), file)
+
+    return save_later if inspect.iscoroutinefunction(save) else save_now
 
 
 def _raise_errors(module: Any) -> Any:

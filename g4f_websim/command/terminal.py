@@ -1,11 +1,10 @@
 """What the command `g4f-websim` prints on a terminal: errors, log lines, and that a request is under way."""
 
-import io
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import g4f.debug
 from g4f.errors import MissingRequirementsError
@@ -49,7 +48,7 @@ class _Waiting:
             print("\r" + " " * len(WAITING), end="\r", file=sys.stderr, flush=True)
 
 
-class _Output(io.TextIOBase):
+class _Output:
     """The standard output: the line of `_Waiting` ends before a text, and a terminal receives no control characters."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -57,14 +56,10 @@ class _Output(io.TextIOBase):
 
     def write(self, text: str) -> int:
         _waiting.clear()
-        self._stream.write(_for(self._stream, text))
-        return len(text)
+        return self._stream.write(_for(self._stream, text))
 
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 _waiting = _Waiting()
@@ -76,7 +71,8 @@ def waiting() -> Iterator[None]:
     if not g4f.debug.logging:
         _waiting.show()
     try:
-        with redirect_stdout(_Output(sys.stdout) if sys.stdout else None):
+        output: Any = _Output(sys.stdout) if sys.stdout else None
+        with redirect_stdout(output):
             yield
     finally:
         _waiting.clear()
@@ -91,6 +87,8 @@ def show_log() -> None:
 
 def one_line(error: Exception) -> str:
     """Return the message of an error on one line. If a package is missing, the line says what to install."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("g4f."):
+        return f"this release of g4f has no {error.name}; run: pip install --upgrade g4f"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):

@@ -157,13 +157,6 @@ UNSUPPORTED = (
         "AssertionError: applied: []",
         "g4f has no client on the command line",
     ),
-    Unsupported(
-        "0.5.6.6",
-        "7.6.6",
-        ("fixes: is found by, g4f.cli.client:save_content",),
-        "AssertionError: applied: []",
-        "the client saves a response in a function that is not async",
-    ),
 )
 
 # What all releases need. g4f 0.5.9 to 7.0 do not declare typing_extensions, which aiohttp installs only on Python 3.12
