@@ -92,7 +92,7 @@ def _run_client(argv: Sequence[str]) -> None:
     # g4f ignores the case of a provider's name.
     is_websim = options.provider.lower() == PROVIDER.lower()
     if is_websim:
-        _check_image_model(options)
+        _check_output(options)
     _check_files(options.input)
     options.input = add_standard_input(options.input)
     g4f_fixes.apply(g4f_fixes.FIXES if options.debug else g4f_fixes.CLIENT_FIXES)
@@ -103,8 +103,10 @@ def _run_client(argv: Sequence[str]) -> None:
         g4f.cli.client.run_client_args(options)
 
 
-def _check_image_model(options: argparse.Namespace) -> None:
-    """Fail if the output is an image and the model is not: text would be saved in a file named cat.png."""
+def _check_output(options: argparse.Namespace) -> None:
+    """Fail if the response cannot be saved, or if text would be saved in a file named cat.png."""
+    if options.output and options.output.is_dir():
+        fail(f"-O {options.output} is a folder; name a file, as in {options.output / 'out.txt'}", status=1)
     if not options.output or options.output.suffix.lower() not in IMAGE_SUFFIXES or options.edit:
         return
     model = strip_provider_prefix(options.model)

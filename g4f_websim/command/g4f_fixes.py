@@ -34,7 +34,7 @@ SETTINGS_VARIABLE = "G4F_WEBSIM_SERVER"
 
 BAD_REQUEST, BAD_GATEWAY, UNAVAILABLE, GATEWAY_TIMEOUT = 400, 502, 503, 504
 
-_stopped: list[Any] = []  # the uvicorn server of this process, once it stops
+_is_stopping = False
 
 
 class Fix(NamedTuple):
@@ -126,7 +126,7 @@ def _describe(error: Any) -> tuple[int, str] | None:
     if isinstance(error, TimeoutError):  # with stream=True, g4f may notice the timeout before Websim does
         return GATEWAY_TIMEOUT, str(error) or "no response in time"
     if hasattr(error, "reason") and hasattr(error, "retry_after"):
-        if _stopped and isinstance(error, RateLimitError):
+        if _is_stopping and isinstance(error, RateLimitError):
             return UNAVAILABLE, "the server is stopping: send the request again later"
         return error.status if error.status and error.status >= BAD_REQUEST else BAD_GATEWAY, str(error)
     if type(error) is ValueError and _is_raised_by_package(error):
@@ -180,7 +180,8 @@ def _start_with_create_app(run: Any) -> Any:
 
 def _end_queue(shutdown: Any) -> Any:
     async def end_queue_and_shut_down(self: Any, *args: Any, **kw: Any) -> None:
-        _stopped.append(self)
+        global _is_stopping
+        _is_stopping = True
         end_waiting()
         await shutdown(self, *args, **kw)
 
