@@ -116,6 +116,13 @@ def end(capsys, *words):
     return raised.value.code, *capsys.readouterr()
 
 
+def last_content(home, emulator, *words, **options):
+    """Run the client, and return the content of the last message that it sends."""
+    done = run_command("client", *words, home=home, WEBSIM_URL=emulator.url, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return emulator.requests[-1].json["messages"][-1]["content"]
+
+
 def without_package(home, package):
     """Return a PYTHONPATH on which the import of a package fails as if it were not installed."""
     home.joinpath(f"{package}.py").write_text(f'raise ModuleNotFoundError("No module {package}", name="{package}")')
@@ -174,16 +181,13 @@ def test_client_edits_file_with_code_block_alone(home, websim_server):
 )
 def test_client_adds_piped_text_below_prompt(home, websim_server, words, stdin, sent):
     home.joinpath("notes.txt").write_text("secret")
-    done = run_command("client", *words, home=home, stdin=stdin, WEBSIM_URL=websim_server.url)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert websim_server.requests[-1].json["messages"][-1]["content"] == sent
+    assert last_content(home, websim_server, *words, stdin=stdin) == sent
 
 
 def test_client_adds_file_on_stdin_to_prompt(home, websim_server):
     home.joinpath("notes.txt").write_text("notes")
     command = ("sh", "-c", 'exec "$@" <notes.txt', "sh", *SCRIPT)
-    run_command("client", "Summarize this:", home=home, command=command, WEBSIM_URL=websim_server.url)
-    assert websim_server.requests[-1].json["messages"] == [{"role": "user", "content": "Summarize this:\n\nnotes"}]
+    assert last_content(home, websim_server, "Summarize this:", command=command) == "Summarize this:\n\nnotes"
 
 
 def test_client_says_that_it_reads_stdin_that_does_not_end(home):
@@ -208,9 +212,7 @@ def test_client_sends_repeated_question_as_it_is(home, websim_server):
 
 def test_client_sends_image_file(home, websim_server):
     home.joinpath("dot.png").write_bytes(PNG)
-    done = run_command("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
-    assert done.returncode == 0, done.stderr
-    content = websim_server.requests[-1].json["messages"][-1]["content"]
+    content = last_content(home, websim_server, "dot.png", "What is this?")
     assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
 
 
@@ -249,27 +251,36 @@ def test_replaces_characters_that_stdout_cannot_encode(home, words):
     assert "Gr??e" in done.stdout
 
 
-def test_gui_tells_the_user_which_url_to_open(home):
-    with server("--offline", "gui", "--port", "0", home=home) as gui:
+@pytest.mark.parametrize("has_network", [True, False])
+def test_gui_tells_the_user_which_url_to_open(home, websim_server, has_network):
+    offline = () if has_network else ("--offline",)
+    with server(*offline, "gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
         _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
         assert instruction
         assert gui.url in below
+        assert ("may not load without a network" in gui.output) != has_network
 
 
-def test_offline_gui_warns_that_its_page_may_not_load(home):
-    with server("--offline", "gui", "--port", "0", home=home) as gui:
-        assert "may not load without a network" in gui.output
+@pytest.mark.parametrize("words", [("api",), ("dev",), ("gui",), ("mcp", "--http"), ("tray",)], ids=" ".join)
+def test_server_listens_on_loopback(home, words):
+    with server("--offline", *words, "--port", "0", home=home) as started:
+        assert started.url.startswith("http://127.0.0.1:")
+        assert "0.0.0.0" not in started.output
 
 
-def test_gui_with_provider_list_prints_no_warning(home, websim_server):
-    with server("gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
-        assert "may not load" not in gui.output
-
-
-@pytest.mark.parametrize(("options", "on_all_addresses"), [((), False), (("--host", "0.0.0.0"), True)])
-def test_gui_listens_on_loopback_or_host_of_user(home, options, on_all_addresses):
-    with server("--offline", "gui", "--port", "0", *options, home=home) as gui:
-        assert ("all addresses" in gui.output) == on_all_addresses
+@pytest.mark.parametrize(
+    ("words", "is_open"),
+    [
+        (("api", "--bind", "0.0.0.0:0"), True),
+        (("api", "--bind", "0.0.0.0:0", "--g4f-api-key", "secret"), False),
+        (("gui", "--host", "0.0.0.0", "--port", "0"), True),
+        (("api", "--bind", "localhost:0"), False),
+    ],
+)
+def test_server_that_is_open_to_everybody_warns(home, words, is_open):
+    with server("--offline", *words, home=home) as started:
+        assert started.url
+        assert ("g4f-websim: everybody who can reach 0.0.0.0" in started.output) == is_open
 
 
 def test_emulator_runs_until_ctrl_c(home):
@@ -412,18 +423,14 @@ def test_file_of_other_format_fails_before_request(file, content, websim_server,
 
 def test_client_sends_text_file(home, websim_server):
     home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
-    done = run_command("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
-    assert done.returncode == 0, done.stderr
-    assert "Grüße" in websim_server.requests[-1].json["messages"][-1]["content"]
+    assert "Grüße" in last_content(home, websim_server, "notes.txt", "Translate this.")
 
 
 @pytest.mark.parametrize(
     "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
 )
-def test_client_sends_text_that_looks_like_a_file(home, words):
-    done = run_command("--offline", "client", *words, home=home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip().endswith(" ".join(words))
+def test_client_sends_text_that_looks_like_a_file(home, websim_server, words):
+    assert last_content(home, websim_server, *words) == " ".join(words)
 
 
 @pytest.mark.parametrize(
