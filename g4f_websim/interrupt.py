@@ -20,7 +20,7 @@ def _is_command() -> bool:
     return PurePath(program).stem == "g4f-websim" or (program == "-m" and "g4f_websim" in sys.orig_argv)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:  # pragma: no cover  # the exit ends the measurement
     os._exit(STATUS)  # nothing is open yet, and an exception could be caught by a module that is being imported
 
 

@@ -177,5 +177,6 @@ def _write(settings: list[Setting]) -> None:
                 owner[name] = value
         elif value is not None:
             setattr(owner, name, value)
-        elif name in vars(owner):
-            delattr(owner, name)
+        else:
+            with suppress(AttributeError):
+                delattr(owner, name)

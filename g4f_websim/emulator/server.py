@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..wire.arguments import require as check
+from ..wire.arguments import require
 from ..wire.endpoints import CHAT_PATH, IMAGE_PATH
 from . import responses
 from .fault import Fault
@@ -68,7 +68,7 @@ class Emulator:
         replies: Sequence[str] = (),
     ) -> None:
         is_limit = limit is None or isinstance(limit, (str, RateLimit))
-        check(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
+        require(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
         self._port = port
         self._limit = RateLimit.parse(limit) if isinstance(limit, str) else limit or RateLimit()
         self._limiter = Limiter(self._limit)
@@ -113,7 +113,7 @@ class Emulator:
         Raises:
             ValueError: the argument is not a string.
         """
-        check(isinstance(text, str), "text", 'a string, as in reply("42")', text)
+        require(isinstance(text, str), "text", 'a string, as in reply("42")', text)
         self._queue.append(self._reply_with({"role": "assistant", "content": text}))
 
     def reply_image(self, png: bytes) -> None:
@@ -125,7 +125,7 @@ class Emulator:
         Raises:
             ValueError: the argument is not bytes.
         """
-        check(isinstance(png, bytes), "png", 'bytes, as in reply_image(Path("cat.png").read_bytes())', png)
+        require(isinstance(png, bytes), "png", 'bytes, as in reply_image(Path("cat.png").read_bytes())', png)
         name = hashlib.sha256(png).hexdigest()
         self._images[name] = png
         self._queue.append(self._reply_with({"url": self.url + REPLIED_IMAGE_PATH.format(name=name)}))
@@ -140,9 +140,9 @@ class Emulator:
         Raises:
             ValueError: an argument is malformed.
         """
-        check(isinstance(fault, Fault), "fault", "a Fault, as in inject(Fault(status=503))", fault)
+        require(isinstance(fault, Fault), "fault", "a Fault, as in inject(Fault(status=503))", fault)
         is_count = times is None or (isinstance(times, int) and times >= 0)
-        check(is_count, "times", "a number of requests, as in inject(Fault(status=503), times=2)", times)
+        require(is_count, "times", "a number of requests, as in inject(Fault(status=503), times=2)", times)
         if times is None:
             self._usual = fault
         else:

@@ -68,6 +68,7 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 """
 WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
+WITHOUT_STDERR = ("sh", "-c", 'exec "$@" 2>&-', "sh", *SCRIPT)
 WITHOUT_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT)
 
 TERMINAL_COLUMNS = 80
@@ -244,6 +245,10 @@ def test_succeeds_without_stdout(home, words):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_error_without_stderr_has_its_status(home):
+    assert run_command("nonsense", home=home, command=WITHOUT_STDERR).returncode == 2
+
+
 @pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
 def test_replaces_characters_that_stdout_cannot_encode(home, words):
     done = run_command("--offline", *words, home=home, PYTHONIOENCODING="ascii")
@@ -301,7 +306,9 @@ def test_check_succeeds_offline(home):
     assert "200" in done.stdout
 
 
-@pytest.mark.parametrize(("words", "output"), [(("version",), "g4f "), (("tray", "-h"), "usage: g4f-websim tray")])
+@pytest.mark.parametrize(
+    ("words", "output"), [(("version",), "g4f "), (("mcp",), ""), (("tray", "-h"), "usage: g4f-websim tray")]
+)
 def test_other_g4f_command_runs(home, words, output):
     done = run_command(*words, home=home)
     assert (done.returncode, done.stdout[: len(output)]) == (0, output)
@@ -391,6 +398,18 @@ def test_image_file_without_image_model_fails_before_request(words, reason, webs
     message = f"g4f-websim: -O {words[-1]} is an image, but {reason}; use -m flux\n"
     assert end(capsys, "client", *words) == (1, "", message)
     assert list(websim_server.requests) == []
+
+
+def test_folder_as_output_fails_before_request(websim_server, capsys):
+    message = "g4f-websim: -O . is a folder; name a file, as in out.txt\n"
+    assert end(capsys, "client", "Hello", "-O", ".") == (1, "", message)
+    assert websim_server.requests == []
+
+
+def test_g4f_without_client_is_reported(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "g4f.cli.client", None)
+    message = "g4f-websim: this release of g4f has no g4f.cli.client; run: pip install --upgrade g4f\n"
+    assert end(capsys, "client", "Hello") == (1, "", message)
 
 
 def test_client_that_saves_nothing_fails(home, websim_server, closed_url):

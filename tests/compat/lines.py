@@ -153,8 +153,8 @@ UNSUPPORTED = (
     Unsupported(
         "0.4.9.9",
         "0.5.5.7",
-        ("fixes: is found by, g4f.cli.client:*",),
-        "AssertionError: applied: []",
+        ("fixes: is found by, g4f.cli.client:*", "fixes: client saves *"),
+        "",
         "g4f has no client on the command line",
     ),
 )

@@ -625,6 +625,19 @@ def is_found_by(emulator, fix):
 
 
 @scenario("fixes")
+def client_saves_whole_text(emulator):
+    apply(OUTPUT_FIXES)
+    from g4f.cli.client import save_content
+
+    async def save() -> Any:
+        saved = save_content("text\n```code```", None, "out.txt")
+        return await saved if isinstance(saved, Awaitable) else saved
+
+    expect(asyncio.run(save()), True, "saved")
+    expect(Path("out.txt").read_text(), "text\n```code```", "file")
+
+
+@scenario("fixes")
 def repeated_messages_are_sent(emulator):
     apply(SERVER_FIXES)
     messages = [*HELLO, {"role": "assistant", "content": "Yes?"}, *HELLO]

@@ -261,6 +261,11 @@ def test_responds_with_own_error_of_websim(api, emulator, send, fault, status, r
     assert len(emulator.requests) == 1
 
 
+def test_responds_to_error_of_g4f_as_g4f_does(api):
+    with pytest.raises(openai.InternalServerError, match="Request execution failed"):
+        chat(api, messages=[{"role": "tool", "content": "no tool_call_id"}])
+
+
 @pytest.mark.parametrize("send", CHATS.values(), ids=CHATS)
 def test_responds_with_504_to_timeout(api, emulator, send):
     emulator.inject(Fault(delay=2))
@@ -386,19 +391,22 @@ def test_terminated_server_ends_queue_and_waits_for_running_call(tmp_path, emula
     ):
         post = partial(httpx.post, f"{started.url}/v1/chat/completions", json={"messages": HELLO}, timeout=MAX_SECONDS)
         emulator.inject(Fault(delay=2))
+        emulator.inject(Fault(delay=1, status=429))
         emulator.inject(Fault(status=429, headers={"Retry-After": "30"}))
-        running = threads.submit(post)
-        wait_for_requests(emulator, 1)
-        queued = threads.submit(post)
-        wait_for_requests(emulator, 2)
+        running, *queued = [submit_and_wait(threads, post, emulator) for _ in range(3)]
         started.process.terminate()
-        response = queued.result()
-        assert (response.status_code, "stopping" in response.text, running.done()) == (503, True, False)
+        for call in queued:
+            response = call.result()
+            assert (response.status_code, "stopping" in response.text) == (503, True)
+        assert not running.done()
         assert running.result().status_code == 200
 
 
-def wait_for_requests(emulator, count):
-    deadline = time.monotonic() + MAX_SECONDS
-    while len(emulator.requests) < count:
+def submit_and_wait(threads, call, emulator):
+    """Start a call in a thread, and return its future when the emulator has received its request."""
+    count, deadline = len(emulator.requests), time.monotonic() + MAX_SECONDS
+    future = threads.submit(call)
+    while len(emulator.requests) == count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return future
