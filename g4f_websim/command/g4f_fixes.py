@@ -18,9 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
-from g4f.errors import RateLimitError
-
-from .. import Websim
+from .. import Websim, WebsimError
+from ..errors import Reason
 from ..offline import provider_list_settings
 from ..transport.log import log
 from ..transport.waiting import end_waiting
@@ -125,8 +124,8 @@ def _describe(error: Any) -> tuple[int, str] | None:
     """Return the status and the message for an error of Websim or for a timeout, or None for another error."""
     if isinstance(error, TimeoutError):  # with stream=True, g4f may notice the timeout before Websim does
         return GATEWAY_TIMEOUT, str(error) or "no response in time"
-    if hasattr(error, "reason") and hasattr(error, "retry_after"):
-        if _is_stopping and isinstance(error, RateLimitError):
+    if isinstance(error, WebsimError):
+        if _is_stopping and error.reason is Reason.RATE_LIMITED:
             return UNAVAILABLE, "the server is stopping: send the request again later"
         return error.status if error.status and error.status >= BAD_REQUEST else BAD_GATEWAY, str(error)
     if type(error) is ValueError and _is_raised_by_package(error):

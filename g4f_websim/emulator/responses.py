@@ -16,6 +16,9 @@ from .validation import InvalidBodyError
 DRAWN_IMAGE_PATH = "/offline/{width}x{height}/{colours}.png"
 DRAWN_IMAGE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f]{12}}.png"
 
+# Every id that a chat may name is a project.
+PROJECT_ROUTE = r"/api/v1/projects/{project_id:[A-Za-z0-9_-]{1,64}}"
+
 # The longer side of a drawn image in pixels: the default, and the maximum.
 DEFAULT_SIDE = 512
 MAX_SIDE = 2048
@@ -81,6 +84,11 @@ def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
     longer = max(width, height)
     # Integer arithmetic, because a client may send a side of hundreds of digits, which does not fit into a float.
     return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
+
+
+async def project(request: web.Request) -> web.Response:
+    """Return the description of a project."""
+    return web.json_response({"id": request.match_info["project_id"]})
 
 
 async def home(request: web.Request) -> web.Response:
