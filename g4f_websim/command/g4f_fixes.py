@@ -22,7 +22,7 @@ from .. import Websim, WebsimError
 from ..errors import Reason
 from ..offline import provider_list_settings
 from ..transport.log import log
-from ..transport.waiting import end_waiting
+from ..transport.rate_limit import end_waiting
 from .terminal import fail, show_log
 
 # `docker stop` kills a server after 10 s.
