@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -9,8 +10,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,13 @@ PROVIDER_LIST = {"providers": {"default": _NO_SERVER, "orcarouter": _NO_SERVER},
 # The folders in which g4f looks for the list of the day: the first since 8.4, the second in older releases.
 PROVIDER_LIST_FOLDERS = (".models", "models")
 
-_MISSING = object()
+# A setting: `os.environ`, a class or a module; the name of its variable or attribute; the value, None to delete it.
+Setting = tuple[Any, str, Any]
+
+# The settings of the `offline()` blocks that have not ended, in the order of their beginnings, and those before them.
+_blocks: list[list[Setting]] = []
+_before: list[Setting] = []
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -48,31 +56,41 @@ def offline() -> Iterator[Emulator]:
     Inside the block, the URLs of `Websim`, g4f's configuration, cookie and cache folders, and the environment variables
     WEBSIM_URL, G4F_CACHE_DIR, G4F_CONFIG_DIR and G4F_PROXY are replaced, and g4f does not look for a new version. The
     end of the block restores them, except in modules of g4f that are imported inside the block and keep what they read.
+    Blocks may overlap, in several threads too: the block that began last counts.
 
     Yields:
         The emulator, which records the requests and lets the caller choose the responses.
     """
-    with ExitStack() as stack:
-        forget_limits()
-        emulator = stack.enter_context(Emulator())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True))
-        write_provider_list(Path(folder))
-        for name, value in _environment(emulator.url, folder):
-            stack.enter_context(environment_variable(name, value))
-        for name, attribute in websim_attributes(emulator.url):
-            stack.enter_context(_attribute(Websim, name, attribute))
-        for owner, name, value in _g4f_settings(folder):
-            stack.enter_context(_attribute(owner, name, value))
-        stack.enter_context(accept_images_from(emulator.url))
-        stack.enter_context(exit_on_sigterm())
-        yield emulator
+    forget_limits()
+    with (
+        Emulator() as emulator,
+        tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True) as folder,
+        exit_on_sigterm(),
+    ):
+        write_provider_list(Path(folder))  # for child processes
+        with replaced([*emulator_settings(emulator.url), *_g4f_settings(folder), *provider_list_settings()]):
+            yield emulator
 
 
-def websim_attributes(url: str) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of the attributes of `Websim` that direct its requests to the emulator at `url`."""
-    yield "url", url
-    yield "chat_api_endpoint", SiteUrl(CHAT_PATH)
-    yield "image_api_endpoint", SiteUrl(IMAGE_PATH)
+def emulator_settings(url: str) -> Iterator[Setting]:
+    """Yield the settings that direct the requests of `Websim` to the emulator at `url`, those of child processes too.
+
+    g4f saves generated images from public hosts only, and has no setting for that. `data:` URIs would not help, because
+    g4f's client cannot return them as `b64_json`. So its check is replaced, and accepts the emulator's images.
+    """
+    yield Websim, "url", url
+    yield Websim, "chat_api_endpoint", SiteUrl(CHAT_PATH)
+    yield Websim, "image_api_endpoint", SiteUrl(IMAGE_PATH)
+    yield os.environ, URL_VARIABLE, url
+    if hasattr(copy_images, "is_safe_url"):  # older releases of g4f save images from every host
+        yield copy_images, "is_safe_url", partial(_is_safe, copy_images.is_safe_url, url)
+
+
+def provider_list_settings() -> Iterator[Setting]:
+    """Yield the settings with which g4f does not download its list of providers."""
+    for module, name in (("g4f.client", "ClientFactory"), ("g4f.client.factory", "AbstractClientFactory")):
+        with suppress(ImportError, AttributeError):  # older releases of g4f download no list, or have one class
+            yield getattr(importlib.import_module(module), name), "_live_providers", PROVIDER_LIST
 
 
 def write_provider_list(cache_dir: Path) -> None:
@@ -92,49 +110,22 @@ def write_provider_list(cache_dir: Path) -> None:
 
 
 @contextmanager
-def accept_images_from(url: str) -> Iterator[None]:
-    """Let g4f save images from the emulator.
-
-    g4f saves generated images from public hosts only, and has no setting for that. `data:` URIs would not help, because
-    g4f's client cannot return them as `b64_json`.
-
-    Args:
-        url: the emulator's URL. Images from other URLs are checked as usual.
-    """
-    if not hasattr(copy_images, "is_safe_url"):  # older releases of g4f save images from every host
+def replaced(settings: list[Setting]) -> Iterator[None]:
+    """Replace settings, and restore them when this block and all that overlap with it have ended."""
+    with _lock:
+        if not _blocks:
+            _before.clear()
+        known = [(owner, name) for owner, name, _ in _before]
+        _before.extend((owner, name, _read(owner, name)) for owner, name, _ in settings if (owner, name) not in known)
+        _blocks.append(settings)
+        _write(settings)
+    try:
         yield
-        return
-    is_safe_url = copy_images.is_safe_url
-
-    def is_safe_or_emulator(image: str, *args: Any, **kwargs: Any) -> bool:
-        return image.startswith(f"{url}/") or bool(is_safe_url(image, *args, **kwargs))
-
-    with _attribute(copy_images, "is_safe_url", is_safe_or_emulator):
-        yield
-
-
-def _environment(url: str, folder: str) -> Iterator[tuple[str, str | None]]:
-    """Yield the names and values of the environment variables in `offline()`; None deletes a variable."""
-    yield URL_VARIABLE, url
-    yield "G4F_CACHE_DIR", folder
-    yield "G4F_CONFIG_DIR", folder
-    yield PROXY_VARIABLE, None
-
-
-def _g4f_settings(folder: str) -> Iterator[tuple[Any, str, Any]]:
-    """Yield g4f's settings in `offline()`: the owner, the name and the value of each."""
-    yield g4f.debug, "version_check", False
-    yield CookiesConfig, "cookies_dir", folder
-    with suppress(ImportError):  # older releases of g4f have no configuration folder
-        from g4f import config
-
-        yield config, "CONFIG_DIR", Path(folder)
-        # g4f's client uses this folder instead of `CookiesConfig.cookies_dir`, and writes a log of its calls there.
-        yield config, "COOKIES_DIR", Path(folder)
-    with suppress(ImportError):  # older releases of g4f download no list of providers
-        from g4f.client import ClientFactory
-
-        yield ClientFactory, "_live_providers", PROVIDER_LIST
+    finally:
+        with _lock:
+            _blocks[:] = [block for block in _blocks if block is not settings]
+            for block in (_before, *_blocks):
+                _write(block)
 
 
 @contextmanager
@@ -154,38 +145,38 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-@contextmanager
-def environment_variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable and restore it at the end.
-
-    Args:
-        name: the name of the variable.
-        value: the value; None deletes the variable.
-    """
-    before = os.environ.get(name)
-    _set_variable(name, value)
-    try:
-        yield
-    finally:
-        _set_variable(name, before)
+def _is_safe(is_safe_url: Any, url: str, image: str, *args: Any, **kwargs: Any) -> bool:
+    return image.startswith(f"{url}/") or bool(is_safe_url(image, *args, **kwargs))
 
 
-def _set_variable(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+def _g4f_settings(folder: str) -> Iterator[Setting]:
+    yield os.environ, PROXY_VARIABLE, None
+    yield os.environ, "G4F_CACHE_DIR", folder
+    yield os.environ, "G4F_CONFIG_DIR", folder
+    yield g4f.debug, "version_check", False
+    yield CookiesConfig, "cookies_dir", folder
+    with suppress(ImportError):  # older releases of g4f have no configuration folder
+        from g4f import config
+
+        yield config, "CONFIG_DIR", Path(folder)
+        # g4f's client uses this folder instead of `CookiesConfig.cookies_dir`, and writes a log of its calls there.
+        yield config, "COOKIES_DIR", Path(folder)
 
 
-@contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a module or class and restore it at the end."""
-    before = vars(owner).get(name, _MISSING)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is _MISSING:
-            delattr(owner, name)
+def _read(owner: Any, name: str) -> Any:
+    values = owner if owner is os.environ else vars(owner)
+    return values.get(name)
+
+
+def _write(settings: list[Setting]) -> None:
+    for owner, name, value in settings:
+        if owner is os.environ:
+            if value is None:
+                owner.pop(name, None)
+            else:
+                owner[name] = value
+        elif value is not None:
+            setattr(owner, name, value)
         else:
-            setattr(owner, name, before)
+            with suppress(AttributeError):
+                delattr(owner, name)

@@ -6,13 +6,16 @@ Only the running process is changed, never a file of g4f. `unregister` restores 
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
 import g4f.models
 from g4f import Provider
+
+GUI_API = "g4f.gui.server.api"
 
 _registered: dict[str, Any] = {}
 _undo = ExitStack()
@@ -27,8 +30,10 @@ def register(provider: Any, name: str) -> None:
     """
     if _registered.get(name) is provider:
         return
-    if not _registered:
-        _list_in_gui()
+    if not _registered and GUI_API in sys.modules:
+        _list_in_gui(sys.modules[GUI_API])
+    elif not _registered:
+        _insert(sys.meta_path, 0, _GuiApiFinder())
     _registered[name] = provider
     if hasattr(Provider, "ProviderLoader"):
         _register_with_loader(provider, name)
@@ -87,24 +92,41 @@ def _replace_in_lists(old: Any, new: Any) -> None:
             providers[providers.index(old)] = new
 
 
-def _list_in_gui() -> None:
-    """Add the registered providers to the GUI's list, which g4f 8.7 and later read from a file."""
+class _GuiApiFinder(MetaPathFinder):
+    """Import g4f's module `g4f.gui.server.api` with the registered providers in the GUI's list.
 
-    def extend(gui: ModuleType) -> None:
-        if not hasattr(gui.Api, "_read_providers_cache"):
-            return
-        read = gui.Api._read_providers_cache
+    g4f 8.7 and later read that list from a file of their package, for every server, those of a user's own program too.
+    There is no setting for another list. `import g4f_websim` cannot import the module, which needs flask and downloads
+    g4f's list of providers, and no other function of g4f runs in all servers before the list is read.
+    """
 
-        def read_and_add() -> list[dict[str, Any]] | None:
-            entries = read()
-            others = [entry for entry in entries or () if entry["name"] not in _registered]
-            return entries and others + [_gui_entry(name, entries[0]) for name in _registered]
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Return the module with a loader that changes it."""
+        spec = PathFinder.find_spec(fullname, path) if fullname == GUI_API else None
+        if spec and spec.origin:
+            spec.loader = _GuiApiLoader(fullname, spec.origin)
+        return spec
 
-        _set_attribute(gui.Api, "_read_providers_cache", staticmethod(read_and_add))
+
+class _GuiApiLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        _list_in_gui(module)
+
+
+def _list_in_gui(module: ModuleType) -> None:
+    """Add the registered providers to the list that `g4f.gui.server.api` reads from a file."""
+    if hasattr(module.Api, "_read_providers_cache"):
+        read = partial(_read_with_registered, module.Api._read_providers_cache)
+        _set_attribute(module.Api, "_read_providers_cache", staticmethod(read))
         # With --debug, g4f would write the extended list into its own package.
-        _set_attribute(gui.Api, "_write_providers_cache", staticmethod(lambda entries: False))
+        _set_attribute(module.Api, "_write_providers_cache", staticmethod(lambda entries: False))
 
-    _after_import("g4f.gui.server.api", extend)
+
+def _read_with_registered(read: Callable[[], list[dict[str, Any]] | None]) -> list[dict[str, Any]] | None:
+    entries = read()
+    others = [entry for entry in entries or () if entry["name"] not in _registered]
+    return entries and others + [_gui_entry(name, entries[0]) for name in _registered]
 
 
 def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
@@ -116,37 +138,14 @@ def _gui_entry(name: str, other: dict[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(other, False), **counts, **same, **own}
 
 
-def _after_import(name: str, then: Callable[[ModuleType], None]) -> None:
-    """Call `then` with a module, now if it is imported already, or else when the program imports it.
-
-    The module is not imported here because that is slow and most programs do not need it.
-    """
-    if name in sys.modules:
-        then(sys.modules[name])
-        return
-
-    class Finder(MetaPathFinder):
-        def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-            spec = PathFinder.find_spec(fullname, path) if fullname == name else None
-            if spec and spec.loader:
-                execute = spec.loader.exec_module
-
-                def execute_then(module: ModuleType) -> None:
-                    execute(module)
-                    then(module)
-
-                spec.loader.exec_module = execute_then  # type: ignore[method-assign]
-            return spec
-
-    finder = Finder()
-    sys.meta_path.insert(0, finder)
-    _undo.callback(sys.meta_path.remove, finder)
+def _insert(values: list[Any], index: int, value: Any) -> None:
+    values.insert(index, value)
+    _undo.callback(values.remove, value)
 
 
 def _append(names: list[Any], value: Any) -> None:
     if value not in names:
-        names.append(value)
-        _undo.callback(names.remove, value)
+        _insert(names, len(names), value)
 
 
 def _set_item(mapping: dict[str, Any], key: str, value: Any) -> None:

@@ -3,17 +3,17 @@
 To enable it, write `pytest_plugins = ["g4f_websim.testing"]` in the conftest.py in the root folder.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from .emulator import Emulator, Fault
-from .offline import accept_images_from, websim_attributes
+from .offline import emulator_settings
 from .provider import Websim
 from .transport.rate_limit import forget_limits
 from .transport.target import PROXY_VARIABLE
 from .wire.bodies import PROJECT_VARIABLE
-from .wire.endpoints import URL_VARIABLE
 from .wire.tokens import TOKEN_VARIABLE
 
 __all__ = ["Fault", "websim_server"]
@@ -32,11 +32,13 @@ def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     the next responses, in the order of these calls.
     """
     forget_limits()
-    with Emulator() as emulator, accept_images_from(emulator.url):
-        for attribute, value in websim_attributes(emulator.url):
-            monkeypatch.setattr(Websim, attribute, value)
+    with Emulator() as emulator:
+        for owner, name, value in emulator_settings(emulator.url):
+            if owner is os.environ:
+                monkeypatch.setenv(name, value)
+            else:
+                monkeypatch.setattr(owner, name, value)
         monkeypatch.setattr(Websim, "backoff", BACKOFF)
-        monkeypatch.setenv(URL_VARIABLE, emulator.url)
         for name in (PROJECT_VARIABLE, TOKEN_VARIABLE, PROXY_VARIABLE):
             monkeypatch.delenv(name, raising=False)
         yield emulator

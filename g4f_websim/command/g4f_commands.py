@@ -1,41 +1,51 @@
-"""Run g4f's client, server and GUI with Websim as the provider.
+"""Run g4f's commands with Websim as the provider of `client` and `api`, and with servers on loopback.
 
-g4f's other commands run unchanged.
+g4f_fixes.py changes what these commands do, and stdin.py reads what is piped into `client`.
 """
 
 import argparse
+import importlib
 import io
+import ipaddress
 import os
 import re
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
+from g4f import debug
 from g4f.image import is_accepted_format
 
 from .. import Websim
 from ..emulator.command import is_port
 from ..wire.bodies import strip_provider_prefix
+from . import g4f_fixes
 from .provider_list import provider_list
-from .terminal import fail
+from .stdin import add_standard_input
+from .terminal import fail, waiting, warn
 
 PROVIDER: str = Websim.__name__
 
-G4F_COMMANDS = ("client", "api", "gui", "auth", "dev", "mcp", "pa", "systray", "test", "tray", "version")
+# The commands that listen: the module and the names of g4f's parser and of the function that runs the command.
+SERVERS = {
+    "api": ("g4f.cli", "get_api_parser", "run_api_args"),
+    "dev": ("g4f.cli", "get_api_parser", "run_api_args"),
+    "gui": ("g4f.gui.run", "gui_parser", "run_gui_args"),
+    "mcp": ("g4f.cli", "get_mcp_parser", "run_mcp_args"),
+    "systray": ("g4f.cli", "get_tray_parser", "run_tray_args"),
+    "tray": ("g4f.cli", "get_tray_parser", "run_tray_args"),
+}
+G4F_COMMANDS = ("client", *SERVERS, "auth", "pa", "test", "version")
 
-# These commands load all of g4f's providers, and g4f then downloads its provider list.
-COMMANDS_WITH_ALL_PROVIDERS = ("api", "dev", "gui", "systray", "tray")
+# g4f listens on all interfaces, where everybody could use the user's login.
+LOOPBACK, ALL_INTERFACES = "127.0.0.1", "0.0.0.0"
+# g4f's default ports of its server.
+PORTS = {"api": 1337, "dev": 8080}
 
-# g4f's option (8.7 and later) against a download of further providers from GitHub when the server starts.
-NO_DOWNLOAD_OPTION = "--disable-pa-auto-download"
-
-# g4f's default for `api`.
-API_PORT = "1337"
-
-GUI_HOST = "127.0.0.1"
-ALL_HOSTS = ("0.0.0.0", "::", "")
+KEY_VARIABLE = "G4F_API_KEY"
 
 # An SVG is text, which a chat can return.
 IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -53,124 +63,50 @@ def run_g4f_command(command: str, argv: Sequence[str], is_offline: bool) -> int:
     Returns:
         The exit status.
     """
-    with ExitStack() as stack:
-        if command == "client":
-            return _run_client(argv, stack)
-        if command == "api":
-            return _run_api(argv, is_offline, stack)
-        if command == "gui":
-            return _run_gui(argv, is_offline, stack)
-        if command in COMMANDS_WITH_ALL_PROVIDERS:
-            stack.enter_context(provider_list())
-        return _run_g4f(command, argv)
-
-
-def _run_g4f(command: str, argv: Sequence[str]) -> int:
-    """Run g4f's command line."""
-    import g4f.cli
-
-    # g4f reads the command from sys.argv, and its help shows the first word as the name of the program.
-    sys.argv = [f"g4f-websim {command}", command, *argv]
     # Python sets sys.stdin to None if the process has no standard input; g4f calls its methods.
     sys.stdin = sys.stdin or io.StringIO()
-    g4f.cli.main()
+    if command == "client":
+        _run_client(argv)
+    elif command in SERVERS:
+        # Except mcp, they load all of g4f's providers, and g4f then downloads its provider list.
+        with nullcontext(True) if command == "mcp" else provider_list() as has_list:
+            _run_server(command, argv, has_list and not is_offline)
+    else:
+        import g4f.cli
+
+        # g4f reads the command from sys.argv, and its help shows the first word as the name of the program.
+        sys.argv = [f"g4f-websim {command}", command, *argv]
+        g4f.cli.main()
     return 0
 
 
-def _run_client(argv: Sequence[str], stack: ExitStack) -> int:
-    """Run g4f's client with Websim as the default provider, and report mistakes that g4f would not report."""
+# The client
+
+
+def _run_client(argv: Sequence[str]) -> None:
     import g4f.cli.client
 
-    # Of two --provider options the last one counts: the user's.
-    argv = ["--provider", PROVIDER, *argv]
-    options = _parse("client", g4f.cli.client.get_parser(), argv)
-    if _is_websim(options.provider):
-        _check_image_model(options)
-    else:
-        stack.enter_context(provider_list())
-    _check_files(options.input)
-    before = _modified(options.output)
-    run = _run_g4f if options.debug else _run_without_traceback
-    status = run("client", argv)
-    if options.output and _modified(options.output) == before and not options.edit:
-        fail(f"nothing was saved in {options.output}", status=1)
-    return status
-
-
-def _run_without_traceback(command: str, argv: Sequence[str]) -> int:
-    """Run g4f's client, and raise its error instead of the SystemExit that follows a printed traceback.
-
-    g4f's client catches all exceptions, prints a traceback and calls sys.exit(1). Python keeps the exception as the
-    context of the SystemExit. What the client prints on stderr is held back until it ends.
-    """
-    printed = io.StringIO()
-    try:
-        with redirect_stderr(printed):
-            return _run_g4f(command, argv)
-    except SystemExit as end:
-        error = end.__context__
-        if end.code == 1 and isinstance(error, Exception):
-            printed = io.StringIO()  # without the traceback: the error itself is reported
-            raise error from None
-        raise
-    finally:
-        print(printed.getvalue(), end="", file=sys.stderr)
-
-
-def _run_api(argv: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
-    """Run g4f's server with Websim as the default provider, even without a network."""
-    import g4f.cli
-
-    argv = ["--provider", PROVIDER, *argv]
-    parser = g4f.cli.get_api_parser()
-    options = _parse("api", parser, argv)
-    _check_address(options.bind, options.port)
-    # g4f's worker processes do not see the command line.
-    os.environ["G4F_PROVIDER"] = options.provider
-    has_network = stack.enter_context(provider_list()) and not is_offline
-    is_supported = not parser.parse_known_args([NO_DOWNLOAD_OPTION])[1]
-    if not has_network and is_supported:
-        argv = [NO_DOWNLOAD_OPTION, *argv]
-    return _run_g4f("api", argv)
-
-
-def _run_gui(argv: Sequence[str], is_offline: bool, stack: ExitStack) -> int:
-    """Run g4f's web page on loopback, even without a network, and print the URL to open."""
-    # g4f's default is to listen on all interfaces.
-    argv = ["--host", GUI_HOST, *argv]
-    # First, because g4f's parser loads all providers to list them in its help.
-    has_network = stack.enter_context(provider_list())
-    import g4f.gui
-    from g4f.gui.gui_parser import gui_parser
-
-    options = _parse("gui", gui_parser(), argv)
-    if not is_port(str(options.port)):
-        fail(f"--port PORT, as in 8080, not {options.port}", status=2)
-    _check_can_listen(options.host, options.port, "--host or --port")
-    # If a package for g4f's GUI is missing, g4f stores the error, and raises it when the GUI is run below.
-    if not getattr(g4f.gui, "import_error", None):
-        print(_gui_instruction(options.host, options.port), flush=True)
-        if is_offline or not has_network:
-            print("g4f-websim: g4f downloads the page itself, which may not load without a network", file=sys.stderr)
-    return _run_g4f("gui", argv)
-
-
-# Checks before g4f starts
-
-
-def _parse(command: str, parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments as g4f will, before g4f starts. For --help and for an unknown option, end the program."""
-    parser.prog = f"g4f-websim {command}"
-    return parser.parse_args(argv)
-
-
-def _is_websim(provider: str) -> bool:
+    parser = g4f.cli.client.get_parser()
+    parser.set_defaults(provider=PROVIDER)
+    options = _parse("client", parser, argv)
     # g4f ignores the case of a provider's name.
-    return provider.lower() == PROVIDER.lower()
+    is_websim = options.provider.lower() == PROVIDER.lower()
+    if is_websim:
+        _check_output(options)
+    _check_files(options.input)
+    options.input = add_standard_input(options.input)
+    g4f_fixes.apply(g4f_fixes.FIXES if options.debug else g4f_fixes.CLIENT_FIXES)
+    if not options.edit:
+        g4f_fixes.apply(g4f_fixes.OUTPUT_FIXES)
+    debug.logging = debug.logging or options.debug
+    with nullcontext() if is_websim else provider_list(), waiting():
+        g4f.cli.client.run_client_args(options)
 
 
-def _check_image_model(options: argparse.Namespace) -> None:
-    """Fail if the output is an image and the model is not: g4f would save nothing, or text in a file named cat.png."""
+def _check_output(options: argparse.Namespace) -> None:
+    """Fail if the response cannot be saved, or if text would be saved in a file named cat.png."""
+    if options.output and options.output.is_dir():
+        fail(f"-O {options.output} is a folder; name a file, as in {options.output / 'out.txt'}", status=1)
     if not options.output or options.output.suffix.lower() not in IMAGE_SUFFIXES or options.edit:
         return
     model = strip_provider_prefix(options.model)
@@ -191,7 +127,7 @@ def _check_files(inputs: Sequence[str]) -> None:
         # Path.is_file() raises an OSError for a text that is too long for the name of a file.
         if os.path.isfile(word):  # noqa: PTH113
             if not _can_be_sent(Path(word)):
-                fail(f"{word} is neither text nor a JPEG, PNG, GIF or WebP image", status=1)
+                fail(f"{word} is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image", status=1)
             continue
         if Path(word).suffix.lower() in FILE_SUFFIXES and not re.search(r"\s", word):
             fail(f"no such file: {word}", status=1)
@@ -213,22 +149,51 @@ def _can_be_sent(file: Path) -> bool:
     return False
 
 
-def _modified(file: Path | None) -> int | None:
-    """Return the time of a file's last change, or None if there is no file."""
-    return file.stat().st_mtime_ns if file and file.exists() else None
+# Servers
 
 
-def _check_address(bind: str | None, port: str | None) -> None:
-    """Fail if g4f's server cannot listen there: g4f would raise a ValueError that does not name the option."""
-    if bind is not None:
-        host, _, port = bind.partition(":")
-        if not host or not is_port(port):
-            fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {bind}", status=2)
+def _run_server(command: str, argv: Sequence[str], has_network: bool) -> None:
+    """Run a command that listens, on loopback unless the user names another host."""
+    module, get_parser, run = SERVERS[command]
+    # g4f's parser of the GUI loads all providers to list them in its help.
+    g4f = importlib.import_module(module)
+    parser = getattr(g4f, get_parser)()
+    is_api = get_parser == "get_api_parser"
+    parser.set_defaults(**{"provider": PROVIDER} if is_api else {"host": LOOPBACK})
+    options = _parse(command, parser, argv)
+    if is_api:
+        _set_address(options, PORTS[command])
+        # When the server starts, the variable replaces the option.
+        os.environ["G4F_PROVIDER"] = options.provider
+        options.debug = options.debug or command == "dev"
+        options.reload = options.reload or command == "dev"
+        # The download of further providers from GitHub (g4f 8.7 and later) has no timeout.
+        options.disable_pa_auto_download = getattr(options, "disable_pa_auto_download", False) or not has_network
+        host, port = options.bind.split(":")
     else:
-        host, port = ALL_HOSTS[0], port or API_PORT
+        host, port = options.host, str(options.port)
         if not is_port(port):
             fail(f"--port PORT, as in 8080, not {port}", status=2)
-    _check_can_listen(host, int(port), "--bind or --port")
+    if command != "mcp" or options.http:
+        _check_can_listen(host, int(port), "--bind or --port" if is_api else "--host or --port")
+        _warn_about_open_server(host, getattr(options, "g4f_api_key", None), is_api)
+    g4f_fixes.apply(g4f_fixes.FIXES if command in ("gui", "mcp") else g4f_fixes.SERVER_FIXES)
+    # If a package for g4f's GUI is missing, g4f raises the error when it runs the GUI.
+    if command == "gui" and not getattr(importlib.import_module("g4f.gui"), "import_error", None):
+        _print_gui_url(host, port, has_network)
+    getattr(g4f, run)(options)
+
+
+def _set_address(options: Any, default_port: int) -> None:
+    """Set `options.bind`; g4f's error for a malformed address does not name the option."""
+    if options.bind is None:
+        port = str(options.port or default_port)
+        options.bind = f"{LOOPBACK}:{port}"
+        if not is_port(port):
+            fail(f"--port PORT, as in 8080, not {port}", status=2)
+    host, _, port = options.bind.partition(":")
+    if not host or not is_port(port):
+        fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {options.bind}", status=2)
 
 
 def _check_can_listen(host: str, port: int, options: str) -> None:
@@ -240,9 +205,28 @@ def _check_can_listen(host: str, port: int, options: str) -> None:
         fail(f"{error.strerror}; choose another {options}", status=1)
 
 
-def _gui_instruction(host: str, port: int) -> str:
-    """Return what to open and to choose: g4f prints the URL in the middle of Flask's messages, and without /chat/."""
-    host = GUI_HOST if host in ALL_HOSTS else host
-    url = f"http://[{host}]:{port}/chat/" if ":" in host else f"http://{host}:{port}/chat/"
-    where = url if port else "the URL below"
-    return f"Open {where} and choose the provider Websim."
+def _warn_about_open_server(host: str, key: str | None, has_key: bool) -> None:
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    if host != "localhost" and not key and not (has_key and os.environ.get(KEY_VARIABLE)):
+        advice = "protect it with --g4f-api-key KEY" if has_key else f"use --host {LOOPBACK}"
+        warn(f"everybody who can reach {host} can use this server and your Websim login; {advice}")
+
+
+def _print_gui_url(host: str, port: str, has_network: bool) -> None:
+    """Print what to open and to choose: g4f prints the URL among Flask's messages, and without /chat/."""
+    host = LOOPBACK if host in (ALL_INTERFACES, "::", "") else host
+    host = f"[{host}]" if ":" in host else host
+    where = f"http://{host}:{port}/chat/" if int(port) else "the URL below"
+    print(f"Open {where} and choose the provider {PROVIDER}.", flush=True)
+    if not has_network:
+        warn("g4f downloads the page itself, which may not load without a network")
+
+
+def _parse(command: str, parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments as g4f would, with help that names the host that this package chooses."""
+    parser.prog = f"g4f-websim {command}"
+    help_of_g4f = parser.format_help
+    parser.format_help = lambda: help_of_g4f().replace(ALL_INTERFACES, LOOPBACK)  # type: ignore[method-assign]
+    return parser.parse_args(argv)

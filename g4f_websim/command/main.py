@@ -8,17 +8,16 @@ import difflib
 import io
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from .. import __version__
+from .. import __version__, interrupt
 from ..emulator.command import serve
 from ..offline import exit_on_sigterm, offline
 from . import batch, check, image
 from .g4f_commands import G4F_COMMANDS, run_g4f_command
-from .terminal import fail, one_line, show_log_on_terminal
+from .terminal import fail, one_line, show_log
 
 DESCRIPTION = "g4f's command line, with Websim as the provider."
 COMMANDS_HELP = """\
@@ -54,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
     try:
+        interrupt.raise_again()
         try:
             with exit_on_sigterm():
                 return _run(argv)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return interrupt.STATUS
     except BrokenPipeError:
         # The reader of the output has ended, as in `g4f-websim check | head -1` (Python's documentation of SIGPIPE).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    for word in argv:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            fail(f"an argument is not UTF-8 text: {word!r}; check the encoding of your terminal or script", status=2)
     parser = _parser()
     options = parser.parse_args(argv)
     command, rest = options.command, options.rest
@@ -84,7 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if set(VERSION_OPTIONS) & set(rest):
         print(_version())
         return 0
-    show_log_on_terminal()
+    show_log()
     try:
         with offline() if options.offline else nullcontext():
             return _run_command(command, rest, options.offline)

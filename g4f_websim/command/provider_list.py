@@ -5,8 +5,6 @@ g4f ends with an error. Websim does not need the list.
 """
 
 import json
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +13,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from ..offline import environment_variable, write_provider_list
+from ..offline import provider_list_settings, replaced
+from .terminal import warn
 
 # A reachable site sends the list in less than a second.
 DOWNLOAD_SECONDS = 5.0
@@ -28,7 +27,7 @@ HEADERS = {"User-Agent": "g4f-websim"}
 def provider_list() -> Iterator[bool]:
     """Let g4f find a provider list: today's from its cache, a new one from its site, or a minimal one.
 
-    The minimal list is in a temporary cache folder, so that the next run downloads the list again.
+    The minimal list is not written to the cache, so that the next run downloads the list again.
 
     Yields:
         Whether the list is g4f's own rather than the minimal one.
@@ -44,16 +43,9 @@ def provider_list() -> Iterator[bool]:
             file.write_bytes(downloaded)
         yield True
         return
-    print(
-        "g4f-websim: g4f's list of providers could not be downloaded from its site; "
-        "continuing without it (Websim needs no list)",
-        file=sys.stderr,
-    )
-    with tempfile.TemporaryDirectory(prefix="g4f-websim-", ignore_cleanup_errors=True) as folder:
-        write_provider_list(Path(folder))
-        # g4f's worker processes inherit the variable.
-        with environment_variable("G4F_CACHE_DIR", folder):
-            yield False
+    warn("g4f's list of providers could not be downloaded from its site; continuing without it (Websim needs no list)")
+    with replaced(list(provider_list_settings())):
+        yield False
 
 
 def _cached_list() -> Path | None:

@@ -1,27 +1,94 @@
-"""The error messages and log lines of the command `g4f-websim` on stderr."""
+"""What the command `g4f-websim` prints on a terminal: errors, log lines, and that a request is under way."""
 
 import logging
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NoReturn, TextIO
 
 import g4f.debug
 from g4f.errors import MissingRequirementsError
 
 from ..transport.log import logger
 
+PREFIX = "g4f-websim: "
+WAITING = f"{PREFIX}waiting for the response ..."
 
-def show_log_on_terminal() -> None:
-    """Show the log on stderr, unless stderr is not a terminal or g4f shows the log itself (--debug)."""
-    if sys.stderr and sys.stderr.isatty():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("g4f-websim: %(message)s"))
-        handler.addFilter(lambda record: not g4f.debug.logging)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+# Control characters can change the title of a terminal or write to the clipboard. Line ends and tabs are harmless.
+_PRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_PRINTABLE[ord("\r")] = ""
+
+
+class _LogHandler(logging.StreamHandler[TextIO]):
+    """Show log records on stderr, unless g4f shows them itself (--debug)."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter(f"{PREFIX}%(message)s"))
+        self.addFilter(lambda record: not g4f.debug.logging)
+
+    def format(self, record: logging.LogRecord) -> str:
+        _waiting.clear()
+        return _for(sys.stderr, super().format(record))
+
+
+class _Waiting:
+    """A line on a terminal that says that a request is under way, and that disappears before anything else is shown."""
+
+    _shown = False
+
+    def show(self) -> None:
+        if _is_terminal(sys.stderr):
+            print(WAITING, end="", file=sys.stderr, flush=True)
+            self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            self._shown = False
+            print("\r" + " " * len(WAITING), end="\r", file=sys.stderr, flush=True)
+
+
+class _Output:
+    """The standard output: the line of `_Waiting` ends before a text, and a terminal receives no control characters."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        _waiting.clear()
+        return self._stream.write(_for(self._stream, text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_waiting = _Waiting()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Show on a terminal that a request is under way, and keep control characters of the response from it."""
+    if not g4f.debug.logging:
+        _waiting.show()
+    try:
+        output: Any = _Output(sys.stdout) if sys.stdout else None
+        with redirect_stdout(output):
+            yield
+    finally:
+        _waiting.clear()
+
+
+def show_log() -> None:
+    """Show log records on stderr: on a terminal those of level INFO, in a file or pipe those of level WARNING."""
+    if sys.stderr and not logger.handlers:
+        logger.addHandler(_LogHandler())
+        logger.setLevel(logging.INFO if _is_terminal(sys.stderr) else logging.WARNING)
 
 
 def one_line(error: Exception) -> str:
     """Return the message of an error on one line. If a package is missing, the line says what to install."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("g4f."):
+        return f"this release of g4f has no {error.name}; run: pip install --upgrade g4f"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):
@@ -35,11 +102,20 @@ def one_line(error: Exception) -> str:
 
 def warn(message: str) -> None:
     """Print a message on stderr."""
+    _waiting.clear()
     if sys.stderr:
-        print(f"g4f-websim: {message}", file=sys.stderr, flush=True)
+        print(_for(sys.stderr, PREFIX + message), file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> NoReturn:
     """Print an error message and end the program."""
     warn(message)
     sys.exit(status)
+
+
+def _for(stream: TextIO, text: str) -> str:
+    return text.translate(_PRINTABLE) if _is_terminal(stream) else text
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return bool(stream and stream.isatty())

@@ -6,6 +6,7 @@ choose the next responses, make requests fail, and limit the rate. The emulator 
 
 from .fault import Fault
 from .limit import RateLimit
-from .server import Emulator, RecordedRequest
+from .recorded import RecordedRequest
+from .server import Emulator
 
 __all__ = ["Emulator", "Fault", "RateLimit", "RecordedRequest"]

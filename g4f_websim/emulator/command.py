@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .fault import Fault
 from .limit import RateLimit
 from .server import Emulator
 
@@ -24,7 +26,9 @@ def serve(argv: Sequence[str]) -> int:
     """
     options = _parse(argv)
     try:
-        with Emulator(options.port, options.rate_limit, options.delay, _access_log()) as emulator:
+        with Emulator(options.port, options.rate_limit, options.delay, _access_log(), options.reply) as emulator:
+            for status, times in options.fail:
+                emulator.inject(Fault(status=status), times)
             print(f"The emulator listens on {emulator.url}; press Ctrl-C to stop it.")
             print(f"To use it from another program, set WEBSIM_URL={emulator.url}", flush=True)
             threading.Event().wait()
@@ -44,7 +48,11 @@ def _access_log() -> logging.Logger:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("g4f-websim emulator", description="Run an emulator of Websim on loopback.")
+    parser = argparse.ArgumentParser(
+        "g4f-websim emulator",
+        description="Run an emulator of Websim on loopback.",
+        epilog="example: g4f-websim emulator --port 8765 --reply 42 --fail 503:2",
+    )
     parser.add_argument("--port", type=_port, default=0, help="the port to listen on (default: a free one)")
     parser.add_argument(
         "--limit",
@@ -60,6 +68,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="the time that each response takes (default: 0)"
     )
+    parser.add_argument(
+        "--reply", action="append", default=[], metavar="TEXT", help="respond to chats with TEXT; of several, in turn"
+    )
+    parser.add_argument(
+        "--fail", action="append", type=_fault, default=[], metavar="STATUS[:N]",
+        help="respond to N requests, or to all, with this status, as in 503:2",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     options.rate_limit = replace(
         options.limit, max_in_flight=options.max_in_flight, retry_after=not options.no_retry_after
@@ -72,6 +87,13 @@ def _limit(text: str) -> RateLimit:
         return RateLimit.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _fault(text: str) -> tuple[int, int | None]:
+    match = re.fullmatch(r"([345][0-9]{2})(?::([0-9]{1,6}))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected the status of an error, as in 503 or 503:2, not {text!r}")
+    return int(match[1]), int(match[2]) if match[2] else None
 
 
 def is_port(text: str) -> bool:

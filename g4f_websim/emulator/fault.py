@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..wire.arguments import require as check
+from ..wire.arguments import require
 
 # After a status below 200, a client waits for another response (RFC 9110, section 15.2).
 MIN_STATUS, MAX_STATUS = 200, 599
@@ -44,15 +44,15 @@ class Fault:
     def __post_init__(self) -> None:
         is_status = isinstance(self.status, int) and MIN_STATUS <= self.status <= MAX_STATUS
         expected = f"an HTTP status from {MIN_STATUS} to {MAX_STATUS}, as in Fault(status=503)"
-        check(self.status is None or is_status, "status", expected, self.status)
+        require(self.status is None or is_status, "status", expected, self.status)
         is_headers = isinstance(self.headers, Mapping) and all(map(_is_header, self.headers.items()))
         expected = 'names and values without line ends, as in Fault(headers={"Retry-After": "7"})'
-        check(is_headers, "headers", expected, self.headers)
+        require(is_headers, "headers", expected, self.headers)
         expected = """bytes, as in Fault(body=b'{"content": ""}')"""
-        check(self.body is None or isinstance(self.body, bytes), "body", expected, self.body)
+        require(self.body is None or isinstance(self.body, bytes), "body", expected, self.body)
         is_delay = isinstance(self.delay, (int, float)) and self.delay >= 0
-        check(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
-        check(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
+        require(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
+        require(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
         if self.status is None and self.body is not None:
             object.__setattr__(self, "status", 200)  # the dataclass is frozen
 

@@ -1,12 +1,17 @@
 """Check the bodies of chat and image requests against what is known of Websim's API."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _ROLES = ("user", "assistant", "system")
 _PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASPECT_RATIO = re.compile(r"[1-9][0-9]{0,5}:[1-9][0-9]{0,5}")
+_IMAGE_URL = re.compile(r"data:image/.+|https?://.+", re.IGNORECASE | re.DOTALL)
+_MAX_IMAGE_INPUTS = 4
+
+# The valid values of a field, and their description.
+_Field = tuple[Callable[[Any], object], str]
 
 
 class InvalidBodyError(ValueError):
@@ -22,13 +27,13 @@ def check_chat(body: Any) -> None:
     Raises:
         InvalidBodyError: a field is missing, unknown or malformed.
     """
-    _check_fields(body, "the body", required=("project_id", "messages"), optional=("json",))
-    _check_project_id(body["project_id"])
-    _check(body.get("json", True) is True, "json", "true or left out")
-    messages = body["messages"]
-    _check(isinstance(messages, list) and messages, "messages", "a list with at least one message")
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+    _check_object("the body", body, _CHAT, optional=("json",))
+    for index, message in enumerate(body["messages"]):
+        field = f"messages[{index}]"
+        _check_object(field, message, _MESSAGE)
+        if isinstance(message["content"], list):
+            for position, part in enumerate(message["content"]):
+                _check_part(f"{field}.content[{position}]", part)
 
 
 def check_image(body: Any) -> None:
@@ -40,73 +45,74 @@ def check_image(body: Any) -> None:
     Raises:
         InvalidBodyError: a field is missing, unknown or malformed.
     """
-    _check_fields(body, "the body", required=("project_id", "prompt", "aspect_ratio"), optional=_IMAGE_OPTIONS)
-    _check_project_id(body["project_id"])
-    prompt, aspect_ratio = body["prompt"], body["aspect_ratio"]
-    _check(isinstance(prompt, str) and prompt.strip(), "prompt", "a text that is not empty")
-    is_ratio = isinstance(aspect_ratio, str) and _ASPECT_RATIO.fullmatch(aspect_ratio)
-    _check(is_ratio, "aspect_ratio", "W:H with positive whole numbers, as in 16:9")
-    for name, (is_valid, expected) in _IMAGE_OPTIONS.items():
-        _check(name not in body or is_valid(body[name]), name, expected)
+    _check_object("the body", body, _IMAGE | _IMAGE_OPTIONS, optional=tuple(_IMAGE_OPTIONS))
+    if ("width" in body) != ("height" in body):
+        raise InvalidBodyError("width and height are accepted only together")
+    for index, image in enumerate(body.get("image_inputs", ())):
+        _check_object(f"image_inputs[{index}]", image, _IMAGE_INPUT)
 
 
-def _check(ok: object, field: str, expected: str) -> None:
-    """Raise `InvalidBodyError`, unless `ok`."""
-    if not ok:
-        raise InvalidBodyError(f"{field} must be {expected}")
-
-
-def _check_fields(value: Any, field: str, required: Iterable[str], optional: Iterable[str] = ()) -> None:
-    """Check that a value is an object with all required fields and no fields except these and the optional ones."""
-    expected = f"a JSON object with {', '.join(required)}"
-    if optional:
-        expected += f" and optionally {', '.join(optional)}"
-    ok = isinstance(value, dict) and set(required) <= value.keys() <= {*required, *optional}
-    _check(ok, field, expected)
-
-
-def _check_project_id(value: Any) -> None:
-    _check(isinstance(value, str) and _PROJECT_ID.fullmatch(value), "project_id", "1 to 64 of A-Z a-z 0-9 _ -")
-
-
-def _check_message(message: Any, field: str) -> None:
-    _check_fields(message, field, required=("role", "content"))
-    _check(message["role"] in _ROLES, f"{field}.role", "user, assistant or system")
-    content = message["content"]
-    if isinstance(content, str):
-        return
-    _check(isinstance(content, list) and content, f"{field}.content", "a string, or a list with at least one part")
-    for index, part in enumerate(content):
-        _check_part(part, f"{field}.content[{index}]")
-
-
-def _check_part(part: Any, field: str) -> None:
+def _check_part(field: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text":
-        _check_fields(part, field, required=("type", "text"))
-        _check(isinstance(part["text"], str), f"{field}.text", "a string")
-    else:
-        _check(kind == "image_url", field, 'an object with "type": "text" or "image_url"')
-        _check_fields(part, field, required=("type", "image_url"))
-        _check(_is_image(part["image_url"]), f"{field}.image_url", 'an object with one field, "url"')
+    if not isinstance(kind, str) or kind not in _PARTS:
+        raise InvalidBodyError(f'{field} must be an object with "type": "text" or "image_url"')
+    _check_object(field, part, _PARTS[kind])
+    if kind == "image_url":
+        _check_object(f"{field}.image_url", part["image_url"], _IMAGE_INPUT)
 
 
-def _is_image(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"url"} and isinstance(value["url"], str)
+def _check_object(name: str, value: Any, fields: Mapping[str, _Field], optional: tuple[str, ...] = ()) -> None:
+    """Check that a value is an object with these fields, and no others."""
+    if not isinstance(value, dict):
+        raise InvalidBodyError(f"{name} must be a JSON object")
+    prefix = "" if name == "the body" else f"{name}."
+    for field, (is_valid, expected) in fields.items():
+        if field not in value:
+            if field not in optional:
+                raise InvalidBodyError(f"{prefix}{field} is missing")
+        elif not is_valid(value[field]):
+            raise InvalidBodyError(f"{prefix}{field} must be {expected}")
+    for field in value.keys() - fields.keys():
+        raise InvalidBodyError(f"{prefix}{field} is an unknown field")
+
+
+def _matches(pattern: re.Pattern[str]) -> Callable[[Any], object]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value)
 
 
 def _is_side(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and value > 0  # a bool is an int for isinstance()
 
 
-# What each optional field of an image request must be. A bool is an int for isinstance(), so types are compared.
-_IMAGE_OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_CHAT: dict[str, _Field] = {
+    "project_id": (_matches(_PROJECT_ID), "1 to 64 of A-Z a-z 0-9 _ -"),
+    "messages": (lambda value: isinstance(value, list) and value, "a list with at least one message"),
+    "json": (lambda value: value is True, "true or left out"),
+}
+_MESSAGE: dict[str, _Field] = {
+    "role": (lambda value: isinstance(value, str) and value in _ROLES, "user, assistant or system"),
+    "content": (
+        lambda value: isinstance(value, str) or (isinstance(value, list) and value),
+        "a string, or a list with at least one part",
+    ),
+}
+_PARTS: dict[str, dict[str, _Field]] = {
+    "text": {"type": (bool, ""), "text": (lambda value: isinstance(value, str), "a string")},
+    "image_url": {"type": (bool, ""), "image_url": (lambda value: isinstance(value, dict), "an object with a url")},
+}
+_IMAGE: dict[str, _Field] = {
+    "project_id": _CHAT["project_id"],
+    "prompt": (lambda value: isinstance(value, str) and value.strip(), "a text that is not empty"),
+    "aspect_ratio": (_matches(_ASPECT_RATIO), "W:H with positive whole numbers, as in 16:9"),
+}
+_IMAGE_OPTIONS: dict[str, _Field] = {
     "width": (_is_side, "a positive whole number"),
     "height": (_is_side, "a positive whole number"),
     "seed": (lambda value: type(value) is int, "a whole number"),
     "transparent": (lambda value: type(value) is bool, "true or false"),
     "image_inputs": (
-        lambda value: isinstance(value, list) and all(map(_is_image, value)),
-        'a list of objects with one field, "url"',
+        lambda value: isinstance(value, list) and 1 <= len(value) <= _MAX_IMAGE_INPUTS,
+        f"a list of 1 to {_MAX_IMAGE_INPUTS} objects with a url",
     ),
 }
+_IMAGE_INPUT: dict[str, _Field] = {"url": (_matches(_IMAGE_URL), "a data:image/ URI or a web URL")}

@@ -112,6 +112,13 @@ class RateLimit:
             self._gate.failed(sent_at)
             self._wake_first()
 
+    def wake_all(self) -> None:
+        """Let all calls in the queue look at it."""
+        with self._lock:
+            for call in self._queue:
+                with suppress(RuntimeError):  # the event loop is closed
+                    call.loop.call_soon_threadsafe(call.woken.set)
+
     def _look(self, call: Call) -> float:
         """Return 0 if the call may send a request now, or the seconds after which to look again.
 
@@ -126,7 +133,7 @@ class RateLimit:
             delay = self._due(call, now) - now
             if delay <= 0:
                 return 0.0
-            left = call.deadline - now
+            left = -math.inf if _is_stopping.is_set() else call.deadline - now
             if left <= 0 or self._gate.retry_at - now > left:
                 return -max(1.0, self._gate.due(now, call.is_last_attempt) - now)
             if now >= self._next_report:
@@ -171,6 +178,7 @@ class RateLimit:
 
 
 _limits: dict[tuple[object, ...], RateLimit] = {}
+_is_stopping = threading.Event()
 
 
 def rate_limit_of(target: Target) -> RateLimit:
@@ -183,6 +191,13 @@ def rate_limit_of(target: Target) -> RateLimit:
             _limits.clear()
         limit = _limits.setdefault(key, RateLimit(target.host))
     return limit
+
+
+def end_waiting() -> None:
+    """Let all calls in the queues fail, and all that would wait there: the server of this process stops."""
+    _is_stopping.set()
+    for limit in list(_limits.values()):
+        limit.wake_all()
 
 
 def forget_limits() -> None:

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from g4f_websim import __version__
-from g4f_websim.command import g4f_commands, main
+from g4f_websim.command import main
 from g4f_websim.emulator import Fault
 from g4f_websim.wire.endpoints import CHAT_PATH
 from tests.support.calls import HELLO, PNG, PNG_URI
@@ -30,6 +30,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import (
     MODULE,
     SCRIPT,
+    environment,
     first_on_path,
     make_home,
     run_command,
@@ -50,7 +51,24 @@ WITHOUT_BACKOFF = (
     "import sys; from g4f_websim import Websim; from g4f_websim.command.main import main; "
     "Websim.backoff = 0; sys.exit(main())",
 )
+WITH_WARNING = (
+    sys.executable,
+    "-c",
+    "import logging, sys; from g4f_websim.command.main import main; "
+    "status = main(); logging.getLogger('g4f_websim').warning('something is odd'); sys.exit(status)",
+)
+# Ends Python as Ctrl-C does, at the moment at which a module is imported.
+INTERRUPTS_IMPORT = """
+import os, signal, sys
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "NAME":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+"""
 WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
+WITHOUT_STDERR = ("sh", "-c", 'exec "$@" 2>&-', "sh", *SCRIPT)
 WITHOUT_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT)
 
 TERMINAL_COLUMNS = 80
@@ -99,6 +117,13 @@ def end(capsys, *words):
     return raised.value.code, *capsys.readouterr()
 
 
+def last_content(home, emulator, *words, **options):
+    """Run the client, and return the content of the last message that it sends."""
+    done = run_command("client", *words, home=home, WEBSIM_URL=emulator.url, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return emulator.requests[-1].json["messages"][-1]["content"]
+
+
 def without_package(home, package):
     """Return a PYTHONPATH on which the import of a package fails as if it were not installed."""
     home.joinpath(f"{package}.py").write_text(f'raise ModuleNotFoundError("No module {package}", name="{package}")')
@@ -126,22 +151,69 @@ def test_client_saves_image(home):
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
-def test_client_saves_code(home, websim_server):
-    websim_server.reply("```python\nprint(1)\n```")
-    done = run_command("client", "A program", "-O", "program.py", home=home, WEBSIM_URL=websim_server.url)
+@pytest.mark.parametrize("reply", ["Grüße", "Run this:\n\n```python\nprint(1)\n```", "data: three rows", "/media/x"])
+def test_client_saves_whole_text(home, websim_server, reply):
+    websim_server.reply(reply)
+    done = run_command("client", "A program", "-O", "out.txt", home=home, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home.joinpath("out.txt").read_text(encoding="utf-8") == reply
+
+
+def test_client_edits_file_with_code_block_alone(home, websim_server):
+    home.joinpath("program.py").write_text("print(0)")
+    websim_server.reply("Here it is:\n```python\nprint(1)\n```")
+    done = run_command("client", "-e", "program.py", "Say 1.", home=home, WEBSIM_URL=websim_server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert home.joinpath("program.py").read_text().strip() == "print(1)"
 
 
-def test_client_reads_stdin(home):
-    assert run_command("--offline", "client", home=home, stdin="Hello, pipe").stdout.strip() == f"{REPLY}, pipe"
+@pytest.mark.parametrize(
+    ("words", "stdin", "sent"),
+    [
+        ((), "Hello, pipe\n", "Hello, pipe"),
+        (("Summarize", "this:"), "one\n\n  two\n", "Summarize this:\n\none\n\n  two"),
+        (("Summarize this:",), "notes.txt", "Summarize this:\n\nnotes.txt"),
+        ((), "notes.txt", "notes.txt"),
+        ((), "http://127.0.0.1:9/page", "http://127.0.0.1:9/page"),
+        (("Hello",), "\ufeffGrüße", "Hello\n\nGrüße"),
+        (("Hello",), " \n", "Hello"),
+        (("notes.txt",), "What is this?", "What is this?\n\n```file: notes.txt\nsecret\n```"),
+    ],
+)
+def test_client_adds_piped_text_below_prompt(home, websim_server, words, stdin, sent):
+    home.joinpath("notes.txt").write_text("secret")
+    assert last_content(home, websim_server, *words, stdin=stdin) == sent
+
+
+def test_client_adds_file_on_stdin_to_prompt(home, websim_server):
+    home.joinpath("notes.txt").write_text("notes")
+    command = ("sh", "-c", 'exec "$@" <notes.txt', "sh", *SCRIPT)
+    assert last_content(home, websim_server, "Summarize this:", command=command) == "Summarize this:\n\nnotes"
+
+
+def test_client_says_that_it_reads_stdin_that_does_not_end(home):
+    with subprocess.Popen(
+        [*SCRIPT, "--offline", "client", "Hello"],
+        env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as client:  # fmt: skip
+        assert "</dev/null" in client.stderr.readline()
+        output, errors = client.communicate(", pipe", timeout=MAX_SECONDS)
+    assert (output, errors) == (f"{REPLY}\n\n, pipe\n", "")
+
+
+def test_client_sends_repeated_question_as_it_is(home, websim_server):
+    question = "Go  on\n\n\n\nplease"
+    for reply in ("First.", "Second.", "Third."):
+        websim_server.reply(reply)
+        done = run_command("client", question, home=home, WEBSIM_URL=websim_server.url)
+        assert done.stdout == f"{reply}\n"
+    contents = [message["content"] for message in websim_server.requests[-1].json["messages"]]
+    assert contents == [question, "First.", question, "Second.", question]
 
 
 def test_client_sends_image_file(home, websim_server):
     home.joinpath("dot.png").write_bytes(PNG)
-    done = run_command("client", "dot.png", "What is this?", home=home, WEBSIM_URL=websim_server.url)
-    assert done.returncode == 0, done.stderr
-    content = websim_server.requests[-1].json["messages"][-1]["content"]
+    content = last_content(home, websim_server, "dot.png", "What is this?")
     assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
 
 
@@ -173,6 +245,10 @@ def test_succeeds_without_stdout(home, words):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_error_without_stderr_has_its_status(home):
+    assert run_command("nonsense", home=home, command=WITHOUT_STDERR).returncode == 2
+
+
 @pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
 def test_replaces_characters_that_stdout_cannot_encode(home, words):
     done = run_command("--offline", *words, home=home, PYTHONIOENCODING="ascii")
@@ -180,40 +256,36 @@ def test_replaces_characters_that_stdout_cannot_encode(home, words):
     assert "Gr??e" in done.stdout
 
 
-def test_gui_tells_the_user_which_url_to_open(home):
-    with server("--offline", "gui", "--port", "0", home=home) as gui:
+@pytest.mark.parametrize("has_network", [True, False])
+def test_gui_tells_the_user_which_url_to_open(home, websim_server, has_network):
+    offline = () if has_network else ("--offline",)
+    with server(*offline, "gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
         _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
         assert instruction
         assert gui.url in below
+        assert ("may not load without a network" in gui.output) != has_network
 
 
-def test_offline_gui_warns_that_its_page_may_not_load(home):
-    with server("--offline", "gui", "--port", "0", home=home) as gui:
-        assert "may not load without a network" in gui.output
-
-
-def test_gui_with_provider_list_prints_no_warning(home, websim_server):
-    with server("gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
-        assert "may not load" not in gui.output
-
-
-@pytest.mark.parametrize(("options", "on_all_addresses"), [((), False), (("--host", "0.0.0.0"), True)])
-def test_gui_listens_on_loopback_or_host_of_user(home, options, on_all_addresses):
-    with server("--offline", "gui", "--port", "0", *options, home=home) as gui:
-        assert ("all addresses" in gui.output) == on_all_addresses
+@pytest.mark.parametrize("words", [("api",), ("dev",), ("gui",), ("mcp", "--http"), ("tray",)], ids=" ".join)
+def test_server_listens_on_loopback(home, words):
+    with server("--offline", *words, "--port", "0", home=home) as started:
+        assert started.url.startswith("http://127.0.0.1:")
+        assert "0.0.0.0" not in started.output
 
 
 @pytest.mark.parametrize(
-    ("host", "url"),
+    ("words", "is_open"),
     [
-        ("127.0.0.1", "http://127.0.0.1:8080/chat/"),
-        ("0.0.0.0", "http://127.0.0.1:8080/chat/"),
-        ("::1", "http://[::1]:8080/chat/"),
-        ("example.com", "http://example.com:8080/chat/"),
+        (("api", "--bind", "0.0.0.0:0"), True),
+        (("api", "--bind", "0.0.0.0:0", "--g4f-api-key", "secret"), False),
+        (("gui", "--host", "0.0.0.0", "--port", "0"), True),
+        (("api", "--bind", "localhost:0"), False),
     ],
 )
-def test_gui_prints_url_of_its_host(host, url):
-    assert g4f_commands._gui_instruction(host, 8080) == f"Open {url} and choose the provider Websim."
+def test_server_that_is_open_to_everybody_warns(home, words, is_open):
+    with server("--offline", *words, home=home) as started:
+        assert started.url
+        assert ("g4f-websim: everybody who can reach 0.0.0.0" in started.output) == is_open
 
 
 def test_emulator_runs_until_ctrl_c(home):
@@ -234,7 +306,9 @@ def test_check_succeeds_offline(home):
     assert "200" in done.stdout
 
 
-@pytest.mark.parametrize(("words", "output"), [(("version",), "g4f "), (("tray", "-h"), "usage: g4f-websim tray")])
+@pytest.mark.parametrize(
+    ("words", "output"), [(("version",), "g4f "), (("mcp",), ""), (("tray", "-h"), "usage: g4f-websim tray")]
+)
 def test_other_g4f_command_runs(home, words, output):
     done = run_command(*words, home=home)
     assert (done.returncode, done.stdout[: len(output)]) == (0, output)
@@ -326,6 +400,18 @@ def test_image_file_without_image_model_fails_before_request(words, reason, webs
     assert list(websim_server.requests) == []
 
 
+def test_folder_as_output_fails_before_request(websim_server, capsys):
+    message = "g4f-websim: -O . is a folder; name a file, as in out.txt\n"
+    assert end(capsys, "client", "Hello", "-O", ".") == (1, "", message)
+    assert websim_server.requests == []
+
+
+def test_g4f_without_client_is_reported(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "g4f.cli.client", None)
+    message = "g4f-websim: this release of g4f has no g4f.cli.client; run: pip install --upgrade g4f\n"
+    assert end(capsys, "client", "Hello") == (1, "", message)
+
+
 def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
     websim_server.inject(Fault(body=json.dumps({"url": f"{closed_url}/cat.png"}).encode()))
     home.joinpath("cat.png").write_bytes(PNG)
@@ -349,29 +435,41 @@ def test_missing_file_fails_before_request(words, websim_server, capsys):
 )
 def test_file_of_other_format_fails_before_request(file, content, websim_server, capsys):
     Path(file).write_bytes(content)
-    message = f"g4f-websim: {file} is neither text nor a JPEG, PNG, GIF or WebP image\n"
+    message = f"g4f-websim: {file} is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image\n"
     assert end(capsys, "client", file, "What is this?") == (1, "", message)
     assert websim_server.requests == []
 
 
 def test_client_sends_text_file(home, websim_server):
     home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
-    done = run_command("client", "notes.txt", "Translate this.", home=home, WEBSIM_URL=websim_server.url)
-    assert done.returncode == 0, done.stderr
-    assert "Grüße" in websim_server.requests[-1].json["messages"][-1]["content"]
+    assert "Grüße" in last_content(home, websim_server, "notes.txt", "Translate this.")
 
 
 @pytest.mark.parametrize(
     "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
 )
-def test_text_is_not_mistaken_for_file(words, capsys):
-    g4f_commands._check_files(words)
-    assert capsys.readouterr() == ("", "")
+def test_client_sends_text_that_looks_like_a_file(home, websim_server, words):
+    assert last_content(home, websim_server, *words) == " ".join(words)
 
 
-def test_client_sends_text_that_looks_like_a_file(home):
-    done = run_command("--offline", "client", "Is", "there", "a", "cat.png?", home=home)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize(
+    ("words", "stdin", "reason"),
+    [
+        ((b"caf\xe9",), b"", "an argument is not UTF-8 text: 'caf\\udce9'"),
+        ((b"Translate",), b"caf\xe9", "standard input is not UTF-8 text (byte 3)"),
+        ((), PNG, "standard input is not UTF-8 text (byte 0)"),
+    ],
+    ids=["argument", "input", "image"],
+)
+def test_text_that_is_not_utf8_fails_before_request(home, websim_server, words, stdin, reason):
+    done = subprocess.run(
+        [*SCRIPT, "client", *words], env=environment(home, WEBSIM_URL=websim_server.url), input=stdin,
+        capture_output=True, timeout=MAX_SECONDS,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert reason in done.stderr.decode()
+    assert websim_server.requests == []
 
 
 def test_web_page_without_markitdown_names_package(home, closed_url):
@@ -462,6 +560,44 @@ def test_redirected_stderr_shows_no_retry(home, websim_server):
     assert (done.stdout.strip(), done.stderr) == (REPLY, "")
 
 
+def test_redirected_stderr_shows_warnings_with_prefix(home):
+    done = run_command("--offline", "client", "-N", "Hello", home=home, command=WITH_WARNING)
+    assert done.stderr == "g4f-websim: something is odd\n"
+
+
+def test_terminal_shows_that_request_is_under_way(home, websim_server):
+    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+    shown, erased, rest = done.stderr.split("\r")
+    assert shown == "g4f-websim: waiting for the response ..."
+    assert (erased, rest) == (" " * len(shown), "")
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_control_characters_reach_pipes_only(home, websim_server, on_terminal):
+    websim_server.reply("a\x1b]0;title\x07\x9b31m\tb\r\nc")
+    screen, terminal = os.openpty()
+    stdout = terminal if on_terminal else subprocess.PIPE
+    done = run_command("client", "Hello", home=home, stdout=stdout, WEBSIM_URL=websim_server.url)
+    output = os.read(screen, 1000).decode() if on_terminal else done.stdout
+    os.close(screen)
+    os.close(terminal)
+    expected = "a\N{REPLACEMENT CHARACTER}]0;title" + 2 * "\N{REPLACEMENT CHARACTER}" + "31m\tb\nc\n"
+    # Python reads \r\n as \n from a pipe in text mode; a terminal ends every line with \r\n.
+    assert output.replace("\r\n", "\n") == (expected if on_terminal else "a\x1b]0;title\x07\x9b31m\tb\nc\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
+@pytest.mark.parametrize("name", ["g4f", "aiohttp", "g4f_websim.command.main"])
+def test_ctrl_c_during_imports_prints_nothing(home, command, name):
+    folder = home / "path"
+    folder.mkdir()
+    # Python imports this module when it starts. Ctrl-C arrives when the command begins to import `name`.
+    folder.joinpath("sitecustomize.py").write_text(INTERRUPTS_IMPORT.replace("NAME", name))
+    done = run_command("client", "Hello", home=home, command=command, PYTHONPATH=first_on_path(folder))
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("emulator",), ("-h",)])
 def test_closed_stdout_prints_no_traceback(home, words):
     reader, writer = os.pipe()
@@ -490,15 +626,6 @@ def test_workers_start_without_provider_list(home, websim_server):
     with server(*PLAIN_API, "--workers", "2", home=home, **variables) as api:
         api.wait_for_output("Application startup complete", times=2)
         assert api.chat() == REPLY
-
-
-def test_sigterm_deletes_temporary_provider_list(home):
-    with server("gui", "--port", "0", home=home, G4F_CACHE_DIR=str(home / "empty")) as gui:
-        assert "may not load" in gui.output
-        assert list(home.joinpath("tmp").iterdir())
-        stop(gui.process, signal.SIGTERM)
-    assert gui.process.returncode == 128 + signal.SIGTERM
-    assert list(home.joinpath("tmp").iterdir()) == []
 
 
 def test_gui_help_needs_no_provider_list(home):

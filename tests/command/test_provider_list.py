@@ -1,7 +1,5 @@
 """The list of providers that g4f downloads from its own site: downloaded, cached, or replaced by a minimal list."""
 
-import json
-import os
 import socket
 import threading
 from contextlib import contextmanager
@@ -61,14 +59,13 @@ def today(folder):
 
 @contextmanager
 def expect_minimal_list(empty_cache, capsys):
-    """Use the provider list, and check that g4f finds a minimal list in a temporary folder."""
+    """Use the provider list, and check that g4f uses a minimal list and keeps no file of it."""
+    before = AbstractClientFactory._live_providers
     with provider_list.provider_list() as is_from_site:
         assert not is_from_site
-        folder = Path(os.environ["G4F_CACHE_DIR"])
-        assert "providers" in json.loads(today(folder).read_text())
+        assert "default" in AbstractClientFactory._live_providers["providers"]
         yield
-    assert not folder.exists()
-    assert os.environ["G4F_CACHE_DIR"] == str(empty_cache)
+    assert AbstractClientFactory._live_providers is before
     assert not today(empty_cache).exists()
     assert MESSAGE in capsys.readouterr().err
 
@@ -77,7 +74,6 @@ def test_downloads_list_once_a_day(site, empty_cache, capsys):
     for _ in range(2):
         with provider_list.provider_list() as is_from_site:
             assert is_from_site
-            assert os.environ["G4F_CACHE_DIR"] == str(empty_cache)
     assert today(empty_cache).read_bytes() == LIST
     assert site.requests == ["g4f-websim"]
     assert capsys.readouterr().err == ""
@@ -117,15 +113,6 @@ def test_gives_up_on_slow_name_resolution(monkeypatch, empty_cache, capsys):
     monkeypatch.setattr(provider_list, "urlopen", lambda request, timeout: released.wait(MAX_SECONDS))
     with expect_minimal_list(empty_cache, capsys):
         released.set()
-
-
-def test_deletes_variable_that_was_not_set(monkeypatch, site, tmp_path):
-    monkeypatch.delenv("G4F_CACHE_DIR")
-    monkeypatch.setattr("g4f.config.get_cache_dir", lambda: str(tmp_path))
-    site.status = 500
-    with provider_list.provider_list():
-        assert "G4F_CACHE_DIR" in os.environ
-    assert "G4F_CACHE_DIR" not in os.environ
 
 
 def test_does_nothing_for_g4f_without_cache_folder(monkeypatch, site):

@@ -143,20 +143,38 @@ UNSUPPORTED = (
         "NameError: name 'Provider' is not defined",
         "the GUI uses a name that it does not import",
     ),
+    Unsupported(
+        "0.4.9.9",
+        "7.7.7",
+        ("fixes: is found by, *:optimize_request",),
+        "AssertionError: applied: []",
+        "g4f sends messages and tools as they are",
+    ),
+    Unsupported(
+        "0.4.9.9",
+        "0.5.5.7",
+        ("fixes: is found by, g4f.cli.client:*", "fixes: client saves *"),
+        "",
+        "g4f has no client on the command line",
+    ),
 )
 
 # What all releases need. g4f 0.5.9 to 7.0 do not declare typing_extensions, which aiohttp installs only on Python 3.12
 # and earlier.
 DEPENDENCIES = (
+    "a2wsgi",
     "aiohttp>=3.13.4",
     "brotli",
     "coverage>=7.10",
+    "fastapi",
     "flask[async]",
     "nest_asyncio",
     "nest_asyncio2",
     "pycryptodome",
+    "python-multipart",
     "requests",
     "typing_extensions",
+    "uvicorn",
 )
 
 # How many releases are tested at the same time, and how long the installation and the scenarios of one may take.

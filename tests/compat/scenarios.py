@@ -33,6 +33,7 @@ from tests.compat.registry_state import model_lists, registry_state
 STATE_WITHOUT_WEBSIM = registry_state()
 
 from g4f_websim import Websim, register, unregister  # noqa: E402
+from g4f_websim.command.g4f_fixes import CLIENT_FIXES, OUTPUT_FIXES, SERVER_FIXES, apply  # noqa: E402
 from g4f_websim.emulator import Emulator, Fault  # noqa: E402
 from g4f_websim.offline import offline, write_provider_list  # noqa: E402
 from g4f_websim.transport.rate_limit import forget_limits  # noqa: E402
@@ -613,6 +614,43 @@ def unregistered() -> Iterator[None]:
         yield
     finally:
         register()
+
+
+# The command's changes of g4f
+
+
+@scenario("fixes", fix={fix.target: fix for fix in dict.fromkeys((*CLIENT_FIXES, *OUTPUT_FIXES, *SERVER_FIXES))})
+def is_found_by(emulator, fix):
+    expect([applied.target for applied in apply([fix])], [fix.target], "applied")
+
+
+@scenario("fixes")
+def client_saves_whole_text(emulator):
+    apply(OUTPUT_FIXES)
+    from g4f.cli.client import save_content
+
+    async def save() -> Any:
+        saved = save_content("text\n```code```", None, "out.txt")
+        return await saved if isinstance(saved, Awaitable) else saved
+
+    expect(asyncio.run(save()), True, "saved")
+    expect(Path("out.txt").read_text(), "text\n```code```", "file")
+
+
+@scenario("fixes")
+def repeated_messages_are_sent(emulator):
+    apply(SERVER_FIXES)
+    messages = [*HELLO, {"role": "assistant", "content": "Yes?"}, *HELLO]
+    text_of(asyncio.run(AsyncClient(provider=Websim).chat.completions.create(messages)))
+    expect(emulator.requests[-1].json["messages"], messages, "messages")
+
+
+@scenario("fixes")
+def response_format_is_passed_on(emulator):
+    apply(SERVER_FIXES)
+    options = {"provider": Websim, "response_format": {"type": "json_object"}}
+    text_of(asyncio.run(AsyncClient().chat.completions.create(HELLO, **options)))
+    expect(emulator.requests[-1].json.get("json"), True, "json")
 
 
 # Inside a running event loop. These scenarios are the last: nest_asyncio, with which g4f makes them possible, patches

@@ -44,6 +44,19 @@ def test_prints_line_for_each_request_without_headers_and_body(tmp_path):
     assert lines == [f'"POST {CHAT_PATH} HTTP/1.1" 200', '"GET /missing HTTP/1.1" 404']
 
 
+def test_replies_in_turn_after_failures(tmp_path):
+    argv = ("--reply", "first", "--reply", "second", "--fail", "503:2", "--fail", "402:1")
+    with server("emulator", *argv, home=make_home(tmp_path)) as emulator:
+        responses = [chat(emulator) for _ in range(6)]
+    assert [response.status_code for response in responses] == [503, 503, 402, 200, 200, 200]
+    assert [response.json()["content"] for response in responses[3:]] == ["first", "second", "first"]
+
+
+def test_fails_every_request(tmp_path):
+    with server("emulator", "--fail", "404", home=make_home(tmp_path)) as emulator:
+        assert [chat(emulator).status_code for _ in range(3)] == [404] * 3
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -53,6 +66,8 @@ def test_prints_line_for_each_request_without_headers_and_body(tmp_path):
         (["--delay", "soon"], "argument --delay: expected a number of seconds, not 'soon'"),
         (["--port", "65536"], "argument --port: expected a number from 0 to 65535, not '65536'"),
         (["--port", "http"], "argument --port: expected a number from 0 to 65535, not 'http'"),
+        (["--fail", "200"], "argument --fail: expected the status of an error, as in 503 or 503:2, not '200'"),
+        (["--fail", "503:x"], "argument --fail: expected the status of an error, as in 503 or 503:2, not '503:x'"),
         (["--delay", "nan"], "argument --delay: expected a number of seconds, not 'nan'"),
     ],
 )

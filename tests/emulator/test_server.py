@@ -14,7 +14,7 @@ import requests
 
 from g4f_websim.emulator import Emulator, Fault, RateLimit
 from g4f_websim.emulator.limit import IN_FLIGHT_DELAY, Limiter
-from g4f_websim.emulator.server import MAX_SIDE
+from g4f_websim.emulator.responses import MAX_SIDE
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import CHAT, send_chat
 from tests.support.limits import MAX_SECONDS
@@ -22,7 +22,8 @@ from tests.support.responses import PNG_MAGIC, REPLY
 
 IMAGE = {"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}
 TEXT_PART = {"type": "text", "text": "Hello"}
-IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
+IMAGE_URL = {"url": "data:image/png;base64,AA=="}
+IMAGE_PART = {"type": "image_url", "image_url": IMAGE_URL}
 
 DELAY = 0.05
 STOPS = 20
@@ -91,7 +92,8 @@ def test_responds_to_json_chat_with_json(emulator):
         ({"aspect_ratio": "99999:1"}, (512, 1)),
         ({"width": 2 * MAX_SIDE, "height": MAX_SIDE}, (MAX_SIDE, MAX_SIDE // 2)),
         ({"width": 10**400, "height": 10**400}, (MAX_SIDE, MAX_SIDE)),
-        ({"width": 640, "seed": 7, "transparent": True, "image_inputs": [{"url": "data:"}]}, (512, 512)),
+        ({"aspect_ratio": "4:5", "seed": 7, "transparent": True, "image_inputs": [IMAGE_URL] * 4}, (410, 512)),
+        ({"aspect_ratio": "5:4", "image_inputs": [{"url": "HTTPS://example.com/cat.png"}]}, (512, 410)),
     ],
 )
 def test_draws_png_of_requested_size(emulator, options, size):
@@ -100,9 +102,18 @@ def test_draws_png_of_requested_size(emulator, options, size):
     assert size_of_png(response.content) == size
 
 
-def test_same_prompt_gives_the_same_image(emulator):
-    first, second, other = (image(emulator, {**IMAGE, "prompt": prompt}).json() for prompt in ("a", "a", "b"))
-    assert first == second != other
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ({}, {}, False),
+        ({"seed": 7}, {"seed": 7}, True),
+        ({"seed": 7}, {"seed": 8}, False),
+        ({"seed": 7}, {"seed": 7, "prompt": "a dog"}, False),
+    ],
+)
+def test_draws_same_image_only_for_same_seed_and_prompt(emulator, first, second, is_same):
+    urls = [image(emulator, IMAGE | options).json()["url"] for options in (first, second)]
+    assert (urls[0] == urls[1]) == is_same
 
 
 @pytest.mark.parametrize(
@@ -137,72 +148,76 @@ def chat_with(**fields):
     return {**CHAT, "messages": [{"role": "user", "content": "Hello", **fields}]}
 
 
+def image_with(**fields):
+    return IMAGE | fields
+
+
 @pytest.mark.parametrize(
-    ("body", "field"),
+    ("body", "reason"),
     [
-        (None, "the body"),
-        ([], "the body"),
-        ({}, "the body"),
-        ({**CHAT, "model": "gemini"}, "the body"),
-        ({**CHAT, "project_id": "a/b"}, "project_id"),
-        ({**CHAT, "project_id": 7}, "project_id"),
-        ({**CHAT, "json": False}, "json"),
-        ({**CHAT, "messages": []}, "messages"),
-        ({**CHAT, "messages": "Hello"}, "messages"),
-        ({**CHAT, "messages": ["Hello"]}, "messages[0]"),
-        ({**CHAT, "messages": [*CHAT["messages"], {"role": "user"}]}, "messages[1]"),
-        (chat_with(role="tool"), "messages[0].role"),
-        (chat_with(role=["user"]), "messages[0].role"),
-        (chat_with(name="Ann"), "messages[0]"),
-        (chat_with(content=None), "messages[0].content"),
-        (chat_with(content=[]), "messages[0].content"),
-        (chat_with(content=["Hello"]), "messages[0].content[0]"),
-        (chat_with(content=[TEXT_PART, {"type": "video"}]), "messages[0].content[1]"),
-        (chat_with(content=[{**TEXT_PART, "more": 1}]), "messages[0].content[0]"),
-        (chat_with(content=[{"type": "text", "text": 7}]), "messages[0].content[0].text"),
-        (chat_with(content=[{"type": "image_url"}]), "messages[0].content[0]"),
-        (chat_with(content=[{"type": "image_url", "image_url": "data:"}]), "messages[0].content[0].image_url"),
+        ([], "the body must be a JSON object"),
+        ({}, "project_id is missing"),
+        ({"project_id": "a"}, "messages is missing"),
+        (CHAT | {"model": "gemini"}, "model is an unknown field"),
+        (CHAT | {"project_id": "a/b"}, "project_id must be 1 to 64 of A-Z a-z 0-9 _ -"),
+        (CHAT | {"project_id": 7}, "project_id must be 1 to 64"),
+        (CHAT | {"json": False}, "json must be true"),
+        (CHAT | {"messages": []}, "messages must be a list with at least one message"),
+        (CHAT | {"messages": "Hello"}, "messages must be a list"),
+        (CHAT | {"messages": ["Hello"]}, "messages[0] must be a JSON object"),
+        (CHAT | {"messages": [*CHAT["messages"], {"role": "user"}]}, "messages[1].content is missing"),
+        (chat_with(role="tool"), "messages[0].role must be user, assistant or system"),
+        (chat_with(role=["user"]), "messages[0].role must be"),
+        (chat_with(name="Ann"), "messages[0].name is an unknown field"),
+        (chat_with(content=None), "messages[0].content must be"),
+        (chat_with(content=[]), "messages[0].content must be"),
+        (chat_with(content=["Hello"]), "messages[0].content[0] must be an object"),
+        (chat_with(content=[TEXT_PART, {"type": "video"}]), "messages[0].content[1] must be an object"),
+        (chat_with(content=[{"type": []}]), "messages[0].content[0] must be an object"),
+        (chat_with(content=[TEXT_PART | {"more": 1}]), "messages[0].content[0].more is an unknown field"),
+        (chat_with(content=[{"type": "text", "text": 7}]), "messages[0].content[0].text must be a string"),
+        (chat_with(content=[{"type": "image_url"}]), "messages[0].content[0].image_url is missing"),
+        (chat_with(content=[IMAGE_PART | {"image_url": "data:"}]), "messages[0].content[0].image_url must be"),
         (
-            chat_with(content=[{"type": "image_url", "image_url": {"url": "data:", "detail": "high"}}]),
-            "messages[0].content[0].image_url",
+            chat_with(content=[IMAGE_PART | {"image_url": {"url": "cat.png"}}]),
+            "messages[0].content[0].image_url.url must be a data:image/ URI or a web URL",
         ),
+        (
+            chat_with(content=[IMAGE_PART | {"image_url": IMAGE_URL | {"detail": "high"}}]),
+            "messages[0].content[0].image_url.detail is an unknown field",
+        ),
+        (image_with(n=2), "n is an unknown field"),
+        (image_with(project_id=""), "project_id must be"),
+        (image_with(prompt=" "), "prompt must be a text that is not empty"),
+        (image_with(prompt=7), "prompt must be"),
+        (image_with(aspect_ratio="wide"), "aspect_ratio must be W:H"),
+        (image_with(aspect_ratio=1), "aspect_ratio must be W:H"),
+        (image_with(width=0, height=1), "width must be a positive whole number"),
+        (image_with(width=True, height=1), "width must be"),
+        (image_with(width=1, height="640"), "height must be"),
+        (image_with(width=640), "width and height are accepted only together"),
+        (image_with(height=640), "width and height are accepted only together"),
+        (image_with(seed=0.5), "seed must be a whole number"),
+        (image_with(transparent=1), "transparent must be true or false"),
+        (image_with(image_inputs=[]), "image_inputs must be a list of 1 to 4"),
+        (image_with(image_inputs=[IMAGE_URL] * 5), "image_inputs must be a list of 1 to 4"),
+        (image_with(image_inputs=["data:"]), "image_inputs[0] must be a JSON object"),
+        (image_with(image_inputs=[IMAGE_URL, {"url": "data:"}]), "image_inputs[1].url must be"),
     ],
 )
-def test_rejects_malformed_chat(emulator, body, field):
-    response = chat(emulator, body)
-    assert response.status_code == 400
-    assert response.json()["error"].startswith(f"offline Websim: {field} must be ")
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        (None, "the body"),
-        ({}, "the body"),
-        ({**IMAGE, "n": 2}, "the body"),
-        ({**IMAGE, "project_id": ""}, "project_id"),
-        ({**IMAGE, "prompt": " "}, "prompt"),
-        ({**IMAGE, "prompt": 7}, "prompt"),
-        ({**IMAGE, "aspect_ratio": "wide"}, "aspect_ratio"),
-        ({**IMAGE, "aspect_ratio": 1}, "aspect_ratio"),
-        ({**IMAGE, "width": 0}, "width"),
-        ({**IMAGE, "width": True}, "width"),
-        ({**IMAGE, "height": "640"}, "height"),
-        ({**IMAGE, "seed": 0.5}, "seed"),
-        ({**IMAGE, "transparent": 1}, "transparent"),
-        ({**IMAGE, "image_inputs": ["data:"]}, "image_inputs"),
-    ],
-)
-def test_rejects_malformed_image_request(emulator, body, field):
-    response = image(emulator, body)
-    assert response.status_code == 400
-    assert response.json()["error"].startswith(f"offline Websim: {field} must be ")
+def test_rejects_malformed_request_with_reason(emulator, body, reason):
+    send = image if isinstance(body, dict) and "prompt" in body else chat
+    response = send(emulator, body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "BAD_REQUEST")
+    assert error["message"].startswith(reason)
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[" * 200_000])
 def test_rejects_body_that_is_not_json(emulator, text):
     response = requests.post(emulator.url + CHAT_PATH, data=text, timeout=MAX_SECONDS)
-    assert (response.status_code, response.json()) == (400, {"error": "offline Websim: the body must be JSON"})
+    error = {"message": "the body must be JSON", "code": "BAD_REQUEST"}
+    assert (response.status_code, response.json()) == (400, {"error": error})
 
 
 # Recorded requests
@@ -258,7 +273,17 @@ def test_fault_has_status_and_headers(emulator):
     emulator.inject(Fault(status=503, headers={"Retry-After": "7"}))
     response = chat(emulator)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
-    assert response.json() == {"error": "offline Websim: injected fault"}
+    message = "an injected fault of the offline Websim"
+    assert response.json() == {"error": {"message": message, "code": "SERVICE_UNAVAILABLE"}}
+
+
+def test_fault_for_all_requests_comes_after_the_queue_and_ends_with_reset(emulator):
+    emulator.inject(Fault(status=599), times=None)
+    emulator.inject(Fault(status=503), times=2)
+    assert statuses(emulator, 4) == [503, 503, 599, 599]
+    assert chat(emulator).json()["error"]["code"] == "UNKNOWN"
+    emulator.reset()
+    assert statuses(emulator, 1) == [200]
 
 
 def test_fault_has_body_and_delay(emulator):
@@ -469,7 +494,7 @@ def test_responds_with_429_beyond_limit():
     with Emulator(limit="2/60s") as emulator:
         accepted, _, refused = chat(emulator), image(emulator), chat(emulator)
         assert (accepted.status_code, refused.status_code) == (200, 429)
-        assert refused.json() == {"error": "offline Websim: rate limit exceeded"}
+        assert refused.json()["error"] == {"message": "Rate limit exceeded: 2", "code": "TOO_MANY_REQUESTS"}
         assert 0 < int(refused.headers["Retry-After"]) <= MINUTE
         assert len(emulator.requests) == 3
 
@@ -497,6 +522,7 @@ def test_responds_with_429_beyond_requests_at_same_time():
             wait_for_requests(emulator, 2)
             refused = chat(emulator)
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert refused.json()["error"]["message"] == "Rate limit exceeded: 2"
 
 
 def test_refused_request_uses_no_reply(monkeypatch):

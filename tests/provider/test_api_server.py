@@ -5,7 +5,10 @@ import itertools
 import json
 import os
 import signal
-from contextlib import contextmanager, suppress
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 import anthropic
 import httpx
@@ -16,6 +19,7 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, make_token
+from tests.support.limits import MAX_SECONDS
 from tests.support.processes import API, MODULE, SCRIPT, SECONDS_TO_STOP, make_home, server
 from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream
 
@@ -45,11 +49,16 @@ def api(shared_emulator, tmp_path_factory):
         yield started
 
 
-@pytest.fixture(scope="module", params=[SCRIPT, MODULE], ids=["script", "module"])
-def offline_api_with_two_workers(request, tmp_path_factory):
-    home = make_home(tmp_path_factory.mktemp("workers"))
-    with server("--offline", *API, "--workers", "2", command=request.param, home=home) as started:
-        started.wait_for_output("Application startup complete", times=2)
+@pytest.fixture(
+    scope="module",
+    params=[(SCRIPT, "--workers", "2"), (MODULE, "--workers", "2"), (SCRIPT, "--reload")],
+    ids=["script-workers", "module-workers", "reload"],
+)
+def offline_api_with_child_processes(request, tmp_path_factory):
+    home = make_home(tmp_path_factory.mktemp("children"))
+    command, *options = request.param
+    with server("--offline", *API, "--g4f-api-key", SECRET, *options, command=command, home=home) as started:
+        started.wait_for_output("Application startup complete", times=2 if "--workers" in options else 1)
         yield started
 
 
@@ -78,14 +87,23 @@ def chat_response(content):
     return Fault(body=json.dumps({"role": "assistant", "content": content}).encode())
 
 
+def chat(api, api_key=SECRET, **fields):
+    with openai_client(api, api_key=api_key) as client:
+        completion = client.chat.completions.create(**{"model": "gemini-2.5-pro", "messages": HELLO, **fields})
+        return list(completion) if fields.get("stream") else completion
+
+
+def image(api, base, api_key=SECRET, **fields):
+    with openai_client(api, base, api_key) as client:
+        return client.images.generate(**{"model": "flux", "prompt": "a cat", "response_format": "url", **fields})
+
+
 def get(api, path):
     return httpx.get(api.url + path, headers=WITH_SECRET).raise_for_status()
 
 
 def test_openai_client_chats(api, emulator):
-    with openai_client(api) as client:
-        completion = client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO)
-    assert text_of(completion) == REPLY
+    assert text_of(chat(api)) == REPLY
     assert emulator.requests[-1].json["messages"] == HELLO
 
 
@@ -103,17 +121,17 @@ def test_openai_client_sends_image(api, emulator):
     assert image_part in emulator.requests[-1].json["messages"][-1]["content"]
 
 
-def test_openai_client_generates_image_of_size(api, emulator):
-    with openai_client(api, "/api/Websim") as client:
-        response = client.images.generate(model="flux", prompt="a cat", size="1024x1792", response_format="url")
+@pytest.mark.parametrize("base", ["/v1", "/api/Websim"])
+@pytest.mark.parametrize("fields", [{}, {"extra_body": {"provider": "Websim"}}], ids=["", "provider"])
+def test_openai_client_generates_image(api, emulator, base, fields):
+    response = image(api, base, size="1024x1792", **fields)
     assert httpx.get(response.data[0].url).content.startswith(PNG_MAGIC)
     sent = emulator.requests[-1].json
     assert (sent["prompt"], sent["width"], sent["height"], sent["aspect_ratio"]) == ("a cat", 1024, 1792, "9:16")
 
 
 def test_openai_client_receives_image_as_base64(api):
-    with openai_client(api, "/api/Websim") as client:
-        response = client.images.generate(model="flux", prompt="a cat", response_format="b64_json")
+    response = image(api, "/v1", response_format="b64_json")
     assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
 
 
@@ -169,12 +187,108 @@ def test_model_prefix_selects_websim_for_chat(api, emulator):
     assert emulator.requests[-1].path == CHAT_PATH
 
 
+# What g4f does otherwise
+
+
+MESSAGES = [
+    {"role": "user", "content": "yes"},
+    {"role": "assistant", "content": "Sure?"},
+    {"role": "user", "content": "yes"},
+    {"role": "user", "content": "def f():\n\n\n\n    return  1  "},
+] * 20
+
+
+def test_sends_messages_as_they_are(api, emulator):
+    chat(api, messages=MESSAGES)
+    assert emulator.requests[-1].json["messages"] == MESSAGES
+
+
+def test_sends_every_tool(api, emulator):
+    description = "Create a folder.\n\nAlways ask the user before."
+    tool = {"type": "function", "function": {"name": "create_directory", "description": description, "parameters": {}}}
+    chat(api, tools=[tool])
+    assert json.dumps(description)[1:-1] in json.dumps(emulator.requests[-1].json["messages"]).replace("\\\\", "\\")
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_openai_client_raises_rate_limit(api, emulator, stream):
-    emulator.inject(LONG_RATE_LIMIT)
-    with openai_client(api, api_key=own_login()) as client, pytest.raises(openai.RateLimitError):
-        client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, stream=stream)
+@pytest.mark.parametrize(
+    "response_format",
+    [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object", "properties": {}}}},
+    ],
+    ids=lambda value: value["type"],
+)
+def test_passes_response_format_to_websim(api, emulator, response_format, stream):
+    completion = chat(api, response_format=response_format, stream=stream)
+    text = text_of_stream(completion) if stream else text_of(completion)
+    assert json.loads(text) == {"offline": True, "you_said": "Hello"}
+    assert emulator.requests[-1].json["json"] is True
+
+
+def test_langchain_returns_structured_output(api, emulator):
+    schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    for method in ("json_schema", "json_mode", "function_calling"):
+        content = {"tool_calls": [{"name": "City", "arguments": {"name": "Paris"}}]}
+        emulator.reply(json.dumps(content if method == "function_calling" else {"name": "Paris"}))
+        model = langchain_client(api).with_structured_output(schema, method=method)
+        assert model.invoke("The capital of France, as JSON?") == {"name": "Paris"}
+
+
+CHATS = {"chat": chat, "stream": partial(chat, stream=True)}
+IMAGES = {"image": partial(image, base="/api/Websim"), "image of v1": partial(image, base="/v1")}
+
+
+@pytest.mark.parametrize("send", (CHATS | IMAGES).values(), ids=(CHATS | IMAGES))
+@pytest.mark.parametrize(
+    ("fault", "status", "retry_after", "message"),
+    [
+        (Fault(status=401), 401, None, "login"),
+        (Fault(status=402), 402, None, "credits"),
+        (Fault(status=404), 404, None, "WEBSIM_URL"),
+        (Fault(status=500), 500, None, "Response 500"),
+        (Fault(status=429, headers={"Retry-After": "100"}), 429, "100", "100 s"),
+        (Fault(body=b"<html>"), 502, None, "HTML"),
+        (Fault(status=302, headers={"Location": "https://example.com/"}), 502, None, "https://example.com/"),
+    ],
+    ids=lambda value: str(value.status or "html") if isinstance(value, Fault) else None,
+)
+def test_responds_with_own_error_of_websim(api, emulator, send, fault, status, retry_after, message):
+    emulator.inject(fault)
+    with pytest.raises(openai.APIStatusError, match=message) as raised:
+        send(api, api_key=own_login())
+    assert (raised.value.status_code, raised.value.response.headers.get("Retry-After")) == (status, retry_after)
     assert len(emulator.requests) == 1
+
+
+def test_responds_to_error_of_g4f_as_g4f_does(api):
+    with pytest.raises(openai.InternalServerError, match="Request execution failed"):
+        chat(api, messages=[{"role": "tool", "content": "no tool_call_id"}])
+
+
+@pytest.mark.parametrize("send", CHATS.values(), ids=CHATS)
+def test_responds_with_504_to_timeout(api, emulator, send):
+    emulator.inject(Fault(delay=2))
+    with pytest.raises(openai.APIStatusError) as raised:
+        send(api, extra_body={"timeout": 1})
+    assert raised.value.status_code == 504
+
+
+@pytest.mark.parametrize(
+    ("send", "fields", "message"),
+    [
+        (chat, {"messages": [{"role": "bogus", "content": "Hello"}]}, "messages[0]"),
+        (chat, {"messages": [{"role": "bogus", "content": "Hello"}], "stream": True}, "messages[0]"),
+        (partial(image, base="/v1"), {"n": 11}, "n: 1 to 10"),
+        (partial(image, base="/api/Websim"), {"extra_body": {"aspect_ratio": "wide"}}, "aspect_ratio: W:H"),
+    ],
+    ids=["role", "role-stream", "n", "aspect_ratio"],
+)
+def test_responds_with_400_to_malformed_argument(api, emulator, send, fields, message):
+    with pytest.raises(openai.BadRequestError) as raised:
+        send(api, **fields)
+    assert message in raised.value.message
+    assert emulator.requests == []
 
 
 def test_anthropic_client_raises_rate_limit(api, emulator):
@@ -219,6 +333,9 @@ def test_reports_that_websim_is_healthy(api):
     assert (health["status"], health["ok"]) == (200, True)
 
 
+# Child processes
+
+
 @contextmanager
 def suspended(worker):
     os.kill(worker, signal.SIGSTOP)
@@ -231,19 +348,31 @@ def suspended(worker):
 
 def from_each_worker(api, send):
     """Yield the response of each worker: one is suspended while the other responds."""
-    for worker in api.wait_for_output(r"Started server process \[(\d+)\]", times=2)[:2]:
-        with suspended(int(worker)):
+    workers = set(api.wait_for_output(r"Started server process \[(\d+)\]"))
+    for worker in workers:
+        with ExitStack() as stack:
+            for other in workers - {worker}:
+                stack.enter_context(suspended(int(other)))
             yield send()
 
 
-def test_each_worker_lists_websim(offline_api_with_two_workers):
-    api = offline_api_with_two_workers
-    providers = from_each_worker(api, lambda: api.get("/v1/providers/Websim"))
-    assert [provider["id"] for provider in providers] == ["Websim"] * 2
+def test_each_child_process_lists_websim(offline_api_with_child_processes):
+    api = offline_api_with_child_processes
+    for response in from_each_worker(api, lambda: get(api, "/v1/providers/Websim")):
+        assert response.json()["id"] == "Websim"
 
 
-def test_each_worker_uses_websim_by_default(offline_api_with_two_workers):
-    assert list(from_each_worker(offline_api_with_two_workers, offline_api_with_two_workers.chat)) == [REPLY] * 2
+def test_each_child_process_uses_websim_by_default_and_asks_for_json(offline_api_with_child_processes):
+    api = offline_api_with_child_processes
+    for completion in from_each_worker(api, lambda: chat(api, response_format={"type": "json_object"})):
+        assert json.loads(text_of(completion))["you_said"] == "Hello"
+
+
+def test_each_child_process_requires_key(offline_api_with_child_processes):
+    api = offline_api_with_child_processes
+    url = f"{api.url}/v1/chat/completions"
+    for response in from_each_worker(api, lambda: httpx.post(url, json={"messages": HELLO}, timeout=MAX_SECONDS)):
+        assert response.status_code == 401
 
 
 def test_terminated_server_deletes_its_folder(tmp_path):
@@ -253,3 +382,31 @@ def test_terminated_server_deletes_its_folder(tmp_path):
         started.process.terminate()
         started.process.wait(SECONDS_TO_STOP)
     assert not list(home.joinpath("tmp").iterdir())
+
+
+def test_terminated_server_ends_queue_and_waits_for_running_call(tmp_path, emulator):
+    with (
+        server(*API, home=make_home(tmp_path), WEBSIM_URL=emulator.url) as started,
+        ThreadPoolExecutor() as threads,
+    ):
+        post = partial(httpx.post, f"{started.url}/v1/chat/completions", json={"messages": HELLO}, timeout=MAX_SECONDS)
+        emulator.inject(Fault(delay=2))
+        emulator.inject(Fault(delay=1, status=429))
+        emulator.inject(Fault(status=429, headers={"Retry-After": "30"}))
+        running, *queued = [submit_and_wait(threads, post, emulator) for _ in range(3)]
+        started.process.terminate()
+        for call in queued:
+            response = call.result()
+            assert (response.status_code, "stopping" in response.text) == (503, True)
+        assert not running.done()
+        assert running.result().status_code == 200
+
+
+def submit_and_wait(threads, call, emulator):
+    """Start a call in a thread, and return its future when the emulator has received its request."""
+    count, deadline = len(emulator.requests), time.monotonic() + MAX_SECONDS
+    future = threads.submit(call)
+    while len(emulator.requests) == count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return future

@@ -95,7 +95,9 @@ def test_conversation_generates_image(gui):
     assert httpx.get(url).content.startswith(PNG_MAGIC)
 
 
-def test_gui_command_lists_websim(tmp_path):
-    with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
+def test_gui_command_lists_websim_and_sends_messages_as_they_are(tmp_path, emulator):
+    messages = [*HELLO, {"role": "assistant", "content": "Yes?"}, *HELLO]
+    with server("gui", "--port", "0", home=make_home(tmp_path), WEBSIM_URL=emulator.url) as gui:
         assert "Websim" in [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
-        assert conversation(gui)["content"]["content"] == REPLY
+        assert conversation(gui, messages=messages)["content"]["content"] == REPLY
+    assert emulator.requests[-1].json["messages"] == messages

@@ -16,13 +16,14 @@ import g4f.debug
 import httpx
 import pytest
 from g4f.client import AsyncClient, Client, ClientFactory
+from g4f.client.factory import AbstractClientFactory
 from g4f.cookies import CookiesConfig
 from g4f.errors import ProviderNotFoundError
 from g4f.image import copy_images
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Emulator, Fault
-from g4f_websim.offline import accept_images_from, offline, write_provider_list
+from g4f_websim.offline import offline, write_provider_list
 from tests.support.calls import CALLS_WEBSIM, HELLO, call_websim
 from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
@@ -47,7 +48,7 @@ def settings():
         "version_check": g4f.debug.version_check,
         "cookies": CookiesConfig.cookies_dir,
         "config": (g4f.config.CONFIG_DIR, g4f.config.COOKIES_DIR),
-        "providers": ClientFactory._live_providers,
+        "providers": (ClientFactory._live_providers, AbstractClientFactory._live_providers),
         "is_safe_url": copy_images.is_safe_url,
         "SIGTERM": signal.getsignal(signal.SIGTERM),
     }
@@ -72,10 +73,13 @@ def test_points_child_processes_at_emulator(monkeypatch, closed_port):
     assert printed.strip() == REPLY
 
 
-def test_g4f_needs_no_provider_list_from_its_site(monkeypatch, closed_port):
-    monkeypatch.setattr(ClientFactory, "_live_providers_url", f"http://127.0.0.1:{closed_port}/providers.json")
-    with offline(), pytest.raises(ProviderNotFoundError):
-        ClientFactory.create_provider("Typo", "Typo")
+@pytest.mark.parametrize("factory", [ClientFactory, AbstractClientFactory])
+def test_g4f_needs_no_provider_list_from_its_site_on_any_day(monkeypatch, tmp_path, closed_port, factory):
+    monkeypatch.setattr(factory, "_live_providers_url", f"http://127.0.0.1:{closed_port}/providers.json")
+    with offline(), monkeypatch.context() as inside:
+        inside.setenv("G4F_CACHE_DIR", str(tmp_path / "empty"))  # as on a day without a list
+        with pytest.raises(ProviderNotFoundError):
+            factory.create_provider("Typo", "Typo")
 
 
 @pytest.mark.parametrize("variables", [{}, dict.fromkeys(VARIABLES, "http://proxy.example:3128")], ids=["unset", "set"])
@@ -85,7 +89,7 @@ def test_restores_everything(monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(g4f.debug, "version_check", True)
-    monkeypatch.setattr(ClientFactory, "_live_providers", {})
+    monkeypatch.setattr(AbstractClientFactory, "_live_providers", {})
     before = settings()
     for _ in range(2):
         with offline():
@@ -117,18 +121,32 @@ def test_blocks_can_be_nested():
     assert settings() == before
 
 
-def test_works_outside_main_thread():
+def test_blocks_of_two_threads_can_overlap():
+    before = settings()
+    first_began, second_began, first_ended = threading.Event(), threading.Event(), threading.Event()
     urls = []
 
-    def work():
-        with offline() as emulator:
-            urls.append((emulator.url, Websim.url))
+    def run_first():
+        with offline():
+            first_began.set()
+            second_began.wait(MAX_SECONDS)
+        first_ended.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(MAX_SECONDS)
-    ((emulator_url, websim_url),) = urls
-    assert emulator_url == websim_url
+    def run_second():
+        first_began.wait(MAX_SECONDS)
+        with offline() as second:
+            second_began.set()
+            first_ended.wait(MAX_SECONDS)
+            urls.extend((second.url, Websim.url, os.environ["WEBSIM_URL"]))
+
+    threads = [threading.Thread(target=run, daemon=True) for run in (run_first, run_second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(MAX_SECONDS)
+    assert len(urls) == 3
+    assert len(set(urls)) == 1
+    assert settings() == before
 
 
 def test_keeps_own_sigterm_handler():
@@ -234,16 +252,16 @@ def test_api_returns_image(offline_api, response_format):
 
 
 def test_accepts_images_from_emulator_only():
-    with accept_images_from("http://127.0.0.1:8765"):
-        assert copy_images.is_safe_url("http://127.0.0.1:8765/offline/1x1/000000000000.png")
-        assert not copy_images.is_safe_url("http://127.0.0.1:87650/offline/1x1/000000000000.png")
+    with offline() as emulator:
+        assert copy_images.is_safe_url(f"{emulator.url}/offline/1x1/000000000000.png")
+        assert not copy_images.is_safe_url(f"{emulator.url}0/offline/1x1/000000000000.png")
         assert not copy_images.is_safe_url("http://127.0.0.1/cat.png")
         assert copy_images.is_safe_url("https://1.1.1.1/cat.png")
 
 
-def test_accepts_images_on_g4f_without_is_safe_url(monkeypatch):
+def test_works_with_g4f_without_is_safe_url(monkeypatch):
     monkeypatch.delattr(copy_images, "is_safe_url")
-    with accept_images_from("http://127.0.0.1:8765"):
+    with offline():
         assert not hasattr(copy_images, "is_safe_url")
 
 

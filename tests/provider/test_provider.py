@@ -123,7 +123,7 @@ async def test_attributes_are_read_at_call_time(websim_server, monkeypatch):
     monkeypatch.setattr(Websim, "chat_api_endpoint", Websim.image_api_endpoint)
     monkeypatch.setattr(Websim, "image_models", ["sketch"])
     await call_websim("sketch", HELLO)
-    with pytest.raises(Exception, match="Response 400 .*project_id, prompt"):
+    with pytest.raises(Exception, match="Response 400 .*prompt is missing"):
         await call_websim("gemini-1.5-pro", HELLO)
     assert [request.path for request in websim_server.requests] == [IMAGE_PATH, IMAGE_PATH]
     with pytest.raises(ValueError, match="^model: Websim's image model is sketch, not 'flux'$"):

@@ -28,7 +28,7 @@ MODULE = (sys.executable, "-m", "g4f_websim")
 
 # The operating system chooses the port, which the server prints.
 API = ("api", "--bind", "127.0.0.1:0", "--disable-colors", "--disable-pa-auto-download")
-URL_IN_OUTPUT = r"(?:unning|listens) on (http://127\.0\.0\.1:\d+)"
+URL_IN_OUTPUT = r"(?i)(?:running|listens|listening) on (?:\x1b\[1m)?(http://[\w.]+:\d+)"
 
 LOG = "output.txt"
 

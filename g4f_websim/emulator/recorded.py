@@ -1,0 +1,39 @@
+"""`RecordedRequest`, a request that the emulator received."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """A request that the emulator received.
+
+    Attributes:
+        path: the path of the URL.
+        headers: the names and values of the headers, in the order of the request.
+        body: the body as bytes.
+    """
+
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The parsed body."""
+        return json.loads(self.body)
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, or None. The name is not case-sensitive."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+async def record(request: web.Request) -> RecordedRequest:
+    """Read a request to its end."""
+    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers)
+    return RecordedRequest(request.path, headers, await request.read())
