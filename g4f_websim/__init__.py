@@ -1,6 +1,6 @@
 """Websim (websim.com) as a provider of g4f. Importing this package registers `Websim` with g4f."""
 
-from . import interrupt as _interrupt  # noqa: F401  # first, because the other imports take long
+from .command import interrupt as _interrupt  # noqa: F401, I001  # first, because the other imports take long
 from . import registry as _registry
 from .errors import WebsimError
 from .provider import Websim

@@ -14,14 +14,14 @@ import random
 import string
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
-from functools import cache, lru_cache, partial
+from functools import partial
 from typing import Any, ClassVar
 
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
 from .transport import attempts, sync
-from .transport.log import log
+from .transport.log import log, log_once
 from .transport.post import Request
 from .transport.target import Target
 from .wire import bodies, response, tokens
@@ -36,9 +36,6 @@ LAST_IS_ASSISTANT = (
 # What ids of Websim's projects consist of, besides an underscore.
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 
-# Clients of g4f's server choose the names of arguments and models, so not all of them are kept.
-MAX_NOTED_NAMES = 1000
-
 # Sends a prepared request and returns what the given function reads from the response body.
 Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
@@ -48,6 +45,11 @@ Messages = list[dict[str, Any]] | None
 CHAT_OPTIONS = ("prompt", "media", "response_format", "json")
 # What an image request takes from the keyword arguments; `size` is OpenAI's name for width and height.
 IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")
+
+
+def _warn_if_misspelled(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if meant := meant_name(name, known):
+        log_once(logging.WARNING, f"the {kind} {name!r} is not known: did you mean {meant}?")
 
 
 class SiteUrl:
@@ -171,32 +173,29 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
 
         Raises:
             ValueError: an argument is malformed or out of range; nothing was sent.
-            RateLimitError: the rate limit is exceeded.
-            MissingAuthError: login is needed.
-            ResponseStatusError: Websim refused the request for another reason.
-            ResponseError: the connection failed, or the response contains no text.
-            NoMediaResponseError: the response contains no image.
-            TimeoutError: the call took longer than `timeout`.
+            WebsimError: the call failed; see the classes in g4f_websim/errors.py.
         """
         model = bodies.strip_provider_prefix(model, [*cls.models, *cls.image_models, "auto"])
         is_image = model in cls.image_models or (model in ("", "auto") and prompt is not None)
         for name in kwargs:
-            _warn_of_misspelled("argument", name, _argument_names())
+            _warn_if_misspelled("argument", name, ARGUMENTS)
         project_id = bodies.check_project_id(project_id) or cls.generate_project_id(for_image=is_image)
         key = api_key.get(cls.__name__) if isinstance(api_key, dict) else api_key
+        token, others = tokens.find_token(key)
+        for source in others:
+            log_once(logging.INFO, f"{source} is not a Websim token (a JSON Web Token): not sent")
         page = bodies.IMAGE_PAGE if is_image else bodies.CHAT_PAGE
-        headers = bodies.build_headers(cls.login_url, page, _choose_token(key))
+        headers = bodies.build_headers(cls.login_url, page, token)
         options = kwargs | {"n": n, "width": width, "height": height, "seed": seed, "transparent": transparent}
-        options |= {"prompt": prompt, "media": media, "response_format": response_format, "json": json}
+        options |= {"media": media, "response_format": response_format, "json": json}
         options |= {"api_key": key, "timeout": timeout}
         options.pop("headers", None)  # of the caller; the handlers receive those of the request
         if is_image:
-            del options["prompt"]
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
         else:
             bodies.check_chat_model(model, cls.image_models)
-            _warn_of_misspelled("model", model, ("", "auto", *cls.models))
-            handler = cls._handle_chat_request(project_id, messages, headers, proxy, **options)
+            _warn_if_misspelled("model", model, ("", "auto", *cls.models))
+            handler = cls._handle_chat_request(project_id, messages, headers, proxy, prompt=prompt, **options)
         async with aclosing(handler) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -228,7 +227,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)
-        yield await send(response.chat_text)
+        text = await send(response.chat_text)
+        yield response.json_text(text) if "json" in body else text
 
     @classmethod
     async def _handle_image_request(
@@ -274,32 +274,5 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         return partial(attempts.send, prepared, policy, bodies.check_timeout(options.get("timeout")))
 
 
-def _choose_token(api_key: Any) -> str | None:
-    """Return the login token: the caller's key if it is a Websim token, or else WEBSIM_API_KEY if that is one."""
-    for source, key in (("api_key", api_key), (tokens.TOKEN_VARIABLE, os.environ.get(tokens.TOKEN_VARIABLE))):
-        if not key:
-            continue
-        token = tokens.clean_key(key)
-        if tokens.is_token(token):
-            return token
-        _report_other_key(source)
-    return None
-
-
-@cache
-def _report_other_key(source: str) -> None:
-    """Log once for each source that a key is not sent."""
-    log(logging.INFO, f"{source} is not a Websim token (a JSON Web Token): not sent")
-
-
-@lru_cache(MAX_NOTED_NAMES)
-def _warn_of_misspelled(kind: str, name: str, known: tuple[str, ...]) -> None:
-    """Log a warning, once for each name, if an ignored argument or an unknown model may be misspelled."""
-    if meant := meant_name(name, known):
-        log(logging.WARNING, f"the {kind} {name!r} is not known: did you mean {meant}?")
-
-
-@cache
-def _argument_names() -> tuple[str, ...]:
-    """Return the names of the arguments that are not ignored."""
-    return (*inspect.signature(Websim.create_async_generator).parameters, "size")
+# The arguments that are not ignored.
+ARGUMENTS = (*inspect.signature(Websim.create_async_generator).parameters, "size")

@@ -109,7 +109,9 @@ def _steps_after(failed: Probe) -> list[Step]:
         case Reason.NO_CREDITS | Reason.RATE_LIMITED:
             first = Step(f"{advice.text} Then check again:", (CHECK,))
             return [first] if settings.token else [first, *_log_in(settings, "To log in")]
-        case Reason.BOT_CHALLENGE | Reason.REGION_BLOCKED:
+        case Reason.BOT_CHALLENGE:
+            return [advice]
+        case Reason.REGION_BLOCKED:
             return [advice, Step("Or use a proxy in another network:", (SET_PROXY,))]
         case Reason.API_MOVED:
             return _steps_after_move(settings, cause, failed.status or 0)

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from .. import __version__, interrupt
+from .. import __version__
 from ..emulator.command import serve
 from ..offline import exit_on_sigterm, offline
-from . import batch, check, image
+from . import batch, check, image, interrupt
 from .g4f_commands import G4F_COMMANDS, run_g4f_command
 from .terminal import fail, one_line, show_log
 

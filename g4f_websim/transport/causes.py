@@ -167,11 +167,9 @@ def _searched(body: str) -> str:
 def _cause_in_words(status: int, headers: Mapping[str, str], body: str, target: Target) -> Cause | None:
     """Return the cause that a body or a header names whatever the status, if any."""
     text, start = _searched(body), body[:MAX_SEARCHED_CHARS]
-    if status == 429:
-        return RATE_LIMITED
     if EXPIRED_CODE in start:
         return _expired_login(target.token)
-    if RATE_LIMIT_WORDS in text:
+    if status == 429 or RATE_LIMIT_WORDS in text:
         return RATE_LIMITED
     if CHALLENGE_HEADER in headers or is_cloudflare(start) or is_openai(start):
         return CHALLENGE

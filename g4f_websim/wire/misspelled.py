@@ -1,12 +1,16 @@
 """Recognize misspelled names of arguments and models."""
 
-from collections.abc import Iterable
+from functools import lru_cache
+
+# Clients of g4f's server choose the names, so not all of them are kept.
+MAX_KEPT_NAMES = 1000
 
 # Shorter names are one edit away from many words.
 MIN_CHARS = 3
 
 
-def meant_name(name: str, known: Iterable[str]) -> str | None:
+@lru_cache(MAX_KEPT_NAMES)
+def meant_name(name: str, known: tuple[str, ...]) -> str | None:
     """Return the known name that a misspelled name is one edit away from; None if the name is known or far from all.
 
     An edit adds, drops or replaces one character, or swaps two neighbors; upper and lower case are the same. One digit

@@ -5,6 +5,7 @@ Websim issues JSON Web Tokens (`websim-cli login` stores one). Any other key bel
 
 import base64
 import json
+import os
 import re
 import string
 from datetime import UTC, datetime
@@ -32,6 +33,25 @@ def is_token(key: Any) -> bool:
     """Return whether `key` has the form of a JSON Web Token, the only kind of key that Websim issues."""
     match = _JWT.fullmatch(key) if isinstance(key, str) else None
     return match is not None and "alg" in _decode_part(match[1])
+
+
+def find_token(api_key: Any) -> tuple[str, list[str]]:
+    """Return the login token: the caller's key if it is a Websim token, or else WEBSIM_API_KEY if that is one.
+
+    Args:
+        api_key: the caller's key, or None.
+
+    Returns:
+        The token, empty if there is none, and where keys were found that are no tokens, which are not sent.
+    """
+    others: list[str] = []
+    for source, key in (("api_key", api_key), (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))):
+        token = clean_key(key)
+        if is_token(token):
+            return token, others
+        if key:
+            others.append(source)
+    return "", others
 
 
 def token_expiry(token: str | None) -> datetime | None:

@@ -61,7 +61,7 @@ RESPONSES = {
     "rate limit": (refusal(429, "no", retry_after="30"), TOKEN, "Too many requests. ", CHECK_AGAIN),
     "no credits": (refusal(402, "Pay"), "", "No credits left. ", [*CHECK_AGAIN, *LOG_IN]),
     "credits in words": (refusal(403, "Insufficient credits"), TOKEN, "No credits left. ", CHECK_AGAIN),
-    "challenge": (page(403, "Just a moment...", **CHALLENGE), "", "Cloudflare sent a bot challenge. ", [SET_PROXY]),
+    "challenge": (page(403, "Just a moment...", **CHALLENGE), "", "Cloudflare sent a bot challenge. ", []),
     "region": (Fault(status=451), "", "Blocked for legal reasons. ", [SET_PROXY]),
     "fields": (json_fault(200, {EMAIL: 1}), "", "A response without the field content; its fields: ***. ", UPGRADE),
     "method": (Fault(status=405, body=b""), "", "Websim does not accept this kind of request. ", UPGRADE),

@@ -64,7 +64,7 @@ OTHER_KEYS = {
 
 @pytest.fixture(autouse=True)
 def forget_reported_keys():
-    provider._report_other_key.cache_clear()
+    log_once.cache_clear()
 
 
 @pytest.mark.parametrize(("name", "value"), ATTRIBUTES.items(), ids=ATTRIBUTES)
