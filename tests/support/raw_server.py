@@ -30,7 +30,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Step(Enum):
-    """A step of a script other than sending bytes."""
+    """A step of a script other than sending bytes: wait until the client closes the connection, or reset it."""
 
     STALL = auto()
     RESET = auto()
@@ -120,7 +120,7 @@ class RawServer:
         try:
             request = await _read(reader)
             self.requests.append(request)
-            await _play(self._scripts.popleft() if self._scripts else self.respond(request), writer)
+            await _play(self._scripts.popleft() if self._scripts else self.respond(request), reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -128,6 +128,12 @@ class RawServer:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    async def wait_until_idle(self) -> None:
+        """Wait until all connections are closed."""
+        async with asyncio.timeout(MAX_SECONDS):
+            while self._tasks:
+                await asyncio.wait(self._tasks)
 
     async def stop(self) -> None:
         """Cancel the scripts that are still running, and those of the connections that asyncio is just accepting."""
@@ -202,10 +208,10 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     return Request(head, await reader.readexactly(int(fields.get(b"content-length", 0))))
 
 
-async def _play(script: Script, writer: asyncio.StreamWriter) -> None:
+async def _play(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     for step in script:
         if step is Step.STALL:
-            await asyncio.Event().wait()
+            await reader.read()
         elif step is Step.RESET:
             reset(writer)
             return
