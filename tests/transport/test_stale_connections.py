@@ -8,7 +8,7 @@ import pytest
 from g4f.errors import ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, call_websim
+from tests.support.calls import call_websim
 from tests.support.limits import MAX_SECONDS
 from tests.support.raw_server import Step
 
