@@ -7,7 +7,7 @@ import pytest
 from g4f.client import AsyncClient
 
 from g4f_websim import Websim
-from g4f_websim.misspelled import meant_name
+from g4f_websim.wire.misspelled import meant_name
 from tests.support.calls import CALLS_WEBSIM, HELLO, JWT, call_websim, make_token
 from tests.support.interpreter import run_python
 from tests.support.raw_server import http_response
@@ -161,8 +161,8 @@ async def test_ignores_what_g4f_passes_without_a_warning(server, caplog, model):
 @pytest.mark.parametrize(
     ("arguments", "warning"),
     [
-        ({"aspect_ration": "16:9"}, "the argument 'aspect_ration' is ignored: did you mean aspect_ratio?"),
-        ({"siez": "9x9"}, "the argument 'siez' is ignored: did you mean size?"),
+        ({"aspect_ration": "16:9"}, "the argument 'aspect_ration' is not known: did you mean aspect_ratio?"),
+        ({"siez": "9x9"}, "the argument 'siez' is not known: did you mean size?"),
         ({"model": "gemini-2.5-por"}, "the model 'gemini-2.5-por' is not known: did you mean gemini-2.5-pro?"),
         ({"model": "Websim:flx"}, "the model 'flx' is not known: did you mean flux?"),
     ],

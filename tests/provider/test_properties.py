@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from g4f_websim import Websim
-from g4f_websim.transport.attempts import parse_retry_after
+from g4f_websim.transport.retry_after import parse_retry_after
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from g4f_websim.wire.redaction import excerpt
 from tests.support.calls import G4F_ERRORS, HELLO, JWT, PNG_URI, call_websim
