@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 
 import g4f
 import pytest
@@ -13,69 +14,81 @@ from g4f.Provider import IterListProvider, RetryProvider
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI
+from tests.support.interpreter import run_python
 from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream
 
 OTHER_REPLY = "reply of the other provider"
 BY_CLASS_AND_NAME = pytest.mark.parametrize("provider", [Websim, "Websim"], ids=["class", "name"])
 
 
-@BY_CLASS_AND_NAME
-def test_client_uses_its_provider(websim_server, provider):
-    assert text_of(Client(provider=provider).chat.completions.create(HELLO)) == REPLY
+def chat(provider, /, **arguments):
+    return Client(provider=provider).chat.completions.create(HELLO, **arguments)
+
+
+async def async_chat(provider, /, **arguments):
+    return await AsyncClient(provider=provider).chat.completions.create(HELLO, **arguments)
+
+
+async def items_of(stream: AsyncIterator) -> list:
+    return [item async for item in stream]
+
+
+def async_stream(provider) -> list:
+    return asyncio.run(items_of(AsyncClient(provider=provider).chat.completions.create(HELLO, stream=True)))
+
+
+complete, complete_async = g4f.ChatCompletion.create, g4f.ChatCompletion.create_async
+CHATS = {
+    "Client": lambda provider: text_of(chat(provider)),
+    "call of Client": lambda provider: text_of(chat(None, model="gemini-2.5-pro", provider=provider)),
+    "stream of Client": lambda provider: text_of_stream(chat(provider, stream=True)),
+    "AsyncClient": lambda provider: text_of(asyncio.run(async_chat(provider))),
+    "call of AsyncClient": lambda provider: text_of(asyncio.run(async_chat(None, provider=provider))),
+    "stream of AsyncClient": lambda provider: text_of_stream(async_stream(provider)),
+    "ChatCompletion": lambda provider: complete("gemini-1.5-pro", HELLO, provider=provider),
+    "stream of ChatCompletion": lambda provider: "".join(
+        complete("gemini-1.5-pro", HELLO, provider=provider, stream=True)
+    ),
+    "prefix of model": lambda provider: complete("Websim:gemini-2.5-pro", HELLO),
+    "async ChatCompletion": lambda provider: asyncio.run(complete_async("gemini-1.5-pro", HELLO, provider=provider)),
+    "async stream": lambda provider: "".join(
+        asyncio.run(items_of(complete_async("gemini-1.5-pro", HELLO, provider=provider, stream=True)))
+    ),
+}
 
 
 @BY_CLASS_AND_NAME
-def test_client_uses_provider_of_call(websim_server, provider):
-    assert text_of(Client().chat.completions.create(HELLO, model="gemini-2.5-pro", provider=provider)) == REPLY
-
-
-@BY_CLASS_AND_NAME
-async def test_async_client_uses_provider_of_client_or_call(websim_server, provider):
-    assert text_of(await AsyncClient(provider=provider).chat.completions.create(HELLO)) == REPLY
-    assert text_of(await AsyncClient().chat.completions.create(HELLO, provider=provider)) == REPLY
-
-
-def test_client_streams(websim_server):
-    assert text_of_stream(Client(provider=Websim).chat.completions.create(HELLO, stream=True)) == REPLY
-
-
-async def test_async_client_streams(websim_server):
-    chunks = AsyncClient(provider="Websim").chat.completions.create(HELLO, stream=True)
-    assert text_of_stream([chunk async for chunk in chunks]) == REPLY
-
-
-def test_model_prefix_selects_provider(websim_server):
-    assert g4f.ChatCompletion.create("Websim:gemini-2.5-pro", HELLO) == REPLY
-
-
-@BY_CLASS_AND_NAME
-def test_chat_completion_returns_text_and_stream(websim_server, provider):
-    assert g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider) == REPLY
-    assert "".join(g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)) == REPLY
-
-
-async def test_async_chat_completion_returns_text_and_stream(websim_server):
-    assert await g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim) == REPLY
-    chunks = g4f.ChatCompletion.create_async("gemini-1.5-pro", HELLO, provider=Websim, stream=True)
-    assert [chunk async for chunk in chunks] == [REPLY]
+@pytest.mark.parametrize("call", CHATS.values(), ids=CHATS)
+def test_chat(websim_server, call, provider):
+    assert call(provider) == REPLY
+    (request,) = websim_server.requests
+    assert request.json["messages"] == HELLO
 
 
 def test_sync_client_works_inside_running_loop(websim_server):
-    async def notebook_cell():
-        return text_of(Client(provider=Websim).chat.completions.create(HELLO))
+    # A process of its own, because g4f lets nest_asyncio patch asyncio.
+    program = """
+import asyncio
+from tests.provider.test_client import chat, text_of
 
-    assert asyncio.run(notebook_cell()) == REPLY
+async def cell():
+    print(text_of(chat("Websim")))
+
+asyncio.run(cell())
+"""
+    printed, _ = run_python("-c", program, WEBSIM_URL=websim_server.url)
+    assert printed.endswith(f"{REPLY}\n")
 
 
 def test_sends_input_image(websim_server):
-    Client(provider=Websim).chat.completions.create(HELLO, image=PNG_URI)
+    chat(Websim, image=PNG_URI)
     content = websim_server.requests[-1].json["messages"][-1]["content"]
     assert content[-1] == {"type": "image_url", "image_url": {"url": PNG_URI}}
 
 
 def test_sends_api_key_of_client_only_if_websim_token(websim_server):
-    Client(provider=Websim, api_key=JWT).chat.completions.create(HELLO)
-    Client(provider=Websim, api_key="sk-1234567890").chat.completions.create(HELLO)
+    for api_key in (JWT, "sk-1234567890"):
+        Client(provider=Websim, api_key=api_key).chat.completions.create(HELLO)
     assert [request.header("authorization") for request in websim_server.requests] == [f"Bearer {JWT}", None]
 
 
@@ -94,14 +107,11 @@ async def test_async_client_generates_several_images_of_size(websim_server):
     assert {request.json["aspect_ratio"] for request in websim_server.requests} == {"16:9"}
 
 
-def test_openai_size_selects_aspect_ratio(websim_server):
-    Client(provider=Websim).images.generate("a cat", model="flux", size="1080x1920", response_format="url")
-    assert websim_server.requests[-1].json["aspect_ratio"] == "9:16"
-
-
-def test_returns_image_as_base64(websim_server):
-    response = Client(provider=Websim).images.generate("a cat", response_format="b64_json")
+def test_client_returns_image_of_openai_size_as_base64(websim_server):
+    images = Client(provider=Websim).images
+    response = images.generate("a cat", model="flux", size="1080x1920", response_format="b64_json")
     assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
+    assert websim_server.requests[-1].json["aspect_ratio"] == "9:16"
 
 
 def test_downloads_image_by_default(websim_server, tmp_path):
@@ -122,35 +132,39 @@ class Other(Websim):
     """Another provider, with a reply of its own."""
 
     label = "Other"
-    fails = False
 
     @classmethod
     async def create_async_generator(cls, model, messages, **kwargs):
-        if cls.fails:
-            raise ResponseError("the other provider failed")
         yield OTHER_REPLY
 
 
+class Failing(Other):
+    @classmethod
+    async def create_async_generator(cls, model, messages, **kwargs):
+        raise ResponseError("the other provider failed")
+        yield  # makes the function a generator
+
+
 @pytest.mark.parametrize("kind", [IterListProvider, RetryProvider])
-def test_fallback_provider_replies_when_websim_fails(websim_server, kind):
-    websim_server.inject(Fault(status=429), times=3)
-    assert text_of(Client(provider=kind([Websim, Other], False)).chat.completions.create(HELLO)) == OTHER_REPLY
-    assert len(websim_server.requests) == 3
-
-
-def test_fallback_provider_replies_at_once_when_delay_is_too_long(websim_server):
-    websim_server.inject(LONG_RATE_LIMIT)
-    providers = IterListProvider([Websim, Other], False)
-    assert text_of(Client(provider=providers).chat.completions.create(HELLO)) == OTHER_REPLY
-    assert len(websim_server.requests) == 1
-
-
-def test_websim_replies_as_fallback_provider(websim_server, monkeypatch):
-    monkeypatch.setattr(Other, "fails", True)
-    assert text_of(Client(provider=IterListProvider([Other, Websim], False)).chat.completions.create(HELLO)) == REPLY
+@pytest.mark.parametrize(
+    ("fault", "others", "reply", "requests"),
+    [
+        (Fault(status=429), [Websim, Other], OTHER_REPLY, 3),
+        # The delay is too long.
+        (LONG_RATE_LIMIT, [Websim, Other], OTHER_REPLY, 1),
+        (None, [Failing, Websim], REPLY, 1),
+    ],
+    ids=["rate limit", "long rate limit", "other fails"],
+)
+def test_next_provider_replies_when_one_fails(websim_server, monkeypatch, kind, fault, others, reply, requests):
+    monkeypatch.setenv("G4F_DISABLE_CIRCUIT_BREAKER", "1")  # g4f skips a provider after three failures
+    if fault:
+        websim_server.inject(fault, times=3)
+    assert text_of(chat(kind(others, False))) == reply
+    assert len(websim_server.requests) == requests
 
 
 def test_client_raises_error(websim_server):
     websim_server.inject(Fault(status=429), times=3)
     with pytest.raises(RateLimitError):
-        Client(provider=Websim).chat.completions.create(HELLO)
+        chat(Websim)

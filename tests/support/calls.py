@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,11 @@ def make_token(header: Any = None, **claims: Any) -> str:
 CALLS_WEBSIM = "from tests.support.calls import *; import asyncio; print(*asyncio.run(call_websim(messages=HELLO)))"
 
 JWT = make_token(sub="1")
+
+
+def matching(message: str) -> str:
+    """Return a pattern for the beginning of an error message, in which only `.*` is special."""
+    return "^" + ".*".join(map(re.escape, message.split(".*")))
 
 
 async def call_websim(model: str | None = None, messages: Any = None, **arguments: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A raw TCP or TLS server on loopback that reads one request per connection and sends exactly the given bytes."""
+"""A raw TCP or TLS server on loopback that sends exactly the given bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any
 
 from tests.support.limits import MAX_SECONDS
@@ -24,16 +24,25 @@ MAX_KEPT_REQUESTS = 20
 # The steps of an event loop in which asyncio makes a transport for an accepted connection, tells the protocol, and
 # starts the coroutine that serves it.
 ACCEPT_STEPS = 3
+# The steps in which a client in the same event loop reads what was sent to it.
+RECEIVE_STEPS = 2
 
 # The value of SO_LINGER that makes close() send RST instead of FIN.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Step(Enum):
-    """A step of a script other than sending bytes."""
+    """A step of a script other than sending bytes.
+
+    Attributes:
+        STALL: wait until the client closes the connection.
+        RESET: close the connection by RST instead of FIN.
+        KEEP: read the next request; after a script without this step, the connection is closed.
+    """
 
     STALL = auto()
     RESET = auto()
+    KEEP = auto()
 
 
 Script = Iterable[bytes | Step]
@@ -41,10 +50,19 @@ Script = Iterable[bytes | Step]
 
 @dataclass(frozen=True)
 class Request:
-    """A received request: everything before the body, and the body."""
+    """A received request.
+
+    Attributes:
+        head: everything before the body.
+        body: the body.
+        connection: the number of its connection, from 1.
+        number: its number on that connection, from 1.
+    """
 
     head: bytes
     body: bytes
+    connection: int
+    number: int
 
 
 def http_response(
@@ -100,6 +118,7 @@ class RawServer:
     requests: deque[Request] = field(default_factory=partial(deque, maxlen=MAX_KEPT_REQUESTS), repr=False)
     _scripts: deque[Script] = field(default_factory=deque, repr=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _connections: Iterator[int] = field(default_factory=partial(count, 1))
 
     @property
     def host(self) -> str:
@@ -117,10 +136,14 @@ class RawServer:
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
+        connection = next(self._connections)
         try:
-            request = await _read(reader)
-            self.requests.append(request)
-            await _play(self._scripts.popleft() if self._scripts else self.respond(request), writer)
+            for number in count(1):
+                request = Request(*await _read(reader), connection, number)
+                self.requests.append(request)
+                script = self._scripts.popleft() if self._scripts else self.respond(request)
+                if not await _play(script, reader, writer):
+                    break
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -128,6 +151,12 @@ class RawServer:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    async def wait_until_idle(self) -> None:
+        """Wait until all connections are closed."""
+        async with asyncio.timeout(MAX_SECONDS):
+            while self._tasks:
+                await asyncio.wait(self._tasks)
 
     async def stop(self) -> None:
         """Cancel the scripts that are still running, and those of the connections that asyncio is just accepting."""
@@ -190,25 +219,30 @@ def raw_server_in_thread(*scripts: Script, tls: ssl.SSLContext | None = None) ->
         loop.close()
 
 
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection by RST instead of FIN."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    writer.transport.abort()
-
-
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def _read(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
-    return Request(head, await reader.readexactly(int(fields.get(b"content-length", 0))))
+    return head, await reader.readexactly(int(fields.get(b"content-length", 0)))
 
 
-async def _play(script: Script, writer: asyncio.StreamWriter) -> None:
+async def _play(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Play a script, and return whether the connection is kept."""
     for step in script:
         if step is Step.STALL:
-            await asyncio.Event().wait()
+            await reader.read()
         elif step is Step.RESET:
-            reset(writer)
-            return
+            await _let_client_receive()
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            writer.transport.abort()
+        elif step is Step.KEEP:
+            return True
         else:
             writer.write(step)
             await writer.drain()
+    return False
+
+
+async def _let_client_receive() -> None:
+    """Let a client in this event loop read what was sent to it: RST discards what it has not read."""
+    for _ in range(RECEIVE_STEPS):
+        await asyncio.sleep(0)

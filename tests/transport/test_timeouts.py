@@ -1,4 +1,4 @@
-"""A timeout is always a `TimeoutError`, and a cancellation by the caller is always a `CancelledError`."""
+"""A timeout is always a `TimeoutError`, a cancellation is always a `CancelledError`, and both end the request."""
 
 import asyncio
 import time
@@ -12,15 +12,16 @@ from g4f.client import AsyncClient
 from g4f.Provider import IterListProvider
 
 from g4f_websim import Websim
-from g4f_websim.errors import TimeoutError as WebsimTimeoutError
-from g4f_websim.transport import connections
 from tests.support.calls import HELLO, call_websim
 from tests.support.limits import MAX_SECONDS
-from tests.support.raw_server import RawServer, Request, Script, Step
+from tests.support.raw_server import Request, Script, Step
+from tests.support.responses import text_of
 
-TIMEOUT = 0.1
+TIMEOUT = 0.05
+# One second more than an attempt may take, because aiohttp rounds long timeouts up to whole seconds.
+LONG_TIME = 301
 
-Call = Callable[[], Awaitable[object]]
+Work = Callable[[], Awaitable[object]]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def request_arrived() -> asyncio.Event:
 
 
 @pytest.fixture(autouse=True)
-async def silent_server(server, request_arrived) -> RawServer:
+async def silent_server(server, request_arrived):
     """A server that never responds."""
 
     def stall(request: Request) -> Script:
@@ -41,11 +42,19 @@ async def silent_server(server, request_arrived) -> RawServer:
     return server
 
 
+@pytest.fixture
+async def skip(monkeypatch) -> Callable[[float], None]:
+    """A function that puts the clock of the event loop forward by a number of seconds."""
+    loop = asyncio.get_running_loop()
+    return lambda seconds: monkeypatch.setattr(loop, "time", lambda: time.monotonic() + seconds)
+
+
 @pytest.fixture(params=["call", "attempt", "backoff"])
-def timed_out_call(request, silent_server, monkeypatch) -> Call:
+def timed_out_call(request, silent_server, skip, monkeypatch) -> Work:
     """A call that takes too long: the whole call, one attempt without a timeout, or the delay between attempts."""
+
     if request.param == "attempt":
-        monkeypatch.setattr(connections, "ATTEMPT_TIMEOUT", TIMEOUT)
+        silent_server.respond = lambda request: skip(LONG_TIME) or [Step.STALL]
         return lambda: call_websim(None, HELLO)
     if request.param == "backoff":
         monkeypatch.setattr(Websim, "backoff", 1000.0)
@@ -53,106 +62,96 @@ def timed_out_call(request, silent_server, monkeypatch) -> Call:
     return lambda: call_websim(None, HELLO, timeout=TIMEOUT)
 
 
-async def error_of(call: Call) -> type[BaseException] | None:
-    """Return the class of the exception that a call ends with, whatever it is."""
+# Where a call may be made: each function calls `work` there.
+
+
+async def wait_and_finally(work: Work) -> None:
     try:
-        await call()
-    except BaseException as error:
-        return type(error)
-    return None
+        await asyncio.Event().wait()
+    finally:
+        await work()
 
 
-async def cancel_after_first_step(task: asyncio.Task) -> None:
+async def in_finally_of_cancelled_task(work: Work) -> None:
+    task = asyncio.create_task(wait_and_finally(work))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
-
-
-async def test_timeout_is_a_timeout_error_in_finally_of_cancelled_task(timed_out_call):
-    errors = []
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            errors.append(await error_of(timed_out_call))
-
-    task = asyncio.create_task(work())
-    await cancel_after_first_step(task)
-    assert errors == [WebsimTimeoutError]
     assert task.cancelled()
 
 
-async def test_timeout_is_a_timeout_error_in_task_that_survived_cancellation(timed_out_call):
-    async def work() -> object:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        return await error_of(timed_out_call)
-
-    task = asyncio.create_task(work())
-    await cancel_after_first_step(task)
-    assert task.result() is WebsimTimeoutError
-
-
-async def test_timeout_is_a_timeout_error_in_task_that_was_cancelled_twice(timed_out_call):
-    async def work() -> object:
-        for _ in range(2):
+async def after_cancellation(work: Work, times: int = 1) -> None:
+    async def survive() -> None:
+        for _ in range(times):
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-        return await error_of(timed_out_call)
+        await work()
 
-    task = asyncio.create_task(work())
-    await asyncio.sleep(0)
-    task.cancel()
-    await cancel_after_first_step(task)
-    assert task.result() is WebsimTimeoutError
+    task = asyncio.create_task(survive())
+    for _ in range(times):
+        await asyncio.sleep(0)
+        task.cancel()
+    await task
+
+
+async def after_two_cancellations(work: Work) -> None:
+    await after_cancellation(work, 2)
 
 
 async def fail() -> None:
     raise ZeroDivisionError
 
 
-async def test_timeout_is_a_timeout_error_after_task_group_with_failed_child(timed_out_call):
+async def in_failed_task_group(work: Work) -> None:
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
-            await asyncio.Event().wait()
-    assert await error_of(timed_out_call) is WebsimTimeoutError
+            await wait_and_finally(work)
 
 
-async def test_timeout_is_a_timeout_error_inside_task_group_with_failed_child(timed_out_call):
-    errors = []
-    with pytest.raises(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fail())
-            try:
-                await asyncio.Event().wait()
-            finally:
-                errors.append(await error_of(timed_out_call))
-    assert errors == [WebsimTimeoutError]
+async def after_failed_task_group(work: Work) -> None:
+    await in_failed_task_group(lambda: asyncio.sleep(0))
+    await work()
 
 
-async def test_timeout_is_a_timeout_error_in_shielded_scope_of_anyio(timed_out_call):
-    errors = []
+async def in_shielded_scope_of_anyio(work: Work) -> None:
     with anyio.CancelScope() as outer:
         outer.cancel()
         try:
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                errors.append(await error_of(timed_out_call))
-    assert errors == [WebsimTimeoutError]
+                await work()
 
 
-async def test_timeout_is_a_timeout_error_inside_expired_asyncio_timeout(timed_out_call):
-    errors = []
+async def in_expired_asyncio_timeout(work: Work) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            try:
-                await asyncio.Event().wait()
-            finally:
-                errors.append(await error_of(timed_out_call))
-    assert errors == [WebsimTimeoutError]
+            await wait_and_finally(work)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(in_finally_of_cancelled_task, after_cancellation, after_two_cancellations),
+        *(in_failed_task_group, after_failed_task_group, in_shielded_scope_of_anyio, in_expired_asyncio_timeout),
+    ],
+    ids=lambda place: place.__name__,
+)
+async def test_timeout_is_a_timeout_error_and_leaves_no_cancellation_behind(timed_out_call, place):
+    ended = []
+
+    async def call() -> None:
+        task = asyncio.current_task()
+        cancellations = task.cancelling()
+        try:
+            await timed_out_call()
+        except BaseException as error:
+            is_of_g4f = isinstance(error, TimeoutError) and isinstance(error, g4f.errors.TimeoutError)
+            ended.append((is_of_g4f, error.reason, task.cancelling() - cancellations))
+
+    await place(call)
+    assert ended == [(True, "timeout", 0)]
 
 
 class Fallback(Websim):
@@ -163,61 +162,41 @@ class Fallback(Websim):
 
 async def test_fallback_provider_takes_over_after_timeout_in_cancelled_task():
     client = AsyncClient(provider=IterListProvider([Websim, Fallback], False))
+    texts = []
 
-    async def work() -> str:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        completion = await client.chat.completions.create(HELLO, timeout=TIMEOUT)
-        return completion.choices[0].message.content
+    async def call() -> None:
+        texts.append(text_of(await client.chat.completions.create(HELLO, timeout=TIMEOUT)))
 
-    task = asyncio.create_task(work())
-    await cancel_after_first_step(task)
-    assert task.result() == "fallback"
+    await after_cancellation(call)
+    assert texts == ["fallback"]
 
 
-async def test_timeout_leaves_no_cancellation_behind(timed_out_call):
-    with pytest.raises(TimeoutError):
-        await timed_out_call()
-    task = asyncio.current_task()
-    assert task
-    assert task.cancelling() == 0
-
-
-async def test_timeout_keeps_count_of_earlier_cancellations(timed_out_call):
-    async def work() -> int:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        with pytest.raises(TimeoutError):
-            await timed_out_call()
-        task = asyncio.current_task()
-        assert task
-        return task.cancelling()
-
-    task = asyncio.create_task(work())
-    await cancel_after_first_step(task)
-    assert task.result() == 1
-
-
-@pytest.mark.parametrize("arguments", [{}, {"timeout": MAX_SECONDS}], ids=["no timeout", "timeout"])
-async def test_cancellation_is_not_swallowed(request_arrived, arguments):
-    call = asyncio.create_task(call_websim(None, HELLO, **arguments))
+@pytest.mark.parametrize(
+    ("model", "arguments", "count"),
+    [("", {}, 1), ("flux", {}, 1), ("", {"timeout": MAX_SECONDS}, 1), ("", {}, 150)],
+    ids=["chat", "image", "with a timeout", "many chats"],
+)
+async def test_cancellation_ends_calls_and_their_connections(server, request_arrived, model, arguments, count):
+    calls = [asyncio.create_task(call_websim(model, HELLO, **arguments)) for _ in range(count)]
     await request_arrived.wait()
-    call.cancel()
-    await asyncio.wait([call])
-    assert call.cancelled()
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert all(call.cancelled() for call in calls)
+    await server.wait_until_idle()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"timeout": MAX_SECONDS}], ids=["no timeout", "timeout"])
 async def test_second_cancellation_is_not_swallowed(request_arrived, arguments):
     errors = []
 
-    async def work() -> None:
+    async def call() -> None:
         try:
-            await asyncio.Event().wait()
-        finally:
-            errors.append(await error_of(lambda: call_websim(None, HELLO, **arguments)))
+            await call_websim(None, HELLO, **arguments)
+        except BaseException as error:
+            errors.append(type(error))
 
-    task = asyncio.create_task(work())
+    task = asyncio.create_task(wait_and_finally(call))
     await asyncio.sleep(0)
     task.cancel()
     await request_arrived.wait()
@@ -226,24 +205,19 @@ async def test_second_cancellation_is_not_swallowed(request_arrived, arguments):
     assert errors == [asyncio.CancelledError]
 
 
-async def test_outer_timeout_ends_call():
+async def test_outer_timeouts_end_call():
     with pytest.raises(TimeoutError) as raised:
         await asyncio.wait_for(call_websim(None, HELLO, timeout=MAX_SECONDS), TIMEOUT)
     assert not isinstance(raised.value, g4f.errors.TimeoutError)
-
-
-async def test_scope_of_anyio_ends_call():
     with anyio.move_on_after(TIMEOUT) as scope:
         await call_websim(None, HELLO, timeout=MAX_SECONDS)
     assert scope.cancelled_caught
 
 
-async def test_cancellation_at_the_same_moment_as_timeout_is_a_cancellation(request_arrived, monkeypatch):
-    loop = asyncio.get_running_loop()
+async def test_cancellation_at_the_same_moment_as_timeout_is_a_cancellation(request_arrived, skip):
     call = asyncio.create_task(call_websim(None, HELLO, timeout=MAX_SECONDS))
     await request_arrived.wait()
-    loop.call_later(MAX_SECONDS, call.cancel)
-    # Now both timers are due.
-    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 2 * MAX_SECONDS)
+    asyncio.get_running_loop().call_later(MAX_SECONDS, call.cancel)
+    skip(2 * MAX_SECONDS)  # now both timers are due
     await asyncio.wait([call])
     assert call.cancelled()

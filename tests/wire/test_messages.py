@@ -1,12 +1,11 @@
 """Messages: what conversations of OpenAI's, Anthropic's and g4f's forms say, in Websim's form."""
 
 import json
-import re
 
 import pytest
 
 from g4f_websim.wire.messages import normalize, without_empty
-from tests.support.calls import HELLO, PNG, PNG_URI
+from tests.support.calls import HELLO, PNG, PNG_URI, matching
 
 IMAGE_PART = {"type": "image_url", "image_url": {"url": PNG_URI}}
 PNG_DATA = PNG_URI.partition(",")[2]
@@ -195,55 +194,51 @@ def test_replaces_surrogates_everywhere(bad):
     assert sent({"role": "user", "content": good}) == [{"role": "user", "content": good}]
 
 
-REJECTED = {
-    "text as messages": ("Hello", "messages: a list of dicts, as in .* not 'Hello'"),
-    "text as a message": (["Hello"], "messages[0]: a dict .* not 'Hello'"),
-    "no role": ([{"content": "Hello"}], "messages[0]: .* a role, one of user"),
-    "unknown role": (
-        [*HELLO, {"role": "bot", "content": "a"}],
-        "messages[1]: .* a role, one of user, assistant, .* not .*'bot'",
-    ),
-    "list as role": ([{"role": [], "content": "a"}], "messages[0]: .* a role, one of .* not .*[]"),
-    "bytes as content": (b"a", "messages[0].content: text or a list of parts, not b'a'"),
-    "text as a part": (["a"], "messages[0].content[0]: a dict, as in .* not 'a'"),
-    "number as text": ([{"type": "text", "text": 1}], "messages[0].content[0].text: text, not 1"),
-    "audio part": ([{"type": "input_audio"}], "messages[0].content[0].type: one of text, .* not 'input_audio'"),
-    "file part": ([{"type": "file", "image_url": PNG_URI}], "messages[0].content[0].type: one of text, .* not 'file'"),
-    "video part": (
-        [{"type": "video", "text": "a"}],
-        "messages[0].content[0].type: one of text, .*image_url, .* 'video'",
-    ),
-    "list as type": ([{"type": []}], "messages[0].content[0].type: one of text, .* not []"),
-    "part without type": ([{"foo": 1}], "messages[0].content[0].type: one of text, .* not None"),
-    "unknown part in a result": (
-        [{**RESULT, "content": [{"type": "video"}]}],
-        "messages[0].content[0].content[0].type: one of text, .* not 'video'",
-    ),
-    "part that g4f cannot read": (
-        [{"bucket_id": "none", "name": "cat.png", "url": "/files/none/cat.png"}],
-        "messages[0].content[0]: g4f cannot read this part",
-    ),
-    "URL of a local file": (
-        [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}],
-        "messages[0].content[0].image_url: an image: bytes, .* not 'file:///etc/passwd'",
-    ),
-    "text as tool_calls": ([{"role": "assistant", "tool_calls": "add"}], "messages[0].tool_calls: a list of dicts, "),
-    "text as a call": ([{"role": "assistant", "tool_calls": ["add"]}], "messages[0].tool_calls[0]: a dict, as in "),
-    "call with text as function": (
-        [{"role": "assistant", "tool_calls": [{"function": "add"}]}],
-        "messages[0].tool_calls[0]: a dict, as in ",
-    ),
-    "arguments that are no JSON": (
+PART = "messages[0].content[0]"
+PART_TYPE = f"{PART}.type: one of text, .*"
+CALL = "messages[0].tool_calls[0]: a dict, as in "
+# Each row: the messages or the content of one message, the beginning of the error.
+REJECTED_MESSAGES = [
+    ("Hello", "messages: a list of dicts, as in .* not 'Hello'"),
+    (["Hello"], "messages[0]: a dict .* not 'Hello'"),
+    ([{"content": "Hello"}], "messages[0]: .* a role, one of user"),
+    ([*HELLO, {"role": "bot", "content": "a"}], "messages[1]: .* a role, one of user, assistant, .* not .*'bot'"),
+    ([{"role": [], "content": "a"}], "messages[0]: .* a role, one of .* not .*[]"),
+    ([{"role": "assistant", "tool_calls": "add"}], "messages[0].tool_calls: a list of dicts, "),
+    ([{"role": "assistant", "tool_calls": ["add"]}], CALL),
+    ([{"role": "assistant", "tool_calls": [{"function": "add"}]}], CALL),
+    (
         [{"role": "assistant", "function_call": {"name": "add", "arguments": {(1, 2): 3}}}],
         "messages[0].function_call: a call with arguments that JSON can express, not ",
     ),
-    "number as refusal": ([{"role": "assistant", "refusal": 7}], "messages[0].refusal: text, not 7"),
-}
+    ([{"role": "assistant", "refusal": 7}], "messages[0].refusal: text, not 7"),
+]
+REJECTED_CONTENTS = [
+    (b"a", "messages[0].content: text or a list of parts, not b'a'"),
+    (["a"], f"{PART}: a dict, as in .* not 'a'"),
+    ([{"type": "text", "text": 1}], f"{PART}.text: text, not 1"),
+    ([{"type": "input_audio"}], f"{PART_TYPE} not 'input_audio'"),
+    ([{"type": "file", "image_url": PNG_URI}], f"{PART_TYPE} not 'file'"),
+    ([{"type": "video", "text": "a"}], f"{PART_TYPE}image_url, .* 'video'"),
+    ([{"type": []}], f"{PART_TYPE} not []"),
+    ([{"foo": 1}], f"{PART_TYPE} not None"),
+    ([{**RESULT, "content": [{"type": "video"}]}], f"{PART}.content[0].type: one of text, .* not 'video'"),
+    ([{"bucket_id": "none", "name": "cat.png", "url": "/files/none/cat.png"}], f"{PART}: g4f cannot read this part"),
+    (
+        [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}],
+        f"{PART}.image_url: an image: bytes, .* not 'file:///etc/passwd'",
+    ),
+]
 
 
-@pytest.mark.parametrize(("messages", "message"), REJECTED.values(), ids=REJECTED)
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        *REJECTED_MESSAGES,
+        *(([{"role": "user", "content": content}], message) for content, message in REJECTED_CONTENTS),
+    ],
+    ids=repr,
+)
 def test_error_names_message_and_part(messages, message):
-    if isinstance(messages, bytes) or (isinstance(messages, list) and "content" in message):
-        messages = [{"role": "user", "content": messages}]
-    with pytest.raises(ValueError, match="^" + ".*".join(map(re.escape, message.split(".*")))):
+    with pytest.raises(ValueError, match=matching(message)):
         normalize(messages)
