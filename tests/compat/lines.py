@@ -123,13 +123,6 @@ UNSUPPORTED = (
         "create_variation passes keyword-only arguments by position",
     ),
     Unsupported(
-        "0.5.4.6",
-        "0.5.6.6",
-        ("errors: timeout of chat, Client",),
-        "AssertionError: no error, but",
-        "Client ignores the timeout of a call that is not streamed",
-    ),
-    Unsupported(
         "0.4.9.9",
         "8.4.9",
         ("chat: model with provider prefix",),
