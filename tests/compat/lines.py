@@ -97,7 +97,7 @@ UNSUPPORTED = (
     Unsupported(
         "0.4.9.9",
         "0.5.5.7",
-        ("images: image with provider of client, *, by name, *",),
+        ("images: image with provider, of client, *, by name, *",),
         "ValueError: Provider str does not support image generation",
         "images.generate finds a provider by name only if the call names it, not if the client was created with it",
     ),
@@ -121,13 +121,6 @@ UNSUPPORTED = (
         ("variations: variation, *", "variations: saved variation, *"),
         "TypeError: Images.async_create_variation() takes 1 positional argument",
         "create_variation passes keyword-only arguments by position",
-    ),
-    Unsupported(
-        "0.5.4.6",
-        "0.5.6.6",
-        ("errors: timeout of chat, Client",),
-        "AssertionError: no error, but",
-        "Client ignores the timeout of a call that is not streamed",
     ),
     Unsupported(
         "0.4.9.9",
@@ -187,13 +180,8 @@ WARNINGS = ("Unclosed", "Event loop is closed", "was never retrieved", "was neve
 
 # The variables that name the folders of the user's own files.
 HOME_VARIABLES = (
-    "HOME",
-    "USERPROFILE",
-    "APPDATA",
-    "LOCALAPPDATA",
-    "XDG_CONFIG_HOME",
-    "XDG_CACHE_HOME",
-    "XDG_DATA_HOME",
+    *("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"),
+    *("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"),
 )
 
 

@@ -62,6 +62,9 @@ PROVIDERS = {"by class": Websim, "by name": "Websim"}
 CHAT_MODELS = {"with a model": {"model": "gemini-2.5-pro"}, "without a model": {}}
 IMAGE_MODELS = {"with flux": {"model": "flux"}, "without a model": {}}
 SIZES = {"width and height": {"width": 1920, "height": 1080}, "size": {"size": "1920x1080"}}
+# Who names the provider: the client when it is created, or the call.
+PLACES = {"of client": lambda provider: (provider, {}), "of call": lambda provider: (None, {"provider": provider})}
+STREAM = {"at once": False, "streamed": True}
 LISTS = {"IterListProvider": IterListProvider, "RetryProvider": RetryProvider}
 
 
@@ -172,10 +175,11 @@ async def complete_async(call: Callable[[], Any]) -> Any:
     return await result if isinstance(result, Awaitable) else result
 
 
-def chat(client: type, provider: Any, /, **arguments: Any) -> Any:
-    """Return the result of `chat.completions.create` of a client for a provider."""
+def chat(client: type, provider: Any, /, stream: bool = False, **arguments: Any) -> str:
+    """Return the text of `chat.completions.create` of a client for a provider."""
     completions = client(provider=provider).chat.completions
-    return complete(client, lambda: completions.create(HELLO, **arguments))
+    result = complete(client, lambda: completions.create(HELLO, stream=stream, **arguments))
+    return text_of_stream(result) if stream else text_of(result)
 
 
 def generate(client: type, provider: Any, /, **arguments: Any) -> Any:
@@ -288,24 +292,10 @@ def direct_image(emulator, model):
 # Chats
 
 
-@scenario("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def chat_with_provider_of_client(emulator, client, provider, model):
-    expect_chat(emulator, text_of(chat(client, provider, **model)))
-
-
-@scenario("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def chat_with_provider_of_call(emulator, client, provider, model):
-    expect_chat(emulator, text_of(chat(client, None, provider=provider, **model)))
-
-
-@scenario("chat", client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS)
-def stream_with_provider_of_client(emulator, client, provider, model):
-    expect_chat(emulator, text_of_stream(chat(client, provider, stream=True, **model)))
-
-
-@scenario("chat", client=CLIENTS, provider=PROVIDERS)
-def stream_with_provider_of_call(emulator, client, provider):
-    expect_chat(emulator, text_of_stream(chat(client, None, provider=provider, stream=True)))
+@scenario("chat", place=PLACES, client=CLIENTS, provider=PROVIDERS, model=CHAT_MODELS, stream=STREAM)
+def chat_with_provider(emulator, place, client, provider, model, stream):
+    of_client, of_call = place(provider)
+    expect_chat(emulator, chat(client, of_client, stream=stream, **of_call, **model))
 
 
 @scenario("chat")
@@ -316,14 +306,10 @@ def model_with_provider_prefix(emulator):
 # Images
 
 
-@scenario("images", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
-def image_with_provider_of_client(emulator, client, provider, model):
-    expect_images(emulator, urls_of(generate(client, provider, response_format="url", **model)))
-
-
-@scenario("images", client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
-def image_with_provider_of_call(emulator, client, provider, model):
-    expect_images(emulator, urls_of(generate(client, None, provider=provider, response_format="url", **model)))
+@scenario("images", place=PLACES, client=CLIENTS, provider=PROVIDERS, model=IMAGE_MODELS)
+def image_with_provider(emulator, place, client, provider, model):
+    of_client, of_call = place(provider)
+    expect_images(emulator, urls_of(generate(client, of_client, response_format="url", **of_call, **model)))
 
 
 @scenario("images", client=CLIENTS)
@@ -383,54 +369,34 @@ def saved_variation(emulator, client):
 # g4f.ChatCompletion
 
 
-@scenario("ChatCompletion", provider=PROVIDERS)
-def create(emulator, provider):
-    expect_chat(emulator, g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider))
-
-
-@scenario("ChatCompletion", provider=PROVIDERS)
-def create_stream(emulator, provider):
-    chunks = g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=True)
+@scenario("ChatCompletion", provider=PROVIDERS, stream=STREAM)
+def create(emulator, provider, stream):
+    chunks = g4f.ChatCompletion.create("gemini-1.5-pro", HELLO, provider=provider, stream=stream)
     expect_chat(emulator, "".join(chunks))
 
 
-@scenario("ChatCompletion", provider=PROVIDERS)
-def create_async(emulator, provider):
-    call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider)
-    expect_chat(emulator, asyncio.run(complete_async(call)))
-
-
-@scenario("ChatCompletion", provider=PROVIDERS)
-def create_async_stream(emulator, provider):
-    call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider, stream=True)
+@scenario("ChatCompletion", provider=PROVIDERS, stream=STREAM)
+def create_async(emulator, provider, stream):
+    call = partial(g4f.ChatCompletion.create_async, "gemini-1.5-pro", HELLO, provider=provider, stream=stream)
     expect_chat(emulator, "".join(asyncio.run(complete_async(call))))
 
 
 # Lists of providers
 
 
-@scenario("lists", client=CLIENTS, kind=LISTS)
-def next_provider_replies_after_websim_fails(emulator, client, kind):
-    emulator.inject(RATE_LIMIT, Websim.max_attempts)
-    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_REPLY, "reply")
-    expect(len(emulator.requests), Websim.max_attempts, "requests")
+@scenario(
+    "lists", client=CLIENTS, kind=LISTS, failure={"rate limit": (RATE_LIMIT, 3), "long one": (LONG_RATE_LIMIT, 1)}
+)
+def next_provider_replies_after_websim_fails(emulator, client, kind, failure):
+    fault, requests = failure
+    emulator.inject(fault, requests)
+    expect(chat(client, kind([Websim, Other], False)), OTHER_REPLY, "reply")
+    expect(len(emulator.requests), requests, "requests")
 
 
-@scenario("lists", client=CLIENTS, kind=LISTS)
-def next_provider_replies_at_once_if_delay_is_too_long(emulator, client, kind):
-    emulator.inject(LONG_RATE_LIMIT)
-    expect(text_of(chat(client, kind([Websim, Other], False))), OTHER_REPLY, "reply")
-    expect(len(emulator.requests), 1, "requests")
-
-
-@scenario("lists", client=CLIENTS, kind=LISTS)
-def websim_replies_after_other_provider_fails(emulator, client, kind):
-    expect_chat(emulator, text_of(chat(client, kind([Failing, Websim], False))))
-
-
-@scenario("lists", client=CLIENTS, kind=LISTS)
-def websim_streams_after_other_provider_fails(emulator, client, kind):
-    expect_chat(emulator, text_of_stream(chat(client, kind([Failing, Websim], False), stream=True)))
+@scenario("lists", client=CLIENTS, kind=LISTS, stream=STREAM)
+def websim_replies_after_other_provider_fails(emulator, client, kind, stream):
+    expect_chat(emulator, chat(client, kind([Failing, Websim], False), stream=stream))
 
 
 @scenario("lists", kind=LISTS)
@@ -455,29 +421,28 @@ def websim_draws_after_other_provider_fails(emulator, client):
 # Errors and retries
 
 
-@scenario("errors", expected=CHAT_ERRORS)
-def error_of_direct_chat(emulator, expected):
-    expect_error(emulator, expected, lambda: asyncio.run(call_websim(None, HELLO)))
+CHATS = {
+    "direct": lambda: asyncio.run(call_websim(None, HELLO)),
+    **{
+        f"{name}, {words}": partial(chat, client, Websim, stream=stream)
+        for name, client in CLIENTS.items()
+        for words, stream in STREAM.items()
+    },
+}
+IMAGES = {
+    "direct": lambda: asyncio.run(call_websim("flux", None, prompt=PROMPT)),
+    **{name: partial(generate, client, Websim, response_format="url") for name, client in CLIENTS.items()},
+}
 
 
-@scenario("errors", client=CLIENTS, expected=CHAT_ERRORS)
-def error_of_chat(emulator, client, expected):
-    expect_error(emulator, expected, lambda: chat(client, Websim))
+@scenario("errors", call=CHATS, expected=CHAT_ERRORS)
+def error_of_chat(emulator, call, expected):
+    expect_error(emulator, expected, call)
 
 
-@scenario("errors", client=CLIENTS, expected=CHAT_ERRORS)
-def error_of_stream(emulator, client, expected):
-    expect_error(emulator, expected, lambda: chat(client, Websim, stream=True))
-
-
-@scenario("errors", expected=IMAGE_ERRORS)
-def error_of_direct_image(emulator, expected):
-    expect_error(emulator, expected, lambda: asyncio.run(call_websim("flux", None, prompt=PROMPT)))
-
-
-@scenario("errors", client=CLIENTS, expected=IMAGE_ERRORS)
-def error_of_image(emulator, client, expected):
-    expect_error(emulator, expected, lambda: generate(client, Websim, response_format="url"))
+@scenario("errors", call=IMAGES, expected=IMAGE_ERRORS)
+def error_of_image(emulator, call, expected):
+    expect_error(emulator, expected, call)
 
 
 @scenario("errors")
@@ -507,7 +472,7 @@ def rate_limit_error_after_all_attempts(emulator, client):
 @scenario("errors", client=CLIENTS)
 def reply_after_rate_limit(emulator, client):
     emulator.inject(RATE_LIMIT)
-    expect(text_of(chat(client, Websim)), REPLY, "reply")
+    expect(chat(client, Websim), REPLY, "reply")
     expect(len(emulator.requests), 2, "requests")
 
 
@@ -517,7 +482,7 @@ def reply_after_rate_limit(emulator, client):
 @scenario("offline", client=CLIENTS, provider=PROVIDERS)
 def offline_chat(emulator, client, provider):
     with offline() as inner:
-        expect_chat(inner, text_of(chat(client, provider)))
+        expect_chat(inner, chat(client, provider))
     expect(Websim.url, emulator.url, "restored URL")
 
 
@@ -538,27 +503,12 @@ def offline_image_url(emulator, client):
 
 
 @scenario("registry")
-def is_listed_once_in_providers(emulator):
-    listed = [provider for provider in Provider.__providers__ if provider.__name__ == "Websim"]
-    expect(listed, [Websim], "providers with the name Websim")
-
-
-@scenario("registry")
-def is_found_by_name(emulator):
+def is_found_by_name_and_listed_once(emulator):
     convert = Provider.ProviderUtils.convert
-    expect("Websim" in convert, True, "the name is in convert")
-    expect(convert["Websim"], Websim, "value in convert")
-    expect(list(convert.keys()).count("Websim"), 1, "number of the names in convert")
-
-
-@scenario("registry")
-def is_listed_once_in_all(emulator):
-    expect(Provider.__all__.count("Websim"), 1, "number of the names in __all__")
-
-
-@scenario("registry")
-def is_attribute_of_provider_package(emulator):
-    expect(Provider.Websim, Websim, "g4f.Provider.Websim")
+    listed = [provider for provider in Provider.__providers__ if provider.__name__ == "Websim"]
+    expect((convert["Websim"], Provider.Websim, listed), (Websim, Websim, [Websim]), "providers with the name Websim")
+    counts = [list(names).count("Websim") for names in (convert.keys(), Provider.__all__)]
+    expect(("Websim" in convert, counts), (True, [1, 1]), "the names in convert and __all__")
 
 
 @scenario("registry")
@@ -604,7 +554,7 @@ def register_again_after_unregister(emulator):
         pass
     register()
     expect_state(registry_state(), registered)
-    expect_chat(emulator, text_of(chat(Client, "Websim")))
+    expect_chat(emulator, chat(Client, "Websim"))
 
 
 @contextmanager
@@ -657,18 +607,10 @@ def response_format_is_passed_on(emulator):
 # asyncio for the rest of the process.
 
 
-@scenario("notebook", provider=PROVIDERS)
-def chat_in_running_loop(emulator, provider):
+@scenario("notebook", provider=PROVIDERS, stream=STREAM)
+def chat_in_running_loop(emulator, provider, stream):
     async def cell() -> str:
-        return text_of(Client(provider=provider).chat.completions.create(HELLO))
-
-    expect_chat(emulator, asyncio.run(cell()))
-
-
-@scenario("notebook")
-def stream_in_running_loop(emulator):
-    async def cell() -> str:
-        return text_of_stream(list(Client(provider=Websim).chat.completions.create(HELLO, stream=True)))
+        return chat(Client, provider, stream=stream)
 
     expect_chat(emulator, asyncio.run(cell()))
 

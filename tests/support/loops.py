@@ -22,9 +22,7 @@ with warnings.catch_warnings():
     import uvicorn  # noqa: F401
     import uvloop
 
-    from g4f_websim import Websim
     from tests.support.calls import HELLO, call_websim
-    from tests.support.loopback import HOST
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
@@ -89,38 +87,8 @@ FORKS: dict[str, Callable[[Callable[[], object]], int | None]] = {
 }
 
 
-# Servers in the event loop of the program
-
-
-class SilentServer(asyncio.Protocol):
-    """A server that never responds."""
-
-    def __init__(self) -> None:
-        self.request_arrived, self.connection_closed = asyncio.Event(), asyncio.Event()
-
-    def data_received(self, data: bytes) -> None:
-        self.request_arrived.set()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.connection_closed.set()
-
-
-async def serve(protocol: asyncio.Protocol) -> asyncio.Server:
-    """Start a server in which one object serves all connections, and make its URL that of Websim."""
-    server = await asyncio.get_running_loop().create_server(lambda: protocol, HOST, 0)
-    Websim.url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
-    return server
-
-
-# What a program may print
-
-
 def set_up() -> None:
     """Let a program receive Ctrl-C, and ignore asyncio's remarks on slow callbacks."""
     # A shell starts a process in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _ignore_log_of_asyncio("took")
-
-
-def _ignore_log_of_asyncio(words: str) -> None:
-    logging.getLogger("asyncio").addFilter(lambda record: words not in record.msg)
+    logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
