@@ -81,7 +81,7 @@ def prepare(server, example: Example) -> None:
     """Let the emulator respond as the page shows."""
     if "except WebsimError" in example.code:
         server.inject(RATE_LIMITED)
-    # Images are drawn as usual: replies come in turn, and the page shows those of images with three dots.
+    # Replies are used in turn, so a request for an image gets a fault that changes nothing.
     for line in example.output.splitlines():
         if line in REPLIES:
             server.reply(line)
