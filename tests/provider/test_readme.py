@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from g4f_websim.testing import Fault
 from tests.support.calls import PNG
 from tests.support.limits import MAX_SECONDS
 from tests.support.paths import ROOT
@@ -21,6 +22,11 @@ README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
 SERVER = "127.0.0.1:8080"
 # The user's first steps in a clone, which the test environment has already done.
 CLONE_COMMANDS = ("python3 -m venv", "pip install")
+
+# What the emulator is told to reply where the page shows it, instead of the usual text.
+REPLIES = ("Paris", '{"capital": "Paris"}')
+# The response that the page's error is about: a longer delay than a call may wait.
+RATE_LIMITED = Fault(status=429, headers={"Retry-After": "120"})
 
 
 class Example(NamedTuple):
@@ -53,8 +59,7 @@ TEST_FILES = {match[1]: example.code for example in SNIPPETS if (match := re.mat
 def surroundings(websim_server, monkeypatch, tmp_path):
     # The commands are those of this environment, whether or not it is active.
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"), prepend=os.pathsep)
-    for name in ("cat.png", "cat-1.png"):
-        tmp_path.joinpath(name).write_bytes(PNG)
+    tmp_path.joinpath("paris.png").write_bytes(PNG)
 
 
 def output_of(*command: str) -> str:
@@ -72,6 +77,18 @@ def assert_prints(expected: str, printed: str) -> None:
     )
 
 
+def prepare(server, example: Example) -> None:
+    """Let the emulator respond as the page shows."""
+    if "except WebsimError" in example.code:
+        server.inject(RATE_LIMITED)
+    # Replies are used in turn, so a request for an image gets a fault that changes nothing.
+    for line in example.output.splitlines():
+        if line in REPLIES:
+            server.reply(line)
+        elif ".png" in line:
+            server.inject(Fault())
+
+
 def last_line(example: Example) -> str:
     return example.code.strip().splitlines()[-1]
 
@@ -81,7 +98,8 @@ def last_line(example: Example) -> str:
     [example for example in SNIPPETS if example.output and example != SERVER_SNIPPET],
     ids=last_line,
 )
-def test_snippet_prints_what_the_page_shows(example):
+def test_snippet_prints_what_the_page_shows(example, websim_server):
+    prepare(websim_server, example)
     assert_prints(example.output, output_of(sys.executable, "-c", example.code))
 
 
@@ -90,7 +108,8 @@ def test_snippet_prints_what_the_page_shows(example):
     [example for example in COMMANDS if "g4f-websim" in example.code and example != SERVER_COMMAND],
     ids=last_line,
 )
-def test_command_prints_what_the_page_shows(example):
+def test_command_prints_what_the_page_shows(example, websim_server):
+    prepare(websim_server, example)
     lines = [line.removeprefix("pip install . && ") for line in example.code.splitlines()]
     outputs = [output_of("sh", "-c", line) for line in lines if not line.startswith(CLONE_COMMANDS)]
     assert_prints(example.output, "".join(outputs))
@@ -124,7 +143,7 @@ def test_openai_client_reaches_the_server(tmp_path):
 
 @pytest.mark.parametrize("requirement", re.findall(r'pip install "(.+?)"', README))
 def test_extras_to_install_exist(requirement):
-    name, extras = requirement.rstrip("]").split("[")
+    name, extras = re.match(r"([\w.-]+)\[(.+)\]", requirement).groups()
     metadata = importlib.metadata.metadata("g4f-websim" if name == "." else name)
     assert set(extras.split(",")) <= set(metadata.get_all("Provides-Extra"))
 
@@ -136,3 +155,9 @@ def test_internal_links_exist():
     missing = [link for link in links if link not in anchors and not link.startswith("https:")]
     assert links
     assert [link for link in missing if not ROOT.joinpath(link).exists()] == []
+
+
+def test_page_shows_no_image():
+    # The package index would not find the file of a relative link.
+    assert "![" not in README
+    assert "<img" not in README
