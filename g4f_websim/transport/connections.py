@@ -7,14 +7,14 @@ with `loop.shutdown_asyncgens()`. The garbage collector closes the sockets of an
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
-from aiohttp import BaseConnector, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
 from g4f.requests.aiohttp import get_connector
 from g4f.requests.defaults import DEFAULT_HEADERS
 
@@ -66,30 +66,15 @@ class Pool:
     # Closes the session; the event loop itself refers to it only weakly.
     closer: AsyncGenerator[None, None] | None = None
 
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether the event loop refers to the pool, so that the next request finds it."""
+        return self.closer is not None
+
     @cached_property
     def session(self) -> ClientSession:
         """aiohttp's session, which keeps connections."""
-        return _new_session(_Connector())
-
-    @asynccontextmanager
-    async def open_session(self, socks_proxy: str | None, new: bool) -> AsyncIterator[ClientSession]:
-        """Yield a session for one request, the shared one if possible.
-
-        Args:
-            socks_proxy: URL of a SOCKS proxy, to which a new connection is opened.
-            new: whether to open a new connection rather than to reuse one.
-
-        Raises:
-            MissingRequirementsError: `aiohttp_socks` is not installed.
-        """
-        if not socks_proxy and not new:
-            yield self.session
-            if not self.closer:
-                await self.session.close()
-                del self.session
-            return
-        async with _new_session(get_connector(proxy=socks_proxy) if socks_proxy else _Connector()) as session:
-            yield session
+        return new_session()
 
 
 # A forked child must not close its parent's connections, nor reuse their file numbers while the selector has them.
@@ -147,10 +132,18 @@ _TRACE = TraceConfig()
 _TRACE.on_connection_reuseconn.append(_record_reuse)
 
 
-def _new_session(connector: BaseConnector) -> ClientSession:
+def new_session(socks_proxy: str | None = None) -> ClientSession:
+    """Return an aiohttp session with connections of its own, which the caller closes.
+
+    Args:
+        socks_proxy: URL of a SOCKS proxy for all connections of the session.
+
+    Raises:
+        MissingRequirementsError: `aiohttp_socks` is not installed.
+    """
     return ClientSession(
         headers=HEADERS,
-        connector=connector,
+        connector=get_connector(proxy=socks_proxy) if socks_proxy else _Connector(),
         # A cookie that one caller receives must not be sent with the requests of another.
         cookie_jar=DummyCookieJar(),
         timeout=ClientTimeout(total=ATTEMPT_TIMEOUT, connect=CONNECT_TIMEOUT),

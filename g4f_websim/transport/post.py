@@ -13,7 +13,7 @@ from ..errors import RateLimitError, WebsimError
 from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
 from . import failures
 from .causes import Cause, cause_of_body, cause_of_response
-from .connections import ATTEMPT_TIMEOUT, shared_pool
+from .connections import ATTEMPT_TIMEOUT, new_session, shared_pool
 from .failures import RETRYABLE_STATUSES, ResponseTooLargeError
 from .retry_after import parse_retry_after
 from .target import Target
@@ -125,20 +125,24 @@ def _is_stale(error: Exception, exchange: _Exchange) -> bool:
 
 
 async def _post(request: Request, exchange: _Exchange, new_connection: bool) -> Response:
+    pool, socks_proxy = await shared_pool(), request.target.socks_proxy
+    if pool.keeps_connections and not socks_proxy and not new_connection:
+        return await _post_in(pool.session, request, exchange)
+    async with new_session(socks_proxy) as session:
+        return await _post_in(session, request, exchange)
+
+
+async def _post_in(session: aiohttp.ClientSession, request: Request, exchange: _Exchange) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
-    pool = await shared_pool()
-    async with (
-        pool.open_session(request.target.socks_proxy, new_connection) as session,
-        session.request(
-            request.method,
-            request.target.url,
-            data=body,
-            headers=request.headers,
-            proxy=request.target.http_proxy,
-            allow_redirects=False,
-            trace_request_ctx=exchange,
-        ) as response,
-    ):
+    async with session.request(
+        request.method,
+        request.target.url,
+        data=body,
+        headers=request.headers,
+        proxy=request.target.http_proxy,
+        allow_redirects=False,
+        trace_request_ctx=exchange,
+    ) as response:
         exchange.status = response.status
         return Response(response.status, response.headers, await _read_text(response))
 

@@ -188,7 +188,7 @@ def strip_provider_prefix(model: Any, known: Iterable[str] = ()) -> str:
     """
     require(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
     name = _PROVIDER_PREFIX.sub("", model or "").strip()
-    return next((other for other in known if other.lower() == name.lower()), name)
+    return next((other for other in known if other.lower() == name.lower()), name) if name else ""
 
 
 def check_chat_model(model: str, image_models: list[str]) -> None:

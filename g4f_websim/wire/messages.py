@@ -26,6 +26,9 @@ CALL_PARTS = ("tool_use", "tool_call", "function_call")
 RESULT_PART = "tool_result"
 PART_TYPES = ", ".join((*TEXT_PARTS, *IMAGE_PARTS, *CALL_PARTS, RESULT_PART))
 
+# The fields of a message, other than its content, that say something.
+SAID_ELSEWHERE = {"refusal", "audio", "tool_calls", "function_call"}
+
 CALL_FORM = 'a dict, as in {"id": "call_1", "function": {"name": "add", "arguments": "{}"}}'
 # The names of a call's arguments in the various forms.
 _ARGUMENTS = ("arguments", "args", "input")
@@ -123,6 +126,8 @@ def _normalize_message(field: str, message: Any, tools: _Tools) -> Json:
 
 def _said_elsewhere(field: str, message: Mapping[str, Any], tools: _Tools) -> list[str]:
     """Return what a message says outside of its content: refusals, transcripts of audio, and calls of tools."""
+    if not SAID_ELSEWHERE & message.keys():
+        return []
     audio = message.get("audio")
     transcript = audio.get("transcript") if isinstance(audio, Mapping) else None
     texts = [require_text(f"{field}.refusal", message.get("refusal"))]
