@@ -186,9 +186,10 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             log_once(logging.INFO, f"{source} is not a Websim token (a JSON Web Token): not sent")
         page = bodies.IMAGE_PAGE if is_image else bodies.CHAT_PAGE
         headers = bodies.build_headers(cls.login_url, page, token)
-        options = kwargs | {"n": n, "width": width, "height": height, "seed": seed, "transparent": transparent}
-        options |= {"media": media, "response_format": response_format, "json": json}
-        options |= {"api_key": key, "timeout": timeout}
+        options = kwargs | {
+            "media": media, "n": n, "width": width, "height": height, "seed": seed, "transparent": transparent,
+            "response_format": response_format, "json": json, "api_key": key, "unsent_keys": others, "timeout": timeout,
+        }  # fmt: skip
         options.pop("headers", None)  # of the caller; the handlers receive those of the request
         if is_image:
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
@@ -264,9 +265,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Return a function that sends the request; each call of the function has `max_attempts` attempts."""
         # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
-        api_key = options.get("api_key")
-        key = tokens.clean_key(api_key)
-        is_unsent = not token and bool(api_key or os.environ.get(tokens.TOKEN_VARIABLE))
+        key = tokens.clean_key(options.get("api_key"))
+        is_unsent = bool(options.get("unsent_keys")) and not token
         target = Target(str(url), token or None, key or None, str(proxy) if proxy else None, is_unsent)
         bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
         policy = attempts.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)

@@ -6,15 +6,16 @@ with `loop.shutdown_asyncgens()`. The garbage collector closes the sockets of an
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
+from aiohttp import AddrInfoType, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from g4f.requests.aiohttp import get_connector
 from g4f.requests.defaults import DEFAULT_HEADERS
 
@@ -37,11 +38,37 @@ CLOSE_TIMEOUT = 1.0
 _ATTRIBUTE = "_g4f_websim_pool"
 
 
+@dataclass(slots=True)
+class Exchange:
+    """A request under way.
+
+    Attributes:
+        status: the HTTP status, once the response begins.
+        is_shared: whether the request may reuse a connection.
+        opened: whether a connection was opened for the request.
+    """
+
+    status: int | None = None
+    is_shared: bool = False
+    opened: bool = False
+
+
+# The request that the running task sends. Its tasks for connecting inherit the variable, and mark the same object.
+current_exchange: ContextVar[Exchange] = ContextVar("current_exchange")
+
+
+def _open_socket(address: AddrInfoType) -> socket.socket:
+    """Open a socket for aiohttp, and mark the request that needs a new connection."""
+    current_exchange.get().opened = True
+    family, kind, protocol, *_ = address
+    return socket.socket(family, kind, protocol)
+
+
 class _Connector(TCPConnector):
     """A connector that says nothing when it is left to the garbage collector, and does nothing to its event loop."""
 
     def __init__(self) -> None:
-        super().__init__(limit=0)
+        super().__init__(limit=0, socket_factory=_open_socket)
         self._owner = asyncio.get_running_loop()
 
     @property
@@ -124,14 +151,6 @@ async def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> Non
     await started
 
 
-async def _record_reuse(session: ClientSession, context: SimpleNamespace, params: Any) -> None:
-    context.trace_request_ctx.reused = True
-
-
-_TRACE = TraceConfig()
-_TRACE.on_connection_reuseconn.append(_record_reuse)
-
-
 def new_session(socks_proxy: str | None = None) -> ClientSession:
     """Return an aiohttp session with connections of its own, which the caller closes.
 
@@ -149,5 +168,4 @@ def new_session(socks_proxy: str | None = None) -> ClientSession:
         timeout=ClientTimeout(total=ATTEMPT_TIMEOUT, connect=CONNECT_TIMEOUT),
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
-        trace_configs=[_TRACE],
     )

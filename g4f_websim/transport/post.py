@@ -13,7 +13,7 @@ from ..errors import RateLimitError, WebsimError
 from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
 from . import failures
 from .causes import Cause, cause_of_body, cause_of_response
-from .connections import ATTEMPT_TIMEOUT, new_session, shared_pool
+from .connections import ATTEMPT_TIMEOUT, Exchange, current_exchange, new_session, shared_pool
 from .failures import RETRYABLE_STATUSES, ResponseTooLargeError
 from .retry_after import parse_retry_after
 from .target import Target
@@ -66,14 +66,6 @@ class Outcome:
     retry_after: float | None = None
 
 
-@dataclass(slots=True)
-class _Exchange:
-    """A request under way: the status once the response begins, and whether its connection was used before."""
-
-    status: int | None = None
-    reused: bool = False
-
-
 async def attempt(request: Request, read: Callable[[str], str], new_connection: bool = False) -> Outcome:
     """Send a request once; the error of a call is returned, not raised.
 
@@ -85,7 +77,8 @@ async def attempt(request: Request, read: Callable[[str], str], new_connection: 
     Raises:
         Exception: an error that is not the network's, if no event loop of asyncio runs for example.
     """
-    exchange, target = _Exchange(), request.target
+    exchange, target = Exchange(), request.target
+    current_exchange.set(exchange)
     try:
         response = await _post(request, exchange, new_connection)
     except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
@@ -115,24 +108,25 @@ async def attempt(request: Request, read: Callable[[str], str], new_connection: 
     return Outcome(response, "", error, cause, is_retryable, retry_after=retry_after)
 
 
-def _is_stale(error: Exception, exchange: _Exchange) -> bool:
+def _is_stale(error: Exception, exchange: Exchange) -> bool:
     """Return whether a server closed an idle connection at the moment at which a request was sent over it."""
-    if exchange.status or not exchange.reused:
+    if exchange.status or exchange.opened or not exchange.is_shared or isinstance(error, aiohttp.ClientConnectorError):
         return False
     # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
     is_empty = isinstance(getattr(error, "message", ""), str)
     return is_empty and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
 
 
-async def _post(request: Request, exchange: _Exchange, new_connection: bool) -> Response:
+async def _post(request: Request, exchange: Exchange, new_connection: bool) -> Response:
     pool, socks_proxy = await shared_pool(), request.target.socks_proxy
     if pool.keeps_connections and not socks_proxy and not new_connection:
+        exchange.is_shared = True
         return await _post_in(pool.session, request, exchange)
     async with new_session(socks_proxy) as session:
         return await _post_in(session, request, exchange)
 
 
-async def _post_in(session: aiohttp.ClientSession, request: Request, exchange: _Exchange) -> Response:
+async def _post_in(session: aiohttp.ClientSession, request: Request, exchange: Exchange) -> Response:
     body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
     async with session.request(
         request.method,
@@ -141,7 +135,6 @@ async def _post_in(session: aiohttp.ClientSession, request: Request, exchange: _
         headers=request.headers,
         proxy=request.target.http_proxy,
         allow_redirects=False,
-        trace_request_ctx=exchange,
     ) as response:
         exchange.status = response.status
         return Response(response.status, response.headers, await _read_text(response))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from time import monotonic
 
-from .gate import Gate
+from .gate import Gate, State
 from .log import log
 from .target import Target
 
@@ -29,7 +29,7 @@ REPORT_INTERVAL = 5.0
 MAX_LIMITS = 256
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """A call, which may wait for `may_wait` seconds, and for its own delay until `not_before` if the gate is open."""
 
@@ -39,8 +39,9 @@ class Call:
     not_before: float = -math.inf
     deadline: float = math.inf
     looked_at: float = -math.inf
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set once the call waits.
+    loop: asyncio.AbstractEventLoop = field(init=False)
+    woken: asyncio.Event = field(init=False)
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -70,9 +71,8 @@ class RateLimit:
         """
         with self._lock:
             now = monotonic()
-            if self._due(call, now) > now:
-                return None
-            return self._gate.sent(now)
+            is_free = self._gate.state is State.FREE and not self._queue and call.not_before <= now
+            return self._gate.sent(now) if is_free or self._due(call, now) <= now else None
 
     async def wait(self, call: Call) -> float | None:
         """Wait until the call may send a request, and return None.
@@ -81,6 +81,7 @@ class RateLimit:
             The seconds until the server accepts requests, if the call may not wait so long.
         """
         start = monotonic()
+        call.loop, call.woken = asyncio.get_running_loop(), asyncio.Event()
         call.deadline = start + call.may_wait
         try:
             while (delay := self._look(call)) > 0:

@@ -6,6 +6,7 @@ No error shows a malformed URL: a password may stand anywhere in it.
 import base64
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
 from ..wire.endpoints import DEFAULT_URL, URL_VARIABLE
@@ -82,7 +83,9 @@ class Target:
     @property
     def socks_proxy(self) -> str | None:
         """The URL of the proxy, if it is a SOCKS proxy."""
-        parts = urlsplit(self.proxy or "")
+        if not self.proxy:
+            return None
+        parts = urlsplit(self.proxy)
         if parts.username and parts.password is None:
             # aiohttp_socks ignores a user without a password.
             parts = parts._replace(netloc=f"{parts.username}:@{host_in(parts)}")
@@ -94,8 +97,7 @@ class Target:
 
         aiohttp sends the characters of a login as Latin-1, so each byte of the login in UTF-8 becomes one character.
         """
-        parts = urlsplit(self.proxy or "")
-        if parts.scheme not in HTTP_SCHEMES:
+        if not self.proxy or (parts := urlsplit(self.proxy)).scheme not in HTTP_SCHEMES:
             return None
         login = _login_in(parts)
         if unquote(login).isascii():
@@ -159,6 +161,7 @@ def malformed_url(name: str, form: str, url: str) -> ValueError:
     return ValueError(f"{name}: {form}, not {shown!r}")
 
 
+@lru_cache  # most calls go to the same site, through the same proxy
 def _check_url(name: str, url: str, schemes: tuple[str, ...], form: str) -> SplitResult:
     """Return the parts of a URL.
 
