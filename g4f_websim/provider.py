@@ -13,7 +13,6 @@ import os
 import random
 import string
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
-from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar
 
@@ -195,11 +194,14 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
         else:
             bodies.check_chat_model(model, cls.image_models)
-            _warn_if_misspelled("model", model, ("", "auto", *cls.models))
+            if model:
+                _warn_if_misspelled("model", model, ("auto", *cls.models))
             handler = cls._handle_chat_request(project_id, messages, headers, proxy, prompt=prompt, **options)
-        async with aclosing(handler) as chunks:
-            async for chunk in chunks:
+        try:
+            async for chunk in handler:
                 yield chunk
+        finally:
+            await handler.aclose()
 
     @classmethod
     def create_completion(cls, model: str | None, messages: Messages, **kwargs: Any) -> Iterator[Any]:
@@ -223,8 +225,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, project_id: str, messages: Messages, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
     ) -> AsyncGenerator[str, None]:
         """Yield the text of a chat response."""
-        options = {name: kwargs.get(name) for name in CHAT_OPTIONS}
-        body = bodies.chat_body(project_id, messages, **options)
+        options = (kwargs.get(name) for name in CHAT_OPTIONS)
+        body = bodies.chat_body(project_id, messages, *options)
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)

@@ -187,7 +187,7 @@ def strip_provider_prefix(model: Any, known: Iterable[str] = ()) -> str:
         known: names of models. One that differs from `model` in upper and lower case only is returned instead.
     """
     require(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
-    name = _PROVIDER_PREFIX.sub("", model or "").strip()
+    name = _PROVIDER_PREFIX.sub("", model).strip() if model else ""
     return next((other for other in known if other.lower() == name.lower()), name) if name else ""
 
 
