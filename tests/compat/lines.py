@@ -93,7 +93,7 @@ class Unsupported(NamedTuple):
     reason: str
 
 
-UNSUPPORTED = (
+UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(
         "0.4.9.9",
         "0.5.5.7",
@@ -150,7 +150,24 @@ UNSUPPORTED = (
         "",
         "g4f has no client on the command line",
     ),
+    Unsupported(
+        "0.5.6.6",
+        "0.5.7.6",
+        ("fixes: is found by, g4f.cli.client:*", "fixes: client saves *"),
+        "ModuleNotFoundError: No module named 'markitdown'",
+        "the client on the command line needs an optional package",
+    ),
 )
+if sys.version_info < (3, 12):
+    UNSUPPORTED += (
+        Unsupported(
+            "0.5.8.4",
+            "0.5.8.4",
+            ("fixes: is found by, g4f.api:*", "fixes: repeated messages *", "fixes: response format *"),
+            "PydanticUserError: Please use `typing_extensions.TypedDict`",
+            "the API server cannot be imported before Python 3.12",
+        ),
+    )
 
 # What all releases need. g4f 0.5.9 to 7.0 do not declare typing_extensions, which aiohttp installs only on Python 3.12
 # and earlier.
