@@ -78,7 +78,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
     """Return the outcome of the first attempt that succeeds, or of the last one."""
     limit = rate_limit_of(request.target)
     call = limit.new_call(policy.max_wait)
-    slots = await _request_slots()
+    slots = (await shared_pool()).slots
     number, may_resend = 1, True
     while True:
         call.is_last_attempt = number >= policy.max_attempts
@@ -111,14 +111,6 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
                 return outcome
         log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
         await asyncio.sleep(delay)
-
-
-async def _request_slots() -> asyncio.Semaphore:
-    """Return what limits the requests in flight in this event loop."""
-    pool = await shared_pool()
-    if not pool.closer:  # each request in this event loop has a pool of its own
-        await pool.session.close()
-    return pool.slots
 
 
 async def _attempt(

@@ -112,15 +112,15 @@ async def shared_pool() -> Pool:
     """Return the pool of the running event loop; the first request creates it."""
     loop = asyncio.get_running_loop()
     pool: Pool | None = getattr(loop, _ATTRIBUTE, None)
-    if pool and pool.process_id != os.getpid():
+    if pool:
+        if pool.process_id == os.getpid():
+            return pool
         _inherited.append(pool)
-        pool = None
-    if pool is None:
-        pool = Pool()
-        with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
-            setattr(loop, _ATTRIBUTE, pool)
-            pool.closer = _close_with_loop(loop, pool)
-            await _start_without_finalizer(pool.closer)
+    pool = Pool()
+    with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
+        setattr(loop, _ATTRIBUTE, pool)
+        pool.closer = _close_with_loop(loop, pool)
+        await _start_without_finalizer(pool.closer)
     return pool
 
 
