@@ -14,7 +14,7 @@ from openai.types import ImagesResponse
 from openai.types.chat import ChatCompletion
 
 from g4f_websim import Websim
-from g4f_websim.command import batch_progress, main
+from g4f_websim.command import batch_run, main
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.emulator.limit import RateLimit
 from tests.command.test_image import image_at, started
@@ -165,6 +165,7 @@ def test_names_unknown_fields_once(websim_server, capsys):
         (chat_row("x") | {"body": {"messages": "Hello"}}, "messages"),
         (chat_row("x") | {"body": {"messages": [{"role": "king", "content": "Hello"}]}}, "messages[0]"),
         (chat_row("x", response_format="json"), "response_format"),
+        (chat_row("x", json="yes"), "json"),
         (chat_row("x", project_id="a b"), "project_id"),
         (chat_row("x", model=7), "expected body.model"),
         (chat_row("x", timeout=-1), "timeout"),
@@ -370,25 +371,15 @@ def test_saves_images(websim_server, capsys):
     assert set(Path("images/of/cats").iterdir()) == files
 
 
-def test_image_that_was_not_saved_is_saved_by_the_next_run(websim_server, closed_port, capsys):
-    write(image_row("a"), image_row("b"), chat_row("c"))
+def test_image_that_cannot_be_downloaded_keeps_its_url(websim_server, closed_port, capsys):
+    write(image_row())
     url = f"http://127.0.0.1:{closed_port}/cat.png?signature=1"
     websim_server.inject(image_at(url))
-    assert batch("in.jsonl", "--image-dir", "images", "--concurrency", "1") == 1
-    assert (
-        f"g4f-websim: an image was not saved: the download failed (ClientConnectorError): {url}"
-        in capsys.readouterr().err
-    )
-    rows = by_id(read())
-    assert rows["a"]["response"]["body"]["data"] == [{"url": url}]
-    with Emulator() as server:
-        drawn = f"{server.url}/offline/1x1/000000000000.png"
-        Path(OUTPUT).write_text(Path(OUTPUT).read_text().replace(url, drawn))
-        assert batch("in.jsonl", "--image-dir", "images") == 0
-    assert len(websim_server.requests) == 3
-    (image,) = by_id(read())["a"]["response"]["body"]["data"]
-    assert Path(image["file"]).read_bytes().startswith(PNG_MAGIC)
-    assert by_id(read())["b"] == rows["b"]
+    assert batch("in.jsonl", "--image-dir", "images") == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == f"g4f-websim: an image was not saved: the download failed (ClientConnectorError): {url}"
+    assert last == "g4f-websim: 1 of 1 rows have a response, 1 image was not saved"
+    assert read()[0]["response"]["body"]["data"] == [{"url": url}]
 
 
 def test_saves_data_uri(websim_server):
@@ -398,8 +389,6 @@ def test_saves_data_uri(websim_server):
     (image,) = read()[0]["response"]["body"]["data"]
     assert image.keys() == {"file"}
     assert Path(image["file"]).read_bytes() == PNG
-    assert batch("in.jsonl", "--image-dir", "images") == 0
-    assert len(websim_server.requests) == 1
 
 
 def test_unwritable_image_keeps_the_url(websim_server, capsys):
@@ -412,10 +401,6 @@ def test_unwritable_image_keeps_the_url(websim_server, capsys):
     assert batch("in.jsonl", "--image-dir", "images") == 1
     assert f"g4f-websim: {file.stem} was not saved: Is a directory; its URL is in the output" in capsys.readouterr().err
     assert read()[0]["response"]["body"]["data"][0].keys() == {"url"}
-    file.rmdir()
-    assert batch("in.jsonl", "--image-dir", "images") == 0
-    assert len(websim_server.requests) == 2
-    assert (read()[0]["response"]["body"]["data"][0]["file"], file.is_file()) == (str(file), True)
 
 
 def test_refused_row_sends_no_further_images(websim_server):
@@ -574,15 +559,6 @@ def test_lock_that_cannot_be_created_is_an_error(websim_server, capsys):
     assert f"{OUTPUT}.lock: Is a directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("protected", "name"), [("in.jsonl", "INPUT"), (OUTPUT, "-o/--output"), (".", "-o/--output")])
-def test_missing_permission_fails_before_request(websim_server, monkeypatch, protected, name, capsys):
-    write(chat_row())
-    Path(OUTPUT).touch()
-    # The superuser may read and write everywhere.
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path).resolve() != Path(protected).resolve())
-    assert f"argument {name}: no permission to " in refused(capsys, "in.jsonl")
-
-
 # Progress
 
 
@@ -592,19 +568,17 @@ def test_terminal_shows_progress_bar(home):
     assert "g4f-websim: 3 of 3 rows have a response" in done.stderr
 
 
-def test_terminal_shows_failures_and_log_lines(home, websim_server):
+def test_terminal_shows_failures(home, websim_server):
     websim_server.inject(Fault(status=400))
-    websim_server.inject(Fault(status=503, headers={"Retry-After": "0"}))
     websim_server.inject(image_at("http://10.0.0.1/cat.png"))
     words = (*write_prompts(home, 3), "--model", "flux", "--image-dir", "images")
     done = run_on_terminal(*words, home=home, WEBSIM_URL=websim_server.url)
     assert "failed=1" in done.stderr
     assert "10.0.0.1 is no public host" in done.stderr
-    assert "waiting 0.0 s before attempt 2 of 3" in done.stderr
 
 
 def test_reports_now_and_then(websim_server, monkeypatch, capsys):
-    monkeypatch.setattr(batch_progress, "LINE_INTERVAL", 0)
+    monkeypatch.setattr(batch_run, "LINE_INTERVAL", 0)
     websim_server.inject(Fault(status=400))
     write(chat_row("a"), chat_row("b"))
     assert batch("in.jsonl", "--concurrency", "1") == 1
