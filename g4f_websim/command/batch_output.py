@@ -156,12 +156,7 @@ def exclusive_lock(output: Path) -> Iterator[None]:
         OSError: the file cannot be created, or its file system has no locks.
     """
     file = output.with_name(f"{output.name}.lock")
-    try:
-        opened = _open_and_lock(file)
-    except (BlockingIOError, PermissionError) as error:
-        if error.filename:  # the file cannot be created
-            raise
-        raise OutputError(f"another g4f-websim batch writes {output}: wait for it to end, or stop it") from None
+    opened = _open_and_lock(file)
     try:
         yield
     finally:
@@ -190,11 +185,14 @@ def _open_and_lock(file: Path) -> BinaryIO:
 
 
 def _lock(descriptor: int) -> None:
-    if os.name == "nt":  # pragma: no cover
-        import msvcrt
+    try:
+        if os.name == "nt":  # pragma: no cover
+            import msvcrt
 
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise OutputError("another g4f-websim batch writes this output: wait for it to end, or stop it") from None

@@ -241,4 +241,7 @@ def _progress_bar(total: int, done: int) -> Any:
         tqdm = importlib.import_module("tqdm").tqdm
     except ImportError:
         return None
-    return tqdm(total=total, initial=done, unit="row", file=sys.stderr, dynamic_ncols=True)
+    # tqdm shows nothing on a terminal that does not say how large it is.
+    is_known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    size: dict[str, Any] = {"dynamic_ncols": True} if is_known else {"ncols": 80, "nrows": 24}
+    return tqdm(total=total, initial=done, unit="row", file=sys.stderr, **size)

@@ -4,7 +4,6 @@ The commands `image` and `batch` share this module. images.py requests and downl
 """
 
 import contextlib
-import itertools
 import os
 import re
 import unicodedata
@@ -96,7 +95,9 @@ def create_file(stem: str, suffix: str, count: int, data: bytes) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    for number in itertools.count(1):
+    number = 0
+    while True:
+        number += 1
         file = Path(f"{stem}{suffix}" if number == count == 1 else f"{stem}-{number}{suffix}")
         try:
             file.open("xb").close()
@@ -108,7 +109,6 @@ def create_file(stem: str, suffix: str, count: int, data: bytes) -> Path:
             file.unlink(missing_ok=True)
             raise
         return file
-    raise AssertionError  # the numbers do not end
 
 
 def replace_file(file: Path, data: bytes) -> None:

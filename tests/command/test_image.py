@@ -89,6 +89,11 @@ def internet(monkeypatch):
             server.shutdown()
 
 
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path / "home")
+
+
 @contextmanager
 def started(home, *words, **options):
     """Start the command in a process of its own."""
@@ -124,16 +129,15 @@ def usage_error(capsys, *words):
 # Requests and file names
 
 
-def test_saves_image(tmp_path):
-    home = make_home(tmp_path / "home")
+def test_saves_image(home):
     done = run_command("--offline", "image", "a cat on a couch", "-O", "cat.png", home=home)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cat.png\n", "")
     assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
     assert list(home.joinpath("config").rglob("conversation.json")) == []
 
 
-def test_terminal_shows_progress(tmp_path):
-    done = run_on_terminal("--offline", "image", "a cat", "-O", "cat.png", home=make_home(tmp_path / "home"))
+def test_terminal_shows_progress(home):
+    done = run_on_terminal("--offline", "image", "a cat", "-O", "cat.png", home=home)
     assert done.stderr.startswith("g4f-websim: requesting 1 image from 127.0.0.1:")
 
 
@@ -229,8 +233,7 @@ def test_failed_write_leaves_no_trace(websim_server, monkeypatch, step, words, c
 
 
 @pytest.mark.parametrize("target", ["-", "/dev/stdout"])
-def test_writes_image_to_pipe(tmp_path, target):
-    home = make_home(tmp_path / "home")
+def test_writes_image_to_pipe(home, target):
     done = subprocess.run(
         [*SCRIPT, "--offline", "image", "a cat", "-O", target], cwd=home, env=environment(home), capture_output=True,
         timeout=MAX_SECONDS,
@@ -239,14 +242,12 @@ def test_writes_image_to_pipe(tmp_path, target):
     assert [file.name for file in home.iterdir() if file.is_file()] == []
 
 
-def test_closed_pipe_ends_quietly(tmp_path):
-    home = make_home(tmp_path / "home")
+def test_closed_pipe_ends_quietly(home):
     done = run_command(*SCRIPT, "--offline image a -O - | true", home=home, command=("sh", "-c", '"$0" $1'))
     assert "Traceback" not in done.stderr
 
 
-def test_ended_reader_of_the_names_loses_no_image(tmp_path):
-    home = make_home(tmp_path / "home")
+def test_ended_reader_of_the_names_loses_no_image(home):
     read, write = os.pipe()
     os.close(read)
     done = run_command("--offline", "image", "a cat", "-n", "3", home=home, stdout=write)
@@ -266,8 +267,7 @@ def test_terminal_gets_no_image(monkeypatch, websim_server, capsys):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=lambda value: str(int(value))
 )
-def test_signal_keeps_what_has_arrived(websim_server, tmp_path, number, status):
-    home = make_home(tmp_path / "home")
+def test_signal_keeps_what_has_arrived(websim_server, home, number, status):
     url = f"{websim_server.url}/offline/1x1/000000000000.png"
     websim_server.inject(image_at(url))
     websim_server.inject(Fault(delay=MAX_SECONDS), times=2)
@@ -282,18 +282,24 @@ def test_signal_keeps_what_has_arrived(websim_server, tmp_path, number, status):
     assert [file.name for file in home.iterdir() if file.is_file()] == ["cat-1.png"]
 
 
-def test_signal_during_download_names_the_url(websim_server, tmp_path):
-    home = make_home(tmp_path / "home")
+def interrupt_download(server, home, *words):
+    """Press Ctrl-C during the download of an image, and return the errors of the command and the URL of the image."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/cat.png"
-        websim_server.inject(image_at(url))
-        with started(home, "image", "a cat", WEBSIM_URL=websim_server.url) as process:
+        server.inject(image_at(url))
+        with started(home, *words, WEBSIM_URL=server.url) as process:
             listener.settimeout(MAX_SECONDS)
             connection, _ = listener.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=MAX_SECONDS)
-    assert (process.returncode, errors) == (130, f"g4f-websim: {url} was not saved\n")
+    assert process.returncode == 130
+    return errors, url
+
+
+def test_signal_during_download_names_the_url(websim_server, home):
+    errors, url = interrupt_download(websim_server, home, "image", "a cat")
+    assert errors == f"g4f-websim: {url} was not saved\n"
 
 
 # Failures
@@ -322,23 +328,29 @@ def test_failed_request_fails_on_one_line(websim_server, capsys):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ((), "prompt: expected what the image shows, as in 'a cat on a couch'"),
-        (("-n", "0"), "-n: invalid choice: "),
-        (("-n", "11"), "-n: invalid choice: "),
-        (("-n", "two"), "-n: invalid int value: 'two'"),
-        (("--aspect-ratio", "16x9"), "--aspect-ratio: expected W:H with positive numbers, as in 16:9, not '16x9'"),
-        (("--aspect-ratio", "0:1"), "--aspect-ratio: expected "),
-        (("--size", "1024"), "--size: expected WxH in pixels, as in 1024x768, not '1024'"),
-        (("--seed", "abc"), "--seed: expected a whole number from "),
-        (("--seed", str(2**53)), "--seed: expected a whole number from -9007199254740991 to 9007199254740991, "),
-        (("--seed", str(2**53 - 1), "-n", "2"), "--seed: expected at most 9007199254740990 for 2 images"),
-        (("-O", "images/cat.png"), "-O/--output: no such folder: images; create it first"),
-        (("-O", "."), "-O/--output: . is a folder; name a file, as in cat.png"),
-        (("-O", "-", "-n", "2"), "-O/--output: stdout takes one image; name a file, as in cat.png"),
+        ((" ",), "prompt: expected what the image shows, as in 'a cat on a couch'"),
+        (("a cat", "-n", "0"), "-n: invalid choice: "),
+        (("a cat", "-n", "11"), "-n: invalid choice: "),
+        (("a cat", "-n", "two"), "-n: invalid int value: 'two'"),
+        (
+            ("a cat", "--aspect-ratio", "16x9"),
+            "--aspect-ratio: expected W:H with positive numbers, as in 16:9, not '16x9'",
+        ),
+        (("a cat", "--aspect-ratio", "0:1"), "--aspect-ratio: expected "),
+        (("a cat", "--size", "1024"), "--size: expected WxH in pixels, as in 1024x768, not '1024'"),
+        (("a cat", "--seed", "abc"), "--seed: expected a whole number from "),
+        (
+            ("a cat", "--seed", str(2**53)),
+            "--seed: expected a whole number from -9007199254740991 to 9007199254740991, ",
+        ),
+        (("a cat", "--seed", str(2**53 - 1), "-n", "2"), "--seed: expected at most 9007199254740990 for 2 images"),
+        (("a cat", "-O", "images/cat.png"), "-O/--output: no such folder: images; create it first"),
+        (("a cat", "-O", "."), "-O/--output: . is a folder; name a file, as in cat.png"),
+        (("a cat", "-O", "-", "-n", "2"), "-O/--output: stdout takes one image; name a file, as in cat.png"),
     ],
 )
 def test_malformed_argument_fails_before_request(websim_server, words, error, capsys):
-    line = usage_error(capsys, *words, "a cat"[: 5 if words else 0], *([] if "-O" in words else ["-O", "cat.png"]))
+    line = usage_error(capsys, *words)
     assert line.startswith(f"g4f-websim image: error: argument {error}")
     assert websim_server.requests == []
 
