@@ -1,7 +1,6 @@
 """The command `g4f-websim batch`: send many prompts, so that no response is lost and none is requested twice.
 
-batch_input.py reads the prompts, batch_run.py sends them, batch_output.py writes the responses, and batch_progress.py
-reports on stderr.
+batch_input.py reads the prompts, batch_run.py sends them, and batch_output.py writes the responses.
 """
 
 import argparse
@@ -15,9 +14,8 @@ from ..transport.target import PROXY_VARIABLE, Target
 from ..wire import bodies
 from ..wire.redaction import redact
 from .batch_input import Input, InputError
-from .batch_output import OutputError, clean
+from .batch_output import OutputError, clean, exclusive_lock
 from .batch_run import Batch
-from .locks import LockedError, exclusive_lock
 from .signals import run
 from .terminal import fail, warn
 
@@ -44,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     bodies.check_project_id(None)
     Target(str(Websim.chat_api_endpoint), proxy=os.environ.get(PROXY_VARIABLE))
     try:
-        with closing(Input(options.input, options.model, Websim.image_models)) as source:
+        with closing(Input(options.input, options.model)) as source:
             source.check()
-            with exclusive_lock(options.output.with_name(f"{options.output.name}.lock")):
+            with exclusive_lock(options.output):
                 return _send(options, source)
     except InputError as error:
         fail(f"{options.input}: {error}; nothing was sent", status=2)
@@ -55,11 +53,8 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        fail(
-            f"{error.filename or options.output}: {error.strerror or error}; the responses in the output stay", status=1
-        )
-    except LockedError:
-        fail(f"another g4f-websim batch writes {options.output}; wait for it to end, or stop it", status=2)
+        file = error.filename or options.output
+        fail(f"{file}: {error.strerror or error}; the responses in the output stay", status=1)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -109,16 +104,12 @@ def _problem(source: Path, output: Path) -> str | None:
         return f"argument INPUT: no such file: {source}"
     if not source.is_file():
         return f"argument INPUT: {source} is not a regular file, which is read twice; save the prompts to a file first"
-    if not os.access(source, os.R_OK):
-        return f"argument INPUT: no permission to read {source}"
     if not output.parent.is_dir():
         return f"argument -o/--output: no such folder: {output.parent}; create it first"
     if output.exists() and not output.is_file():
         return f"argument -o/--output: {output} is not a regular file; name one, as in responses.jsonl"
     if output.exists() and output.samefile(source):
         return "argument -o/--output: the output would replace the input; name another file"
-    if not (os.access(output.parent, os.W_OK) and (not output.exists() or os.access(output, os.W_OK))):
-        return f"argument -o/--output: no permission to write {output}"
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..provider import CHAT_OPTIONS, IMAGE_OPTIONS, Websim
 from ..wire import bodies
 from .files import stem_of
 
@@ -15,18 +16,13 @@ CHAT_URL = "/v1/chat/completions"
 IMAGE_URL = "/v1/images/generations"
 
 # The fields of `body` that are used. The kind of a row is decided by its URL, so `model` is a label.
-CHAT_FIELDS = frozenset({"messages", "prompt", "media", "response_format", "json", "project_id", "timeout"})
-IMAGE_FIELDS = frozenset(
-    {"prompt", "messages", "media", "n", "size", "width", "height", "aspect_ratio", "seed", "transparent"}
-    | {"project_id", "timeout"}
-)
-LABELS = frozenset({"model"})
+COMMON_FIELDS = frozenset({"messages", "prompt", "project_id", "timeout"})
+CHAT_FIELDS = COMMON_FIELDS | set(CHAT_OPTIONS)
+IMAGE_FIELDS = COMMON_FIELDS | {"n", "aspect_ratio", *IMAGE_OPTIONS}
 
 HASH_CHARS = 12
 # The custom_id of a prompt in a text file.
 _LINE_ID = re.compile(rf"[0-9]{{1,20}}-[0-9a-f]{{{HASH_CHARS}}}")
-# The arguments of bodies.image_body.
-IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")
 
 
 class InputError(Exception):
@@ -50,25 +46,25 @@ class Row:
     body: dict[str, Any]
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of `Websim.create_async_generator` in the body, without `n`."""
-        known = (IMAGE_FIELDS if self.is_image else CHAT_FIELDS) - {"n"}
-        return {name: value for name, value in self.body.items() if name in known}
-
-    @property
     def unknown_fields(self) -> set[str]:
         """The names of the fields of the body that are not used."""
-        return self.body.keys() - (IMAGE_FIELDS if self.is_image else CHAT_FIELDS) - LABELS
+        return self.body.keys() - (IMAGE_FIELDS if self.is_image else CHAT_FIELDS) - {"model"}
 
     @property
     def count(self) -> int:
         """The number of images."""
         return bodies.check_count(self.body.get("n"))
 
-    def image_arguments(self, index: int) -> dict[str, Any]:
-        """Return the arguments for one of the images; with a seed, each image has the next one."""
-        seed = self.body.get("seed")
-        return {"prompt": None, **self.arguments, "seed": seed + index if index and seed is not None else seed}
+    def arguments(self, index: int = 0) -> dict[str, Any]:
+        """Return the arguments of `Websim.create_async_generator` for the chat or for one of the images.
+
+        With a seed, each image has the next one.
+        """
+        known = IMAGE_FIELDS - {"n"} if self.is_image else CHAT_FIELDS
+        arguments = {"messages": None, **{name: value for name, value in self.body.items() if name in known}}
+        if index and arguments.get("seed") is not None:
+            arguments["seed"] += index
+        return arguments
 
 
 def image_stem(custom_id: str, index: int, count: int) -> str:
@@ -86,8 +82,7 @@ class Input:
 
     Args:
         file: the path of a regular file.
-        model: the model of the prompts in a text file, or None.
-        image_models: the models for which a prompt is an image.
+        model: the model of the prompts in a text file, or None; an image model makes images of them.
 
     Attributes:
         custom_ids: the custom_ids of the file, once it is checked.
@@ -97,10 +92,10 @@ class Input:
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, file: Path, model: str | None, image_models: list[str]) -> None:
+    def __init__(self, file: Path, model: str | None) -> None:
         self.is_jsonl = file.suffix.lower() == ".jsonl"
         self._model = model
-        self._makes_images = bodies.strip_provider_prefix(model).lower() in image_models
+        self._makes_images = bodies.strip_provider_prefix(model).lower() in Websim.image_models
         self._file: BinaryIO = file.open("rb")
         self.custom_ids: set[str] = set()
         self.unknown_fields: set[str] = set()
@@ -154,9 +149,8 @@ class Input:
             row = json.loads(text)
         except ValueError as error:
             raise ValueError(f"not JSON ({error})") from None
-        _require(
-            isinstance(row, dict), 'an object, as in {"custom_id": "a", "method": "POST", "url": ..., "body": ...}'
-        )
+        example = 'an object, as in {"custom_id": "a", "method": "POST", "url": ..., "body": ...}'
+        _require(isinstance(row, dict), example)
         custom_id, url, body = (row.get(name) for name in ("custom_id", "url", "body"))
         _require(isinstance(custom_id, str) and custom_id, "custom_id: a text that is not empty")
         _require(row.get("method") == "POST", 'method: "POST"')
@@ -179,13 +173,11 @@ def _check_body(row: Row) -> None:
     bodies.check_timeout(body.get("timeout"))
     project_id = bodies.check_project_id(body.get("project_id"))
     if row.is_image:
-        options = {name: body.get(name) for name in IMAGE_OPTIONS}
         for index in range(row.count):
-            options["seed"] = row.image_arguments(index)["seed"]
-            bodies.image_body(project_id, body.get("messages"), body.get("prompt"), body.get("aspect_ratio"), **options)
+            arguments = {"prompt": None, "aspect_ratio": None, **row.arguments(index), "project_id": project_id}
+            bodies.image_body(**arguments)
     else:
-        messages, prompt, media = (body.get(name) for name in ("messages", "prompt", "media"))
-        bodies.chat_body(project_id, messages, prompt, media, body.get("response_format"))
+        bodies.chat_body(project_id, body.get("messages"), **{name: body.get(name) for name in CHAT_OPTIONS})
 
 
 def _hash(text: str) -> str:

@@ -1,23 +1,25 @@
 """Write the output of `g4f-websim batch`, OpenAI's batch output format, so that no response is lost.
 
 Each row is on the disk before the next one is written. A later run of the same command keeps the rows with a response.
+A lock of the operating system, which ends with its process, lets one run at a time write the output.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
-from .files import replacing, sync_folder
+from .files import replacing
 
 # How each line begins. A line that a crash cut off is recognized by it.
 START = b'{"id": "batch_req_'
 
 
 class OutputError(Exception):
-    """The file is not an output of this command; the message names the line."""
+    """Another process writes the file, or it is not an output of this command."""
 
 
 class Output:
@@ -31,12 +33,8 @@ class Output:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        is_new = not file.exists()
         # Without a buffer, no part of a row can be written later.
         self._opened = file.open("ab", buffering=0)
-        if is_new:
-            sync_folder(file.parent)
 
     def close(self) -> None:
         """Close the file."""
@@ -80,11 +78,8 @@ def clean(file: Path, custom_ids: set[str]) -> set[str]:
     if all(line == kept for line, kept in _sift(file, custom_ids, done)):
         return done
     done.clear()
-    with replacing(file) as temporary, temporary.open("wb") as opened:
-        for _, kept in _sift(file, custom_ids, done):
-            opened.write(kept)
-        opened.flush()
-        os.fsync(opened.fileno())
+    with replacing(file) as opened:
+        opened.writelines(kept for _, kept in _sift(file, custom_ids, done))
     return done
 
 
@@ -130,43 +125,6 @@ def _is_torn(line: bytes) -> bool:
     return False  # only the line end is missing
 
 
-def unsaved_images(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the body of each response with an image that has a URL and no file, by custom_id.
-
-    Args:
-        file: the path of an output that `clean` has read.
-    """
-    bodies: dict[str, dict[str, Any]] = {}
-    with file.open("rb") as opened:
-        for row in map(json.loads, opened):
-            body: Any = row["response"].get("body") if row["response"] else None
-            images = body.get("data") if isinstance(body, dict) else None
-            if any("url" in image and "file" not in image for image in images or ()):
-                bodies[row["custom_id"]] = body
-    return bodies
-
-
-def replace_bodies(file: Path, bodies: dict[str, dict[str, Any]]) -> None:
-    """Replace the bodies of responses in an output.
-
-    Args:
-        file: the path of an output that `clean` has read.
-        bodies: the new bodies, by custom_id.
-
-    Raises:
-        OSError: the file cannot be read or replaced; it stays as it is.
-    """
-    with replacing(file) as temporary, temporary.open("wb") as opened, file.open("rb") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if row["response"] and row["custom_id"] in bodies:
-                row["response"]["body"] = bodies[row["custom_id"]]
-                line = _encode(row)
-            opened.write(line)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
 def response_row(custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
     """Return the row for a response."""
     response = {"status_code": 200, "request_id": f"req_{uuid4().hex}", "body": body}
@@ -185,3 +143,56 @@ def _row_id() -> str:
 def _encode(row: dict[str, Any]) -> bytes:
     # In ASCII, so that no program takes a character such as U+2028 for a line end.
     return json.dumps(row).encode("ascii") + b"\n"
+
+
+@contextlib.contextmanager
+def exclusive_lock(output: Path) -> Iterator[None]:
+    """Hold the lock of an output: that of a file beside it, which is deleted at the end.
+
+    A file that a killed process left behind does no harm: its lock ended with the process.
+
+    Raises:
+        OutputError: another process holds the lock.
+        OSError: the file cannot be created, or its file system has no locks.
+    """
+    file = output.with_name(f"{output.name}.lock")
+    opened = _open_and_lock(file)
+    try:
+        yield
+    finally:
+        # Windows does not delete an open file. Elsewhere it is deleted while it is locked, so that no other process
+        # has locked it already.
+        if os.name == "nt":  # pragma: no cover
+            opened.close()
+        with contextlib.suppress(OSError):
+            file.unlink()
+        opened.close()
+
+
+def _open_and_lock(file: Path) -> BinaryIO:
+    while True:
+        opened = file.open("ab")
+        try:
+            _lock(opened.fileno())
+            # The previous holder may have deleted the file after it was opened here.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                    return opened
+        except BaseException:
+            opened.close()
+            raise
+        opened.close()
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        if os.name == "nt":  # pragma: no cover
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise OutputError("another g4f-websim batch writes this output: wait for it to end, or stop it") from None

@@ -1,12 +1,18 @@
-"""Send the rows of a batch, a few at a time, and write each response as it arrives."""
+"""Send the rows of a batch, a few at a time, write each response as it arrives, and report on stderr.
+
+A progress bar on a terminal (tqdm), or else a line now and then, shows how far the batch is.
+"""
 
 import argparse
 import asyncio
+import importlib
 import math
 import os
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -14,8 +20,7 @@ from ..provider import Websim
 from ..transport.target import PROXY_VARIABLE
 from ..wire.redaction import redact
 from .batch_input import Input, InputError, Row, image_stem
-from .batch_output import Output, error_row, replace_bodies, response_row, unsaved_images
-from .batch_progress import Progress
+from .batch_output import Output, error_row, response_row
 from .files import replace_file
 from .images import DownloadError, fetch_image, request_image
 from .terminal import one_line, warn
@@ -27,6 +32,9 @@ COMMON_REASONS = frozenset(
 )
 # The number of such failures in a row that stops the batch.
 MAX_COMMON_FAILURES = 3
+
+# The seconds between two lines of progress.
+LINE_INTERVAL = 10.0
 
 
 class PatientWebsim(Websim):
@@ -58,8 +66,6 @@ class Batch:
     async def run(self) -> int:
         """Send the rows and return the exit status."""
         try:
-            if self._image_dir:
-                await self._save_images_of_earlier_runs()
             with closing(Output(self._file)) as self._output:
                 await asyncio.gather(*(self._work() for _ in range(self._concurrency)))
         finally:
@@ -67,18 +73,6 @@ class Batch:
         if self._problem:
             warn(f"stopped: {self._problem}")
         return 1 if self._problem or self._progress.failed or self._progress.unsaved else 0
-
-    async def _save_images_of_earlier_runs(self) -> None:
-        """Save the images that are in the output, but were not saved because of Ctrl-C or a failed download."""
-        bodies = unsaved_images(self._file) if self._file.exists() else {}
-        try:
-            for custom_id, body in bodies.items():
-                for index, image in enumerate(body["data"]):
-                    if "file" not in image:
-                        await self._save(image, image_stem(custom_id, index, len(body["data"])))
-        finally:
-            if bodies:
-                replace_bodies(self._file, bodies)
 
     async def _work(self) -> None:
         # All workers take their rows from one iterator.
@@ -99,13 +93,13 @@ class Batch:
             self._fail_row(row, error)
         else:
             if self._write(response_row(row.custom_id, body)):
-                self._progress.row_done()
+                self._progress.count_row()
             self._common_failures = 0
 
     def _fail_row(self, row: Row, error: Exception) -> None:
         code, message = _code_of(error), redact(one_line(error))
         if self._write(error_row(row.custom_id, code, message)):
-            self._progress.row_failed(message)
+            self._progress.count_row(message)
         self._common_failures = self._common_failures + 1 if code in COMMON_REASONS else 0
         if self._common_failures >= MAX_COMMON_FAILURES:
             self._problem = f"{MAX_COMMON_FAILURES} failures in a row, which the other rows would meet too: {message}"
@@ -122,8 +116,7 @@ class Batch:
     async def _chat(self, row: Row) -> dict[str, Any]:
         """Return the response to a chat in OpenAI's form."""
         model, proxy = PatientWebsim.default_model, os.environ.get(PROXY_VARIABLE)
-        arguments: dict[str, Any] = {"messages": None, **row.arguments}
-        responses = PatientWebsim.create_async_generator(model, proxy=proxy, **arguments)
+        responses = PatientWebsim.create_async_generator(model, proxy=proxy, **row.arguments())
         text = "".join([str(response) async for response in responses])
         message = {"role": "assistant", "content": text, "refusal": None}
         return {
@@ -142,7 +135,7 @@ class Batch:
             # One after the other: the concurrency is that of requests.
             for number in range(row.count):
                 try:
-                    url = await request_image(PatientWebsim, **row.image_arguments(number))
+                    url = await request_image(PatientWebsim, **row.arguments(number))
                 except Exception as error:  # the other images of the row may succeed
                     failures.append(error)
                     if _code_of(error) in COMMON_REASONS:
@@ -182,3 +175,73 @@ class Batch:
 def _code_of(error: Exception) -> str:
     """Return the reason of one of Websim's errors, or the class of any other."""
     return str(getattr(error, "reason", None) or type(error).__name__)
+
+
+class Progress:
+    """The counts of a batch.
+
+    Args:
+        total: the number of rows.
+        done: the number of rows that have a response already.
+
+    Attributes:
+        failed: the number of rows that failed.
+        unsaved: the number of images that could not be saved.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total = total
+        self._done = done
+        self.failed = 0
+        self.unsaved = 0
+        self._last_failure = ""
+        self._bar = _progress_bar(total, done)
+        self._next_line = monotonic() + LINE_INTERVAL
+
+    def count_row(self, failure: str | None = None) -> None:
+        """Count a row that has a response now, or one that failed, with the message of its error."""
+        if failure is None:
+            self._done += 1
+        else:
+            self.failed += 1
+            self._last_failure = failure
+        if self._bar is not None:
+            self._bar.update()
+            self._bar.set_postfix(failed=self.failed)
+        elif monotonic() >= self._next_line:
+            self._next_line = monotonic() + LINE_INTERVAL
+            warn(f"{self._done} of {self._total} rows, {self.failed} failed")
+
+    def image_unsaved(self, message: str) -> None:
+        """Count an image that could not be saved, and print why."""
+        self.unsaved += 1
+        if self._bar is not None:
+            self._bar.clear()
+        warn(message)
+
+    def end(self) -> None:
+        """Remove the progress bar and print a summary."""
+        if self._bar is not None:
+            self._bar.close()
+        summary = f"{self._done} of {self._total} rows have a response"
+        if self.failed:
+            summary += f", {self.failed} failed (the last: {self._last_failure})"
+        if self.unsaved:
+            summary += f", {self.unsaved} {'image was' if self.unsaved == 1 else 'images were'} not saved"
+        if self._done < self._total:
+            summary += "; the same command continues"
+        warn(summary)
+
+
+def _progress_bar(total: int, done: int) -> Any:
+    """Return a progress bar, or None if stderr is not a terminal or tqdm is not installed."""
+    if not (sys.stderr and sys.stderr.isatty()):
+        return None
+    try:
+        tqdm = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        return None
+    # tqdm shows nothing on a terminal that does not say how large it is.
+    is_known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    size: dict[str, Any] = {"dynamic_ncols": True} if is_known else {"ncols": 80, "nrows": 24}
+    return tqdm(total=total, initial=done, unit="row", file=sys.stderr, **size)

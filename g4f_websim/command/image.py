@@ -5,18 +5,20 @@ images.py requests and downloads an image, files.py names and writes the files.
 
 import argparse
 import asyncio
-import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..provider import Websim
 from ..transport.log import logger
+from ..transport.target import host_in
 from ..wire.bodies import MAX_IMAGES, MAX_INT, RATIO, SIZE
-from .files import Format, create_file, free_names, replace_file, stem_of
-from .images import DownloadError, fetch_image, request_image, without_login
+from .files import Format, create_file, replace_file, stem_of
+from .images import DownloadError, fetch_image, request_image
+from .probe import without_login
 from .signals import run
 from .terminal import one_line, warn
 
@@ -55,8 +57,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "-n", type=int, choices=range(1, MAX_IMAGES + 1), default=1, metavar="N",
         help=f"the number of images, 1 to {MAX_IMAGES} (default: 1)",
     )  # fmt: skip
-    parser.add_argument("--aspect-ratio", type=_aspect_ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as in 1024x768")
+    ratio = _matching(RATIO, "W:H with positive numbers, as in 16:9")
+    parser.add_argument("--aspect-ratio", type=ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
+    size = _matching(SIZE, "WxH in pixels, as in 1024x768")
+    parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, as in 1024x768")
     parser.add_argument(
         "--seed", type=_seed, metavar="N", help="a whole number, as in 42; further images get 43, 44, ..."
     )
@@ -71,58 +75,36 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _aspect_ratio(text: str) -> str:
-    _check_option(RATIO.fullmatch(text), "W:H with positive numbers, as in 16:9", text)
-    return text
+def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
+    """Return a function that checks the value of an option for argparse."""
 
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
+        return text
 
-def _size(text: str) -> str:
-    _check_option(SIZE.fullmatch(text), "WxH in pixels, as in 1024x768", text)
-    return text
+    return check
 
 
 def _seed(text: str) -> int:
-    is_seed = re.fullmatch("-?[0-9]{1,16}", text) and abs(int(text)) <= MAX_INT
-    _check_option(is_seed, f"a whole number from {-MAX_INT} to {MAX_INT}", text)
+    if not re.fullmatch("-?[0-9]{1,16}", text) or abs(int(text)) > MAX_INT:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {-MAX_INT} to {MAX_INT}, not {text!r}")
     return int(text)
-
-
-def _check_option(ok: object, expected: str, text: str) -> None:
-    """Raise the error that argparse reports with the name of the option, unless `ok`."""
-    if not ok:
-        raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
 
 
 def _output_problem(output: str | None, count: int) -> str | None:
     """Return why the images cannot be saved, or None."""
+    if output is None:
+        return None
     if output == STDOUT:
         if count > 1:
             return "stdout takes one image; name a file, as in cat.png"
         is_terminal = not sys.stdout or sys.stdout.isatty()
         return "a terminal cannot show an image; use a pipe, as in -O - | open-image" if is_terminal else None
-    if output is None:
-        return None if os.access(".", os.W_OK) else "no permission to write into this folder; name a file elsewhere"
     file = Path(output)
     if file.is_dir():
         return f"{file} is a folder; name a file, as in {file / 'cat.png'}"
-    if not file.parent.is_dir():
-        return f"no such folder: {file.parent}; create it first"
-    for numbered in _files(file, count):
-        if numbered.is_file() and not os.access(numbered, os.W_OK):
-            return f"no permission to write {numbered}"
-        # A file is replaced by a new one in the same folder; a device is not replaced.
-        if not numbered.exists() or numbered.is_file():
-            folder = Path(os.path.realpath(numbered)).parent
-            if not os.access(folder, os.W_OK):
-                return f"no permission to write into the folder {folder}"
-    return None
-
-
-def _files(output: Path, count: int) -> list[Path]:
-    """Return the name of each file: cat.png, or cat-1.png, cat-2.png and so on for several images."""
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(1, count + 1)]
+    return None if file.parent.is_dir() else f"no such folder: {file.parent}; create it first"
 
 
 class _Images:
@@ -136,34 +118,34 @@ class _Images:
         self._options = options
         self._prompt = " ".join(options.prompt)
         self._saved = 0
-        self._reported: set[str] = set()
 
     async def request_all(self) -> int:
         """Request the images at the same time, save each as it arrives, and return the exit status."""
         count = self._options.n
-        logger.info("requesting %s from %s", _format_count(count), _host())
+        noun = "image" if count == 1 else "images"
+        logger.info("requesting %s %s from %s", count, noun, host_in(urlsplit(Websim.url)))
         if count == 1:
             await self._request(0)
         else:
-            await asyncio.gather(*(self._request_one_of_several(index) for index in range(count)))
+            reported: set[str] = set()
+            await asyncio.gather(*(self._request_one_of_several(index, reported) for index in range(count)))
         if self._saved < count:
-            warn(f"{self._saved} of {_format_count(count)} saved")
+            warn(f"{self._saved} of {count} {noun} saved")
         return 0 if self._saved == count else 1
 
-    async def _request_one_of_several(self, index: int) -> None:
+    async def _request_one_of_several(self, index: int, reported: set[str]) -> None:
         try:
             await self._request(index)
         except Exception as error:  # the other images may still arrive
             message = one_line(error)
-            if message not in self._reported:
-                self._reported.add(message)
-                warn(f"{message}")
+            if message not in reported:
+                reported.add(message)
+                warn(message)
 
     async def _request(self, index: int) -> None:
         options = self._options
         url = await request_image(
-            Websim,
-            self._prompt,
+            prompt=self._prompt,
             aspect_ratio=options.aspect_ratio,
             size=options.size,
             seed=None if options.seed is None else options.seed + index,
@@ -171,8 +153,7 @@ class _Images:
         )
         shown = "the image" if url.startswith("data:") else without_login(url)
         try:
-            data, image_format = await fetch_image(url)
-            self._save(data, image_format, index)
+            self._save(*await fetch_image(url), index)
         except DownloadError as error:
             warn(f"an image was not saved: {error}")
         except BrokenPipeError:
@@ -188,36 +169,26 @@ class _Images:
         if options.output == STDOUT:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        elif options.output is None:
-            file = create_file(free_names(stem_of(self._prompt), image_format.suffixes[0], options.n), data)
-            _show(file)
         else:
-            # With a seed, the number of a file says which seed it has. Without one, the numbers have no gap.
-            file = _files(Path(options.output), options.n)[self._saved if options.seed is None else index]
-            replace_file(file, data)
-            _show(file)
+            file = self._write(data, image_format, index)
+            # If the reader of stdout has ended, as in `| head -1`, the other images are saved all the same.
+            with suppress(BrokenPipeError):
+                print(file, flush=True)
             if file.suffix.lower() not in image_format.suffixes:
-                usual = image_format.suffixes[0]
-                print(
-                    f"g4f-websim: {file} is a {image_format.name} image; its usual suffix is {usual}", file=sys.stderr
-                )
+                warn(f"{file} is a {image_format.name} image; its usual suffix is {image_format.suffixes[0]}")
         self._saved += 1
         if options.n > 1:
             warn(f"{self._saved} of {options.n}")
 
-
-def _show(file: Path) -> None:
-    """Print the name of a saved file."""
-    # If the reader of stdout has ended, as in `| head -1`, the other images are saved all the same.
-    with suppress(BrokenPipeError):
-        print(file, flush=True)
-
-
-def _host() -> str:
-    """Return the host and port of the site."""
-    return Websim.url.rpartition("@")[2].rpartition("//")[2]
-
-
-def _format_count(count: int) -> str:
-    """Return `1 image`, `2 images` and so on."""
-    return f"{count} image" if count == 1 else f"{count} images"
+    def _write(self, data: bytes, image_format: Format, index: int) -> Path:
+        """Write an image and return the name of its file."""
+        options = self._options
+        if options.output is None:
+            return create_file(stem_of(self._prompt), image_format.suffixes[0], options.n, data)
+        file = Path(options.output)
+        if options.n > 1:
+            # With a seed, the number of a file says which seed it has. Without one, the numbers have no gap.
+            number = (self._saved if options.seed is None else index) + 1
+            file = file.with_name(f"{file.stem}-{number}{file.suffix}")
+        replace_file(file, data)
+        return file

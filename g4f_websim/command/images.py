@@ -4,7 +4,6 @@ files.py recognizes and saves what was downloaded.
 """
 
 import base64
-import binascii
 import ipaddress
 import os
 import re
@@ -21,6 +20,7 @@ from ..transport.target import PROXY_VARIABLE, Target
 from ..wire.bodies import IMAGE_PAGE, build_headers
 from ..wire.endpoints import DEFAULT_URL
 from .files import Format, NotAnImageError, recognize
+from .probe import without_login
 
 DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
 
@@ -30,30 +30,28 @@ MAX_IMAGE_BYTES = 64 * 1024 * 1024
 MAX_REDIRECTS = 10
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 
-LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+_LOCAL_NAME = re.compile(r"(.*\.)?localhost(\.localdomain)?|ip6-(localhost|loopback)")
 _PLAIN_NAME = re.compile(r"[a-z0-9._-]+")
 # The only IPv6 addresses that are assigned to hosts on the internet (RFC 4291, section 2.4).
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
-# Decoding a whole text of escapes at once would take a hundred times its size.
-DECODED_PIECE = 65536
+# Decoding millions of escapes at once would take a hundred times their size. No piece ends within an escape.
+_PIECE = re.compile(r"(?:%..|[^%]+|%){1,20000}", re.DOTALL)
 
 
 class DownloadError(Exception):
     """An image could not be downloaded or decoded. The message contains no secret, and the URL unless it is data:."""
 
 
-async def request_image(provider: type[Websim], prompt: str | None, **arguments: Any) -> str:
+async def request_image(provider: type[Websim] = Websim, **arguments: Any) -> str:
     """Request one image and return its URL.
 
     Args:
         provider: `Websim` or a subclass.
-        prompt: what the image shows.
         arguments: arguments of `create_async_generator`.
     """
-    model, proxy = provider.default_image_model, os.environ.get(PROXY_VARIABLE)
-    arguments = {"messages": None, **arguments}
-    responses: Any = provider.create_async_generator(model, prompt=prompt, proxy=proxy, **arguments)
+    arguments = {"messages": None, "proxy": os.environ.get(PROXY_VARIABLE), **arguments}
+    responses: Any = provider.create_async_generator(provider.default_image_model, **arguments)
     (url,) = [url async for response in responses for url in response.get_list()]
     return str(url)
 
@@ -69,16 +67,9 @@ async def fetch_image(url: str) -> tuple[bytes, Format]:
     Raises:
         DownloadError: the URL may not be opened, the download failed, or it is no image.
     """
-    if url.startswith("data:"):
-        try:
-            data = decode_data_uri(url)
-            return data, recognize(data)
-        except (binascii.Error, ValueError):
-            raise DownloadError("Websim returned a malformed data: URI") from None
-        except NotAnImageError as error:
-            raise DownloadError(f"Websim returned a data: URI with {error}") from None
+    is_data = url.startswith("data:")
     try:
-        data = await _download(url)
+        data = decode_data_uri(url) if is_data else await _download(url)
         return data, recognize(data)
     except TimeoutError:
         reason = f"no response within {DOWNLOAD_TIMEOUT.total:g} s"
@@ -86,8 +77,8 @@ async def fetch_image(url: str) -> tuple[bytes, Format]:
         reason = str(error)
     except Exception as error:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
         # Their messages may contain the password of the proxy.
-        reason = f"the download failed ({type(error).__name__})"
-    raise DownloadError(f"{reason}: {without_login(url)}") from None
+        reason = "malformed" if is_data else f"the download failed ({type(error).__name__})"
+    raise DownloadError(f"{reason}: {'a data: URI of Websim' if is_data else without_login(url)}") from None
 
 
 class _RefusedError(Exception):
@@ -140,17 +131,15 @@ def _require_public(url: str) -> None:
 
 def is_public(host: str) -> bool:
     """Return whether a host, in lower case, is a name or a public IP address in any form that systems accept."""
-    if host in LOCAL_NAMES or host.endswith(".localhost"):
-        return False
     address = _address(host)
     if isinstance(address, ipaddress.IPv6Address):
         # 6to4 addresses contain an IPv4 address.
         embedded = address.sixtofour
         return address in GLOBAL_UNICAST and address.is_global and (embedded is None or is_public(str(embedded)))
-    if isinstance(address, ipaddress.IPv4Address):
+    if address:
         return address.is_global and not address.is_multicast
-    # The system or a proxy might read another name as an address.
-    return _PLAIN_NAME.fullmatch(host) is not None
+    # The system or a proxy might read a name that is not plain as an address.
+    return bool(_PLAIN_NAME.fullmatch(host)) and not _LOCAL_NAME.fullmatch(host)
 
 
 def is_loopback(host: str) -> bool:
@@ -171,11 +160,6 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def without_login(url: str) -> str:
-    """Return a URL without a user and password; the rest is needed to find the image again."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", url)
-
-
 def decode_data_uri(uri: str) -> bytes:
     """Return the bytes in a `data:` URI (RFC 2397).
 
@@ -183,21 +167,8 @@ def decode_data_uri(uri: str) -> bytes:
         ValueError: the URI is malformed.
     """
     header, _, text = uri.partition(",")
-    data = _percent_decode(text)
+    data = b"".join(unquote_to_bytes(piece[0]) for piece in _PIECE.finditer(text))
     if not header.lower().endswith(";base64"):
         return data
     data = data.translate(None, b" \t\r\n")
     return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
-
-
-def _percent_decode(text: str) -> bytes:
-    decoded = bytearray()
-    start = 0
-    while start < len(text):
-        end = start + DECODED_PIECE
-        # An escape that begins at the end of the piece belongs to the next piece.
-        cut = text.find("%", end - 2, end)
-        end = cut if cut >= 0 and end < len(text) else end
-        decoded += unquote_to_bytes(text[start:end])
-        start = end
-    return bytes(decoded)
