@@ -6,6 +6,7 @@ The commands `image` and `batch` share this module. images.py requests and downl
 import contextlib
 import os
 import re
+import shutil
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
@@ -142,6 +143,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             yield opened
             opened.flush()
             os.fsync(opened.fileno())
+        if file.exists():
+            shutil.copymode(file, temporary)  # the user may have made the file private
         os.replace(temporary, file)  # noqa: PTH105  # the name in the documentation of atomic writes
     finally:
         temporary.unlink(missing_ok=True)

@@ -27,6 +27,9 @@ DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
 # Websim's images are a few megabytes large.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
+# Decoding more percent-encoded bytes would take longer than a second. Clients of Websim have seen none.
+MAX_ESCAPES = 2_000_000
+
 MAX_REDIRECTS = 10
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 
@@ -167,6 +170,8 @@ def decode_data_uri(uri: str) -> bytes:
         ValueError: the URI is malformed.
     """
     header, _, text = uri.partition(",")
+    if text.count("%") > MAX_ESCAPES:
+        raise ValueError("too many percent-encoded bytes")
     data = b"".join(unquote_to_bytes(piece[0]) for piece in _PIECE.finditer(text))
     if not header.lower().endswith(";base64"):
         return data
