@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -203,14 +204,16 @@ def test_name_from_prompt_is_one_that_no_file_has(websim_server, capsys):
 
 
 @pytest.mark.parametrize("name", ["folder/cat.png", "link.png"])
-def test_replaces_file_and_keeps_link(websim_server, name):
+def test_replaces_file_and_keeps_link_and_permissions(websim_server, name):
     file = Path("folder/cat.png")
     file.parent.mkdir()
     file.write_text("another file")
+    file.chmod(0o600)
     Path("link.png").symlink_to(file)
     assert main.main(["image", "a cat", "-O", name]) == 0
     assert file.read_bytes().startswith(PNG_MAGIC)
     assert (saved_files("folder"), Path("link.png").is_symlink()) == (["cat.png"], True)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
