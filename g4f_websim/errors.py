@@ -46,7 +46,7 @@ class WebsimError(Exception):
         message: what happened and what to do.
         reason: the name of what happened.
         status: the HTTP status, or None if no response began.
-        retry_after: the seconds until the next request makes sense, or None if the server named none.
+        retry_after: the seconds until the next request makes sense, or None if that is unknown.
 
     Attributes: `reason`, `status`, and `retry_after`, which is at most 900.
     """

@@ -40,7 +40,7 @@ Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 Messages = list[dict[str, Any]] | None
 
-# What a chat request takes from the keyword arguments.
+# What a chat request takes from the keyword arguments, in the order of the parameters of `bodies.chat_body`.
 CHAT_OPTIONS = ("prompt", "media", "response_format", "json")
 # What an image request takes from the keyword arguments; `size` is OpenAI's name for width and height.
 IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")

@@ -3,6 +3,7 @@
 Only the running process is changed, never a file of g4f. `unregister` restores the previous state.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from typing import Any
 
 import g4f.models
 from g4f import Provider
+
+from .transport.log import log
 
 GUI_API = "g4f.gui.server.api"
 
@@ -41,8 +44,11 @@ def register(provider: Any, name: str) -> None:
         _register_with_names(provider, name)
     elif hasattr(Provider, "__map_paths__"):
         _register_with_paths(provider, name)
-    else:
+    elif hasattr(Provider, "__map__"):
         _register_with_lists(provider, name)
+    else:
+        log(logging.WARNING, "this g4f keeps its providers in an unknown way: pass the class instead of its name")
+        return
     _append(Provider.__all__, name)
 
 

@@ -108,7 +108,7 @@ class Input:
         """Read all rows.
 
         Raises:
-            InputError: a line is malformed, or its custom_id stands twice.
+            InputError: a line is malformed, or its custom_id occurs twice.
         """
         for row in self.rows():
             if row.custom_id in self.custom_ids:

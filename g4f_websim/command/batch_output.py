@@ -59,7 +59,7 @@ class Output:
 
 
 def clean(file: Path, custom_ids: set[str]) -> set[str]:
-    """Remove from an output what is asked again, and return the custom_ids of the rows with a response.
+    """Remove from an output what will be requested again, and return the custom_ids of the rows with a response.
 
     Removed are failed rows and what a crash left of the last row. Rows of other inputs stay.
 

@@ -25,7 +25,7 @@ from .files import replace_file
 from .images import DownloadError, fetch_image, request_image
 from .terminal import one_line, warn
 
-# The reasons (`error.reason`) of failures that every other row would meet too.
+# The reasons (`error.reason`) of failures that every other row would have too.
 COMMON_REASONS = frozenset(
     {"project_refused", "login_needed", "login_expired", "bot_challenge", "api_moved", "no_credits", "no_connection"}
     | {"proxy_failed", "region_blocked"}
@@ -38,7 +38,7 @@ LINE_INTERVAL = 10.0
 
 
 class PatientWebsim(Websim):
-    """Websim without a limit on the time that a call waits for its turn; a batch has no other provider to fall to."""
+    """Websim whose calls wait for their turn as long as necessary; a batch has no other provider to fall back on."""
 
     max_wait = math.inf
 
@@ -102,7 +102,7 @@ class Batch:
             self._progress.count_row(message)
         self._common_failures = self._common_failures + 1 if code in COMMON_REASONS else 0
         if self._common_failures >= MAX_COMMON_FAILURES:
-            self._problem = f"{MAX_COMMON_FAILURES} failures in a row, which the other rows would meet too: {message}"
+            self._problem = f"{MAX_COMMON_FAILURES} failures in a row, which the other rows would have too: {message}"
 
     def _write(self, row: dict[str, Any]) -> bool:
         """Write a row and return whether it is on the disk; if it is not, the batch stops."""

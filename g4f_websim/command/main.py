@@ -1,6 +1,6 @@
 """The command `g4f-websim`: parse the command line and run the command.
 
-g4f's commands are in g4f_commands.py, the package's own in image.py, check.py and emulator/.
+g4f's commands are in g4f_commands.py, the package's own in image.py, batch.py, check.py and emulator/.
 """
 
 import argparse

@@ -135,7 +135,7 @@ class Emulator:
 
         Args:
             fault: how the responses differ from the usual ones.
-            times: the number of requests that receive such a response; None means all that find the queue empty.
+            times: the number of requests that receive such a response; None: all that find no queued response.
 
         Raises:
             ValueError: an argument is malformed.
@@ -156,8 +156,8 @@ class Emulator:
         self._images.clear()
         self._limiter.reset()
 
-    def _reply_with(self, content: dict[str, str]) -> Fault:
-        return Fault(body=json.dumps(content).encode(), delay=self._delay)
+    def _reply_with(self, body: dict[str, str]) -> Fault:
+        return Fault(body=json.dumps(body).encode(), delay=self._delay)
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -141,6 +141,4 @@ async def _attempt(
 def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:
     """Return the outcome of a call that may not wait until the next request makes sense, in `seconds`."""
     waited = policy.max_wait - max(0.0, call.may_wait)
-    error = failures.queue_error(waited + seconds, policy.max_wait, request.target)
-    error.retry_after = round(seconds, 1)
-    return Outcome(error=error)
+    return Outcome(error=failures.queue_error(waited + seconds, seconds, policy.max_wait, request.target))

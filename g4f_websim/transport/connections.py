@@ -22,7 +22,7 @@ from g4f.requests.defaults import DEFAULT_HEADERS
 # What the web application sends with every request.
 HEADERS = {**DEFAULT_HEADERS, "accept": "*/*", "content-type": "application/json", "websim-flags": ""}
 
-# The seconds that one attempt may take, and those of them until it is connected, through a proxy too.
+# The seconds that one attempt may take, and how many of these it may take to connect, through a proxy too.
 ATTEMPT_TIMEOUT = 300.0
 CONNECT_TIMEOUT = 30.0
 

@@ -108,13 +108,13 @@ def timed_out(seconds: float) -> Cause:
     return Cause(Reason.TIMEOUT, f"no response within {seconds:g} s", TRY_LATER, TimeoutError)
 
 
-def queue_error(seconds: float, max_wait: float, target: Target) -> WebsimError:
-    """Return the error for a call that would wait longer than `max_wait` seconds to be sent."""
+def queue_error(seconds: float, retry_after: float, max_wait: float, target: Target) -> WebsimError:
+    """Return the error for a call that would wait `seconds`, longer than `max_wait`."""
     message = (
         f"Rate limit of {target.host}: the call would wait {math.ceil(seconds)} s, longer than Websim.max_wait "
         f"({max_wait:g} s): try again later, log in, use another provider, or increase max_wait"
     )
-    return RateLimitError(message, Reason.RATE_LIMITED, status=429, retry_after=round(seconds, 1))
+    return RateLimitError(message, Reason.RATE_LIMITED, status=429, retry_after=round(retry_after, 1))
 
 
 def cause_of_exception(error: Exception, target: Target, status: int | None) -> Cause | None:

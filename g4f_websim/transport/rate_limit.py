@@ -72,7 +72,7 @@ class RateLimit:
         with self._lock:
             now = monotonic()
             is_free = self._gate.state is State.FREE and not self._queue and call.not_before <= now
-            return self._gate.sent(now) if is_free or self._due(call, now) <= now else None
+            return self._gate.sent(now) if is_free or (self._due(call, now) <= now) else None
 
     async def wait(self, call: Call) -> float | None:
         """Wait until the call may send a request, and return None.

@@ -19,7 +19,8 @@ Json = dict[str, Any]
 ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES |= {"developer": "system", "tool": "user", "function": "user"}
 
-# The types of parts, in the forms of OpenAI's two APIs, of Anthropic and of LangChain. A text stands in a field.
+# The types of parts, in the forms of OpenAI's two APIs, of Anthropic and of LangChain. For each type of text, the field
+# that contains it.
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
 IMAGE_PARTS = ("image_url", "input_image", "image")
 CALL_PARTS = ("tool_use", "tool_call", "function_call")

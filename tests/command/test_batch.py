@@ -303,7 +303,7 @@ def test_stops_after_three_failures_that_concern_every_row(websim_server, fault,
     websim_server.inject(fault, times=100)
     assert batch("in.jsonl", "--concurrency", "1") == 1
     assert len(websim_server.requests) == sent
-    is_stopped = "stopped: 3 failures in a row, which the other rows would meet too: " in capsys.readouterr().err
+    is_stopped = "stopped: 3 failures in a row, which the other rows would have too: " in capsys.readouterr().err
     assert is_stopped == (len(read()) == 3) == (sent != 6)
     websim_server.reset()
     assert batch("in.jsonl") == 0

@@ -259,6 +259,7 @@ def test_ended_reader_of_the_names_loses_no_image(home):
 
 def test_terminal_gets_no_image(monkeypatch, websim_server, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")  # argparse of Python 3.14 and later
     assert "argument -O/--output: a terminal cannot show an image" in usage_error(capsys, "a cat", "-O", "-")
     assert websim_server.requests == []
 

@@ -136,7 +136,7 @@ def test_timeout_error_names_seconds():
 
 
 def test_queue_error_names_wait_and_max_wait():
-    error = queue_error(90.4, 60.0, ANONYMOUS)
+    error = queue_error(90.4, 90.4, 60.0, ANONYMOUS)
     assert isinstance(error, g4f.errors.RateLimitError)
     assert str(error) == (
         "Rate limit of websim.com: the call would wait 91 s, longer than Websim.max_wait (60 s): "
