@@ -32,7 +32,7 @@ LAST_IS_ASSISTANT = (
     "g4f removes a message that repeats an earlier one: ask with other words"
 )
 
-# What ids of Websim's projects consist of, besides an underscore.
+# The characters of a project id, apart from the underscore.
 ID_CHARACTERS = string.ascii_lowercase + string.digits
 
 # Sends a prepared request and returns what the given function reads from the response body.

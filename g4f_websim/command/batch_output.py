@@ -1,7 +1,7 @@
 """Write the output of `g4f-websim batch`, OpenAI's batch output format, so that no response is lost.
 
 Each row is on the disk before the next one is written. A later run of the same command keeps the rows with a response.
-A lock of the operating system, which ends with its process, lets one run at a time write the output.
+Only one run at a time writes the output: it holds a lock of the operating system, which ends with its process.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def clean(file: Path, custom_ids: set[str]) -> set[str]:
         custom_ids: the custom_ids of the input.
 
     Raises:
-        OutputError: a line is not one of this command; the file stays as it is.
+        OutputError: the command did not write one of the lines; the file is unchanged.
         OSError: the file cannot be read or replaced.
     """
     done: set[str] = set()
@@ -84,7 +84,7 @@ def clean(file: Path, custom_ids: set[str]) -> set[str]:
 
 
 def _sift(file: Path, custom_ids: set[str], done: set[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each line of an output as it is, and as it is kept: empty if it is removed.
+    """Yield each line of an output, and what is kept of the line: nothing if it is removed.
 
     The custom_ids of the rows with a response are added to `done`.
     """

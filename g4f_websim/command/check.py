@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 from ..errors import Reason
 from ..transport.causes import Step
-from ..transport.target import PROXY_VARIABLE
+from ..transport.target import PROXY_VARIABLE, without_login
 from ..wire import tokens
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.redaction import excerpt, redact
 from ..wire.response import error_words
 from . import diagnosis
-from .probe import PROJECT_STATES, Probe, SettingError, Settings, read_settings, send_request, without_login
+from .probe import PROJECT_STATES, Probe, SettingError, Settings, read_settings, send_request
 
 COLUMNS = 100
 INDENT = " " * 4

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from ..errors import Reason
 from ..transport.causes import CHECK, TRY_LATER, Cause, Step
 from ..transport.failures import INVALID_CERTIFICATE
-from ..transport.target import PROXY_VARIABLE, is_valid_url, origin_in
+from ..transport.target import PROXY_VARIABLE, is_valid_url, origin_in, without_login
 from ..wire.endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from ..wire.tokens import TOKEN_VARIABLE, is_expired, is_token
-from .probe import SET_PROXY, USE_DEFAULT, USE_RANDOM, Probe, Settings, set_project, set_url, without_login
+from .probe import SET_PROXY, USE_DEFAULT, USE_RANDOM, Probe, Settings, set_project, set_url
 
 # The login of websim-cli, Websim's own command line tool.
 TOKEN_FILE, TOKEN_FIELD = "~/.websim-cli.json", "authToken"

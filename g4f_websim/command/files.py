@@ -51,7 +51,7 @@ FORMATS = (
 
 
 class NotAnImageError(Exception):
-    """Data is no image that can be saved; the message says what it is."""
+    """Data is not an image that can be saved; the message says what it is."""
 
 
 def recognize(data: bytes) -> Format:
@@ -113,7 +113,7 @@ def create_file(stem: str, suffix: str, count: int, data: bytes) -> Path:
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Write a file, or replace it as a whole: if this fails, the old file stays as it is.
+    """Write a file, or replace it as a whole: if this fails, the old file is unchanged.
 
     Args:
         file: the file. A device or a pipe, such as /dev/stdout, is written to.

@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 from ..provider import Websim
 from ..transport.log import logger
-from ..transport.target import host_in
+from ..transport.target import host_in, without_login
 from ..wire.bodies import MAX_IMAGES, MAX_INT, RATIO, SIZE
 from .files import Format, create_file, replace_file, stem_of
 from .images import DownloadError, fetch_image, request_image
-from .probe import without_login
 from .signals import run
 from .terminal import one_line, warn
 

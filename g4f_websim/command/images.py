@@ -16,11 +16,10 @@ from g4f.requests.aiohttp import get_connector
 
 from ..provider import Websim
 from ..transport.connections import HEADERS
-from ..transport.target import PROXY_VARIABLE, Target
+from ..transport.target import PROXY_VARIABLE, Target, without_login
 from ..wire.bodies import IMAGE_PAGE, build_headers
 from ..wire.endpoints import DEFAULT_URL
 from .files import Format, NotAnImageError, recognize
-from .probe import without_login
 
 DOWNLOAD_TIMEOUT = ClientTimeout(total=120, sock_connect=30)
 
@@ -68,7 +67,7 @@ async def fetch_image(url: str) -> tuple[bytes, Format]:
         url: a `data:` URI or a web URL.
 
     Raises:
-        DownloadError: the URL may not be opened, the download failed, or it is no image.
+        DownloadError: the URL may not be opened, the download failed, or the data is not an image.
     """
     is_data = url.startswith("data:")
     try:

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from urllib.parse import urlsplit
 
 from ..errors import Reason
 from ..provider import Websim
 from ..transport.causes import CHECK, USE_NO_PROXY, Cause, Step, quoted
 from ..transport.failures import USE_HTTP_PROXY, timed_out, timeout_error
 from ..transport.post import Outcome, Request, attempt
-from ..transport.target import PROXY_VARIABLE, SITE_FORM, SOCKS_SCHEMES, Target, host_in, is_valid_url
+from ..transport.target import PROXY_VARIABLE, SITE_FORM, SOCKS_SCHEMES, Target, is_valid_url
 from ..wire import bodies, response
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.endpoints import API_URL, CHAT_PATH, DEFAULT_URL, IMAGE_PATH, PROJECT_PATH, URL_VARIABLE
@@ -234,9 +233,3 @@ def set_url(url: str) -> str:
 def set_project(start: str) -> Step:
     """Return the step that sets WEBSIM_PROJECT_ID, after the beginning of its sentence."""
     return Step(f"{start} its id, the last part of websim.com/p/<id>:", (f"export {PROJECT_VARIABLE}=<id>",))
-
-
-def without_login(url: str) -> str:
-    """Return a URL without its user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=host_in(parts)).geturl()

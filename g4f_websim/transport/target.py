@@ -138,6 +138,12 @@ def host_in(parts: SplitResult) -> str:
     return parts.netloc.rpartition("@")[2]
 
 
+def without_login(url: str) -> str:
+    """Return a URL without its user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=host_in(parts)).geturl()
+
+
 def _login_in(parts: SplitResult) -> str:
     """Return the user and password in a URL as they are written there."""
     return parts.netloc.rpartition("@")[0]
