@@ -193,8 +193,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         if is_image:
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
         else:
-            bodies.check_chat_model(model, cls.image_models)
-            if model:
+            if model and model not in cls.vision_models:
+                bodies.check_chat_model(model, cls.image_models)
                 _warn_if_misspelled("model", model, ("auto", *cls.models))
             handler = cls._handle_chat_request(project_id, messages, headers, proxy, prompt=prompt, **options)
         try:
@@ -225,8 +225,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, project_id: str, messages: Messages, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
     ) -> AsyncGenerator[str, None]:
         """Yield the text of a chat response."""
-        options = (kwargs.get(name) for name in CHAT_OPTIONS)
-        body = bodies.chat_body(project_id, messages, *options)
+        body = bodies.chat_body(project_id, messages, **{name: kwargs.get(name) for name in CHAT_OPTIONS})
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)
@@ -271,9 +270,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         is_unsent = bool(options.get("unsent_keys")) and not token
         target = Target(str(url), token or None, key or None, str(proxy) if proxy else None, is_unsent)
         bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
-        policy = attempts.RetryPolicy(cls.max_attempts, cls.backoff, cls.max_wait)
         prepared = Request(target, headers, json.dumps(body).encode())
-        return partial(attempts.send, prepared, policy, bodies.check_timeout(options.get("timeout")))
+        return partial(attempts.send, prepared, cls, bodies.check_timeout(options.get("timeout")))
 
 
 # The arguments that are not ignored.

@@ -7,8 +7,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 from ..errors import RateLimitError
 from . import failures
@@ -22,9 +22,8 @@ from .rate_limit import Call, RateLimit, rate_limit_of
 MAX_EXPONENT = 1000
 
 
-@dataclass(slots=True)
-class RetryPolicy:
-    """How often a request is sent, and after which delays.
+class RetryPolicy(Protocol):
+    """How often a request is sent, and after which delays: the attributes of `Websim`.
 
     Attributes:
         max_attempts: the maximum number of attempts.
@@ -36,12 +35,13 @@ class RetryPolicy:
     backoff: float
     max_wait: float
 
-    def delay(self, attempt: int, retry_after: float | None) -> float:
-        """Return the seconds to wait after attempt number `attempt` failed."""
-        if retry_after is not None:
-            return retry_after
-        exponent = min(attempt - 1, MAX_EXPONENT)
-        return self.backoff * 2.0**exponent * random.uniform(1, 1 + JITTER)
+
+def delay_after(attempt: int, retry_after: float | None, backoff: float) -> float:
+    """Return the seconds to wait after attempt number `attempt` failed."""
+    if retry_after is not None:
+        return retry_after
+    exponent = min(attempt - 1, MAX_EXPONENT)
+    return backoff * 2.0**exponent * random.uniform(1, 1 + JITTER)
 
 
 async def send(request: Request, policy: RetryPolicy, time_limit: float | None, read: Callable[[str], str]) -> str:
@@ -78,15 +78,21 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
     """Return the outcome of the first attempt that succeeds, or of the last one."""
     limit = rate_limit_of(request.target)
     call = limit.new_call(policy.max_wait)
-    slots = (await shared_pool()).slots
+    pool = await shared_pool()
+    kept = pool if pool.keeps_connections else None
     number, may_resend = 1, True
     while True:
         call.is_last_attempt = number >= policy.max_attempts
-        async with slots:
+        async with pool.slots:
             # Not before the call has a slot: other requests may have been refused in the meantime.
             sent_at = limit.send(call)
             if sent_at is not None:
-                outcome = await _attempt(request, read, limit, sent_at, policy.backoff, may_resend)
+                try:
+                    outcome = await attempt(request, read, kept, may_resend)
+                except (asyncio.CancelledError, Exception):
+                    limit.failed(sent_at)
+                    raise
+                _record(outcome, limit, sent_at, policy.backoff)
         if sent_at is None:
             seconds = await limit.wait(call)
             if seconds is not None:
@@ -95,7 +101,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         if call.is_last_attempt or not outcome.is_retryable:
             return outcome
         may_resend = may_resend and not outcome.is_stale
-        delay = policy.delay(number, outcome.retry_after)
+        delay = delay_after(number, outcome.retry_after, policy.backoff)
         number += 1
         next_attempt = f"attempt {number} of {policy.max_attempts}"
         if isinstance(outcome.error, RateLimitError):
@@ -113,29 +119,14 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         await asyncio.sleep(delay)
 
 
-async def _attempt(
-    request: Request, read: Callable[[str], str], limit: RateLimit, sent_at: float, backoff: float, may_resend: bool
-) -> Outcome:
-    """Send a request once, and record in the rate limit what became of it.
-
-    aiohttp does not repeat a POST that was sent over a connection that the server had closed. If `may_resend`, such a
-    request is repeated at once over a new connection, and the outcome is still marked as stale.
-    """
-    try:
-        outcome = await attempt(request, read)
-        if outcome.is_stale and may_resend:
-            outcome = await attempt(request, read, new_connection=True)
-            outcome.is_stale = True
-    except (asyncio.CancelledError, Exception):
-        limit.failed(sent_at)
-        raise
+def _record(outcome: Outcome, limit: RateLimit, sent_at: float, backoff: float) -> None:
+    """Record in the rate limit what became of a request."""
     if isinstance(outcome.error, RateLimitError):
         limit.refused(sent_at, outcome.retry_after, backoff)
     elif outcome.response:
         limit.accepted(sent_at)
     else:
         limit.failed(sent_at)
-    return outcome
 
 
 def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:

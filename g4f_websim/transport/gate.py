@@ -106,7 +106,9 @@ class Gate:
 
     def sent(self, now: float) -> float:
         """Record that a request is sent, and return the time that identifies it."""
-        now = self._last_sent = max(now, math.nextafter(self._last_sent, math.inf))
+        if now <= self._last_sent:
+            now = math.nextafter(self._last_sent, math.inf)
+        self._last_sent = now
         if self.state is State.PAUSED:
             self.state = State.PROBING
         elif self.state is State.PACED:
@@ -123,21 +125,26 @@ class Gate:
 
     def accepted(self, sent_at: float) -> None:
         """Record a response other than a refusal."""
-        first_refused = self._suspect[0] if self._suspect else sent_at
-        self._suspect = [refused for refused in self._suspect if refused > sent_at]
         self._last_accepted = max(self._last_accepted, sent_at)
-        if not self.is_open and sent_at >= self._resume:
-            self._silence = max(self._silence, sent_at - first_refused)
-            self._begin_round(sent_at)
-        elif not self.is_open and not self._suspect:  # it was sent later than all refused requests
-            self.state = self._open_state
-            self._end_pause()
+        if self._suspect:  # also whenever the gate is not open
+            self._reconsider(sent_at)
         if sent_at >= self._round_start:
             self._accepted.append(sent_at)
             self._count += 1
             self._allowed += ALLOWED_PER_ACCEPTED
             if self.state is State.PACED and self._allowed > MAX_ALLOWED and self._interval < MIN_INTERVAL:
                 self._become_free()
+
+    def _reconsider(self, sent_at: float) -> None:
+        """Drop the suspicion of requests that were sent earlier than an accepted one, and open the gate if possible."""
+        first_refused = self._suspect[0]
+        self._suspect = [refused for refused in self._suspect if refused > sent_at]
+        if not self.is_open and sent_at >= self._resume:
+            self._silence = max(self._silence, sent_at - first_refused)
+            self._begin_round(sent_at)
+        elif not self.is_open and not self._suspect:  # it was sent later than all refused requests
+            self.state = self._open_state
+            self._end_pause()
 
     def _begin_round(self, sent_at: float) -> None:
         """Open the gate, because the probe sent at `sent_at` is accepted."""

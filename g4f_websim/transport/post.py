@@ -13,7 +13,7 @@ from ..errors import RateLimitError, WebsimError
 from ..wire.response import UnexpectedBodyError, decode, error_words, require_no_event_stream
 from . import failures
 from .causes import Cause, cause_of_body, cause_of_response
-from .connections import ATTEMPT_TIMEOUT, Exchange, current_exchange, new_session, shared_pool
+from .connections import ATTEMPT_TIMEOUT, Exchange, Pool, current_exchange, new_session
 from .failures import RETRYABLE_STATUSES, ResponseTooLargeError
 from .retry_after import parse_retry_after
 from .target import Target
@@ -66,13 +66,19 @@ class Outcome:
     retry_after: float | None = None
 
 
-async def attempt(request: Request, read: Callable[[str], str], new_connection: bool = False) -> Outcome:
+async def attempt(
+    request: Request, read: Callable[[str], str], pool: Pool | None = None, may_resend: bool = False
+) -> Outcome:
     """Send a request once; the error of a call is returned, not raised.
+
+    aiohttp does not repeat a POST that was sent over a connection that the server had closed. If `may_resend`, such a
+    request is repeated at once over a new connection, and the outcome is still marked as stale.
 
     Args:
         request: what to send.
         read: returns the text or the image URL in a response body, or raises `UnexpectedBodyError`.
-        new_connection: whether to open a connection rather than to reuse one.
+        pool: the connections to reuse; None to open one for this request.
+        may_resend: whether to repeat the request.
 
     Raises:
         Exception: an error that is not the network's, if no event loop of asyncio runs for example.
@@ -80,18 +86,31 @@ async def attempt(request: Request, read: Callable[[str], str], new_connection: 
     exchange, target = Exchange(), request.target
     current_exchange.set(exchange)
     try:
-        response = await _post(request, exchange, new_connection)
+        response = await _post(request, exchange, pool)
     except Exception as raised:  # aiohttp, ssl and the SOCKS library raise exceptions of many classes
-        if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
-            error, cause = failures.timeout_error(ATTEMPT_TIMEOUT, target), failures.timed_out(ATTEMPT_TIMEOUT)
-            return Outcome(error=error, cause=cause)
-        failure = failures.cause_of_exception(raised, target, exchange.status)
-        if failure is None:
-            raise
-        error = failures.error_of(failure, target, failures.text_of(raised), exchange.status)
-        return Outcome(
-            error=error, cause=failure, is_retryable=failure.is_retryable, is_stale=_is_stale(raised, exchange)
-        )
+        is_stale = _is_stale(raised, exchange)
+        if not (is_stale and may_resend):
+            return _failed(raised, target, exchange, is_stale)
+    else:
+        return _outcome_of(response, read, target)
+    outcome = await attempt(request, read)
+    outcome.is_stale = True
+    return outcome
+
+
+def _failed(raised: Exception, target: Target, exchange: Exchange, is_stale: bool) -> Outcome:
+    """Return the outcome of an attempt that ended with an exception, or raise it if it is not the network's."""
+    if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
+        error = failures.timeout_error(ATTEMPT_TIMEOUT, target)
+        return Outcome(error=error, cause=failures.timed_out(ATTEMPT_TIMEOUT))
+    cause = failures.cause_of_exception(raised, target, exchange.status)
+    if cause is None:
+        raise raised
+    error = failures.error_of(cause, target, failures.text_of(raised), exchange.status)
+    return Outcome(error=error, cause=cause, is_retryable=cause.is_retryable, is_stale=is_stale)
+
+
+def _outcome_of(response: Response, read: Callable[[str], str], target: Target) -> Outcome:
     if 200 <= response.status < 300:
         try:
             content = read(response.text)
@@ -117,27 +136,24 @@ def _is_stale(error: Exception, exchange: Exchange) -> bool:
     return is_empty and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
 
 
-async def _post(request: Request, exchange: Exchange, new_connection: bool) -> Response:
-    pool, socks_proxy = await shared_pool(), request.target.socks_proxy
-    if pool.keeps_connections and not socks_proxy and not new_connection:
-        exchange.is_shared = True
-        return await _post_in(pool.session, request, exchange)
-    async with new_session(socks_proxy) as session:
-        return await _post_in(session, request, exchange)
-
-
-async def _post_in(session: aiohttp.ClientSession, request: Request, exchange: Exchange) -> Response:
-    body = io.BytesIO(request.body) if len(request.body) > MAX_BYTES_IN_ONE_PIECE else request.body
-    async with session.request(
-        request.method,
-        request.target.url,
-        data=body,
-        headers=request.headers,
-        proxy=request.target.http_proxy,
-        allow_redirects=False,
-    ) as response:
-        exchange.status = response.status
-        return Response(response.status, response.headers, await _read_text(response))
+async def _post(request: Request, exchange: Exchange, pool: Pool | None) -> Response:
+    target, body = request.target, request.body
+    session = pool.session if pool and not target.socks_proxy else new_session(target.socks_proxy)
+    exchange.is_shared = pool is not None and session is pool.session
+    try:
+        async with session.request(
+            request.method,
+            target.url,
+            data=io.BytesIO(body) if len(body) > MAX_BYTES_IN_ONE_PIECE else body,
+            headers=request.headers,
+            proxy=target.http_proxy,
+            allow_redirects=False,
+        ) as response:
+            exchange.status = response.status
+            return Response(response.status, response.headers, await _read_text(response))
+    finally:
+        if not exchange.is_shared:
+            await session.close()
 
 
 async def _read_text(response: aiohttp.ClientResponse) -> str:

@@ -14,7 +14,6 @@ import math
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 from operator import attrgetter
 from time import monotonic
 
@@ -29,19 +28,19 @@ REPORT_INTERVAL = 5.0
 MAX_LIMITS = 256
 
 
-@dataclass(eq=False, slots=True)
 class Call:
     """A call, which may wait for `may_wait` seconds, and for its own delay until `not_before` if the gate is open."""
 
-    arrival: int
-    may_wait: float
-    is_last_attempt: bool = False
-    not_before: float = -math.inf
-    deadline: float = math.inf
-    looked_at: float = -math.inf
+    is_last_attempt = False
+    not_before = looked_at = -math.inf
+    deadline = math.inf
     # Set once the call waits.
-    loop: asyncio.AbstractEventLoop = field(init=False)
-    woken: asyncio.Event = field(init=False)
+    loop: asyncio.AbstractEventLoop
+    woken: asyncio.Event
+
+    def __init__(self, arrival: int, may_wait: float) -> None:
+        self.arrival = arrival
+        self.may_wait = may_wait
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -99,7 +98,8 @@ class RateLimit:
         """Record a response other than a refusal."""
         with self._lock:
             self._gate.accepted(sent_at)
-            self._wake_first()
+            if self._queue:
+                self._wake_first()
 
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
         """Record a refusal; see `Gate.refused`."""

@@ -49,9 +49,6 @@ class Target:
         proxy: URL of an http, https, socks4, socks5 or socks5h proxy, if any.
         unsent_key: whether a key was given that is not a Websim token and so is not sent.
 
-    Attributes:
-        host: the host and port of the endpoint.
-
     Raises:
         ValueError: one of the URLs is malformed or has an unsupported scheme.
     """
@@ -62,10 +59,8 @@ class Target:
     proxy: str | None = field(default=None, repr=False)
     unsent_key: bool = field(default=False, repr=False)
 
-    host: str = field(init=False)
-
     def __post_init__(self) -> None:
-        self.host = host_in(_check_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM))
+        _check_url(SITE_NAME, self.url, HTTP_SCHEMES, SITE_FORM)
         if not self.proxy:
             return
         name = PROXY_VARIABLE if self.proxy == os.environ.get(PROXY_VARIABLE) else "proxy"
@@ -74,6 +69,11 @@ class Target:
             raise malformed_url(name, PROXY_FORM, self.proxy)
         if parts.scheme in SOCKS_SCHEMES and not _is_usable_for_socks(parts):
             raise malformed_url(name, SOCKS_FORM, self.proxy)
+
+    @property
+    def host(self) -> str:
+        """The host and port of the endpoint."""
+        return host_in(urlsplit(self.url))
 
     @property
     def proxy_host(self) -> str:

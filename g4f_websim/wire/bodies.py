@@ -18,7 +18,7 @@ except ImportError:  # g4f up to 0.5.3
 from .arguments import invalid, require, require_text
 from .endpoints import API_URL, DEFAULT_URL
 from .images import image_urls
-from .json_mode import schema_instructions, wants_json
+from .json_mode import json_instructions
 from .messages import (
     Json,
     add_instructions,
@@ -80,21 +80,23 @@ def chat_body(
     Raises:
         ValueError: there is nothing to send, or an argument is malformed.
     """
-    is_json = wants_json(response_format, json)
+    instructions = json_instructions(response_format, json)
     normalized = normalize(messages)
-    text = require_text("prompt", prompt)
-    if text and not ends_with(without_empty(normalized), text):
-        normalized.append({"role": "user", "content": text})
+    if prompt is not None:
+        text = require_text("prompt", prompt)
+        if text and not ends_with(without_empty(normalized), text):
+            normalized.append({"role": "user", "content": text})
     if urls := image_urls(media):
         last = last_user_message(normalized)
         last["content"] = parts_of(last) + [image_part(url) for url in urls]
     normalized = without_empty(normalized)
     example = 'a message with content, as in messages=[{"role": "user", "content": "Hello"}], or a prompt'
     require(normalized, "messages", example, messages)
-    if instructions := schema_instructions(response_format):
+    if instructions is None:
+        return {"project_id": project_id, "messages": normalized}
+    if instructions:
         add_instructions(normalized, instructions)
-    body: Json = {"project_id": project_id, "messages": normalized}
-    return body | {"json": True} if is_json else body
+    return {"project_id": project_id, "messages": normalized, "json": True}
 
 
 def image_body(
@@ -215,8 +217,9 @@ def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
     require(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
-    require(_is_duration(backoff), "Websim.backoff", "seconds, as in 2.0", backoff)
-    require(_is_duration(max_wait), "Websim.max_wait", "seconds, as in 60.0", max_wait)
+    for name, seconds in (("backoff", backoff), ("max_wait", max_wait)):
+        valid = isinstance(seconds, (int, float)) and seconds >= 0
+        require(valid, f"Websim.{name}", "seconds, as in 2.0", seconds)
 
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -237,10 +240,6 @@ def _image_options(size: Any, options: Mapping[str, Any]) -> Json:
             require(is_valid(value), name, expected, value)
             fields[name] = value
     return fields
-
-
-def _is_duration(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value >= 0
 
 
 def _is_int(value: Any) -> bool:

@@ -12,32 +12,31 @@ SCHEMA_FORM = 'a dict, as in {"type": "json_schema", "json_schema": {"schema": {
 INSTRUCTIONS = "Respond only with JSON that is valid against this JSON schema:"
 
 
-def wants_json(response_format: Any, json_only: Any) -> bool:
-    """Return whether JSON is requested.
+def json_instructions(response_format: Any, json_only: Any) -> str | None:
+    """Return what to tell Websim about the JSON that is requested, or None if no JSON is requested.
 
     Args:
         response_format: None, or OpenAI's dict; the types `json_object` and `json_schema` request JSON.
         json_only: None or a bool; True requests JSON.
+
+    Returns:
+        A text with the JSON schema; an empty string without a schema.
 
     Raises:
         ValueError: an argument is malformed.
     """
     require(json_only is None or isinstance(json_only, bool), "json", "True or False, as in json=True", json_only)
     if response_format is None:
-        return bool(json_only)
+        return "" if json_only else None
     require(isinstance(response_format, dict), "response_format", FORMAT_FORM, response_format)
+    kind = response_format.get("type")
+    if kind == "json_schema":
+        return _describe_schema(response_format)
     # Other types are ignored: g4f adds {"type": "json"} to a request with tools, which it parses itself.
-    return bool(json_only) or response_format.get("type") in ("json_object", "json_schema")
+    return "" if json_only or kind == "json_object" else None
 
 
-def schema_instructions(response_format: Any) -> str:
-    """Return a text that asks for the JSON schema in a checked response_format, or an empty string without a schema.
-
-    Raises:
-        ValueError: the schema is malformed.
-    """
-    if not response_format or response_format.get("type") != "json_schema":
-        return ""
+def _describe_schema(response_format: Mapping[str, Any]) -> str:
     # OpenAI's Chat Completions API has the schema one level deeper than its Responses API.
     described = response_format.get("json_schema", response_format)
     schema = described.get("schema") if isinstance(described, Mapping) else described

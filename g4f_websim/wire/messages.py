@@ -10,7 +10,7 @@ from typing import Any
 from g4f.providers.helper import to_string
 from g4f.tools.media import render_messages
 
-from .arguments import invalid, require, require_text
+from .arguments import invalid, require, require_text, without_surrogates
 from .images import image_url
 
 Json = dict[str, Any]
@@ -50,8 +50,7 @@ def normalize(messages: Any) -> list[Json]:
     valid = messages is None or isinstance(messages, (list, tuple))
     require(valid, "messages", 'a list of dicts, as in [{"role": "user", "content": "Hello"}]', messages)
     tools: _Tools = {}
-    fields = ((f"messages[{index}]", message) for index, message in enumerate(messages or ()))
-    return [_normalize_message(field, message, tools) for field, message in fields]
+    return [_normalize_message(f"messages[{index}]", message, tools) for index, message in enumerate(messages or ())]
 
 
 def without_empty(messages: list[Json]) -> list[Json]:
@@ -113,12 +112,12 @@ def _normalize_message(field: str, message: Any, tools: _Tools) -> Json:
     if role not in ROLES:
         raise invalid(field, f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
     content = _normalize_content(f"{field}.content", message.get("content"), tools)
-    said = "\n".join(_said_elsewhere(field, message, tools))
     result = {"role": ROLES[role], "content": content}
-    if said and content:
-        _add_text(result, said)
-    elif said:
-        result["content"] = said
+    if SAID_ELSEWHERE & message.keys() and (said := "\n".join(_said_elsewhere(field, message, tools))):
+        if content:
+            _add_text(result, said)
+        else:
+            result["content"] = said
     if role in ("tool", "function"):
         call_id, name = _label(message.get("tool_call_id")), _label(message.get("name"))
         result["content"] = _owned_result(result["content"], call_id, name, tools)
@@ -127,8 +126,6 @@ def _normalize_message(field: str, message: Any, tools: _Tools) -> Json:
 
 def _said_elsewhere(field: str, message: Mapping[str, Any], tools: _Tools) -> list[str]:
     """Return what a message says outside of its content: refusals, transcripts of audio, and calls of tools."""
-    if not SAID_ELSEWHERE & message.keys():
-        return []
     audio = message.get("audio")
     transcript = audio.get("transcript") if isinstance(audio, Mapping) else None
     texts = [require_text(f"{field}.refusal", message.get("refusal"))]
@@ -143,7 +140,7 @@ def _said_elsewhere(field: str, message: Mapping[str, Any], tools: _Tools) -> li
 
 def _normalize_content(field: str, content: Any, tools: _Tools) -> str | list[Json]:
     if isinstance(content, str):
-        return require_text(field, content)
+        return without_surrogates(content)
     require(content is None or isinstance(content, (list, tuple)), field, "text or a list of parts", content)
     parts = [_normalize_part(f"{field}[{index}]", part, tools) for index, part in enumerate(content or ()) if part]
     return [part for rendered in parts for part in rendered]

@@ -64,9 +64,10 @@ def decode(body: bytes, charset: str | None) -> str:
     # JSON is UTF-8 whatever a header says (RFC 8259). Only in UTF-16 and UTF-32 does it begin with zero bytes.
     if encoding == "utf-8" and charset and body[:MAX_SEARCHED_CHARS].lstrip()[:1] not in (b"{", b"["):
         encoding = "utf-8" if _OTHER_CODECS.fullmatch(charset) else charset
-    with suppress(LookupError, ValueError):
+    try:
         return body.decode(encoding, "surrogateescape")
-    return body.decode("utf-8", "surrogateescape")
+    except (LookupError, ValueError):
+        return body.decode("utf-8", "surrogateescape")
 
 
 def chat_text(body: str) -> str:

@@ -46,10 +46,10 @@ def find_token(api_key: Any) -> tuple[str, list[str]]:
     """
     others: list[str] = []
     for source, key in (("api_key", api_key), (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))):
-        token = clean_key(key)
-        if is_token(token):
-            return token, others
         if key:
+            token = clean_key(key)
+            if is_token(token):
+                return token, others
             others.append(source)
     return "", others
 

@@ -16,14 +16,14 @@ import pytest
 
 from g4f_websim.errors import MAX_RETRY_AFTER
 from g4f_websim.transport import rate_limit as rate_limit_module
-from g4f_websim.transport.attempts import RetryPolicy
+from g4f_websim.transport.attempts import delay_after
 from g4f_websim.transport.gate import QUIET_TIME
 from g4f_websim.transport.rate_limit import MAX_LIMITS, RateLimit, forget_limits, rate_limit_of
 from g4f_websim.transport.target import Target
 from tests.support import virtual_time
 from tests.support.limiter import Limit, Limiter
 
-POLICY = RetryPolicy(max_attempts=3, backoff=2.0, max_wait=60.0)
+MAX_ATTEMPTS, BACKOFF, MAX_WAIT = 3, 2.0, 60.0
 UNLIMITED = 6000.0
 REFUSAL_SECONDS = 0.03
 
@@ -76,8 +76,8 @@ class Server:
     async def send(self, queue: RateLimit, max_wait: float = UNLIMITED) -> bool:
         """Send a request until it is accepted, as attempts.py does, and return whether it is."""
         call = queue.new_call(max_wait)
-        for attempt in range(1, POLICY.max_attempts + 1):
-            call.is_last_attempt = attempt == POLICY.max_attempts
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            call.is_last_attempt = attempt == MAX_ATTEMPTS
             while (sent_at := queue.send(call)) is None:
                 if await queue.wait(call) is not None:
                     return False
@@ -85,8 +85,8 @@ class Server:
             if is_accepted:
                 queue.accepted(sent_at)
                 return True
-            queue.refused(sent_at, retry_after, POLICY.backoff)
-            call.not_before = now() + POLICY.delay(attempt, retry_after)
+            queue.refused(sent_at, retry_after, BACKOFF)
+            call.not_before = now() + delay_after(attempt, retry_after, BACKOFF)
         return False
 
     async def send_plainly(self) -> bool:
@@ -171,12 +171,12 @@ NEVER_WORSE = {
 def test_is_never_worse_than_plain_retries(
     run: Run, limit: Limit, calls: int, processes: int, at_once: int, times: float
 ) -> None:
-    ours = [run(answer(limit, calls, processes, at_once, max_wait=POLICY.max_wait)) for _ in range(5)]
+    ours = [run(answer(limit, calls, processes, at_once, max_wait=MAX_WAIT)) for _ in range(5)]
     plain = [run(answer(limit, calls, processes, at_once, plain=True)) for _ in range(5)]
     answered, plainly = (statistics.median(len(server.succeeded) for server in servers) for servers in (ours, plain))
     total = calls * processes
     assert answered >= plainly - total // 200
-    assert answered >= limit.capacity(total, POLICY.max_wait) * (0.9 if processes == 1 else 0.8)
+    assert answered >= limit.capacity(total, MAX_WAIT) * (0.9 if processes == 1 else 0.8)
     if plainly > 0.97 * total:
         seconds, limit_seconds = (statistics.median(max(s.succeeded) for s in servers) for servers in (ours, plain))
         assert seconds <= times * limit_seconds
@@ -186,7 +186,7 @@ def test_is_never_worse_than_plain_retries(
 
 
 async def send_and_refuse(
-    queue: RateLimit, retry_after: float | None = 10.0, times: int = 1, backoff: float = POLICY.backoff
+    queue: RateLimit, retry_after: float | None = 10.0, times: int = 1, backoff: float = BACKOFF
 ) -> None:
     """Send requests together, all of which are refused."""
     sent = [await turn(queue) for _ in range(times)]
@@ -236,7 +236,7 @@ def test_request_sent_later_than_the_refused_ones_opens_the_gate(run: Run) -> No
         refused = await turn(queue)
         await asyncio.sleep(0.1)
         later = await turn(queue)
-        queue.refused(refused, 30, POLICY.backoff)
+        queue.refused(refused, 30, BACKOFF)
         waiting = asyncio.create_task(turn(queue))
         await asyncio.sleep(1)
         queue.accepted(later)
@@ -327,10 +327,10 @@ def test_long_retry_after_fails_the_calls_in_the_queue(run: Run) -> None:
     async def main() -> float:
         queue = RateLimit("host")
         first, second = await turn(queue), await turn(queue)
-        queue.refused(first, 5, POLICY.backoff)
+        queue.refused(first, 5, BACKOFF)
         waiting = asyncio.create_task(turn(queue, max_wait=60))
         await asyncio.sleep(1)
-        queue.refused(second, 300, POLICY.backoff)
+        queue.refused(second, 300, BACKOFF)
         start = now()
         with pytest.raises(TimeoutError):
             await waiting

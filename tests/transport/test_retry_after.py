@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from multidict import CIMultiDict
 
-from g4f_websim.transport.attempts import RetryPolicy
+from g4f_websim.transport.attempts import delay_after
 from g4f_websim.transport.retry_after import parse_retry_after
 
 
@@ -82,17 +82,16 @@ def test_retry_after_may_be_missing():
 
 
 def test_retry_after_overrides_backoff():
-    assert RetryPolicy(max_attempts=3, backoff=2.0, max_wait=60.0).delay(1, 7.0) == 7.0
+    assert delay_after(1, 7.0, backoff=2.0) == 7.0
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 2), (2, 4), (3, 8), (4, 16)])
 def test_backoff_doubles_and_is_up_to_25_percent_longer(attempt, seconds):
-    policy = RetryPolicy(max_attempts=9, backoff=2.0, max_wait=60.0)
-    delays = {policy.delay(attempt, None) for _ in range(100)}
+    delays = {delay_after(attempt, None, backoff=2.0) for _ in range(100)}
     assert len(delays) == 100
     assert [delay for delay in delays if not seconds <= delay <= seconds * 1.25] == []
 
 
 def test_backoff_of_many_attempts_does_not_overflow():
-    delay = RetryPolicy(max_attempts=10**9, backoff=2.0, max_wait=60.0).delay(10**9, None)
+    delay = delay_after(10**9, None, backoff=2.0)
     assert math.isfinite(delay)

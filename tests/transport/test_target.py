@@ -109,4 +109,4 @@ def test_secrets_are_token_key_and_passwords(target, secrets):
 
 
 def test_representation_contains_no_secret():
-    assert repr(Target(URL, "token", "key", "http://ann:pass@host:3128")) == f"Target(url='{URL}', host='websim.com')"
+    assert repr(Target(URL, "token", "key", "http://ann:pass@host:3128")) == f"Target(url='{URL}')"
