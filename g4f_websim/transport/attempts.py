@@ -21,6 +21,9 @@ from .rate_limit import Call, RateLimit, rate_limit_of
 # The largest exponent of a delay: 2.0**1024 raises an OverflowError.
 MAX_EXPONENT = 1000
 
+# A response that takes longer than this many seconds is logged.
+SLOW_SECONDS = 10.0
+
 
 class RetryPolicy(Protocol):
     """How often a request is sent, and after which delays: the attributes of `Websim`.
@@ -93,6 +96,9 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
                     limit.failed(sent_at)
                     raise
                 _record(outcome, limit, sent_at, policy.backoff)
+                seconds = monotonic() - sent_at
+                if seconds > SLOW_SECONDS:
+                    log(logging.INFO, f"{request.target.host} took {seconds:.0f} s to respond to attempt {number}")
         if sent_at is None:
             seconds = await limit.wait(call)
             if seconds is not None:

@@ -46,7 +46,7 @@ USE_HTTP_PROXY = f'export {PROXY_VARIABLE}="http://${{{PROXY_VARIABLE}#*://}}"'
 CHECK_PROXY = "use another proxy or none, or check that it runs and that its URL is right"
 
 BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, ResponseError)
-TOO_LARGE = BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB")
+TOO_LARGE = BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB, or of 16 MiB that are not ASCII")
 NOT_HTTP = Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", CHECK_NETWORK, ResponseError)
 NO_CONNECTION = Cause(Reason.NO_CONNECTION, "no connection", CHECK_NETWORK, ResponseError, is_retryable=True)
 CLOSED_CONNECTION = NO_CONNECTION._replace(summary="the connection was closed")

@@ -42,31 +42,43 @@ State = Enum("State", ["FREE", "PAUSED", "PROBING", "PACED"])
 class Gate:
     """The gate of one server. A request is identified by the time at which it is sent.
 
+    A round begins when a probe is accepted, and ends when the next probe is.
+
     Attributes:
         state: one of the four states; see the module.
         retry_at: when the server accepts requests again, if it said so in `Retry-After`, else minus infinity.
     """
 
     def __init__(self) -> None:
-        self._accepted: deque[float] = deque(maxlen=MEASURED_REQUESTS)  # in this round: when each was sent
-        self._last_accepted = self._round_start = self._closed_at = self._resume = self._available = -math.inf
-        self._last_sent = self._waited_until = -math.inf
+        # When requests were sent: the last one, the last one that was accepted, and those accepted in this round.
+        self._last_sent = self._last_accepted = -math.inf
+        self._accepted: deque[float] = deque(maxlen=MEASURED_REQUESTS)
+        # When this round began, when the gate last closed, and the latest time at which a call is told to wait for.
+        self._round_start = self._closed_at = self._waited_until = -math.inf
+        # The pause: when it ends, when the server presumably accepts requests again, its length, and the length that
+        # it would have without Retry-After. The state to which the gate returns if the refusals were no limit.
+        self._resume = self._available = -math.inf
+        self._pause = self._backoff = 0.0
         self._open_state = State.FREE
-        self._pause = self._backoff = self._next_slot = 0.0
-        self._allowed = 0
+        # The pace: when the next request may be sent, and how many requests may be sent before one is accepted.
+        self._next_slot, self._allowed = 0.0, 0
         self._become_free()
 
     def _become_free(self) -> None:
         self.state = State.FREE
-        self._measured = self._silence = 0.0  # seconds: the interval, and from a refusal to the next accepted request
-        self._count = self._growth = 0  # accepted requests in this round and in the last paced round
+        # The seconds between two requests at the measured pace, and those from a refusal to the next accepted request.
+        self._measured = self._silence = 0.0
+        # The number of accepted requests in this round and in the last paced round.
+        self._count = self._growth = 0
         self._accepted.clear()
         self._end_pause()
 
     def _end_pause(self) -> None:
         self.retry_at = -math.inf
+        # The number of pauses since the gate closed, and of requests that were refused since then.
         self._pauses = self._refused = 0
-        self._suspect: list[float] = []  # refused requests with no later one accepted: when each was sent
+        # When each refused request was sent, apart from those sent earlier than an accepted one.
+        self._suspect: list[float] = []
 
     @property
     def is_open(self) -> bool:

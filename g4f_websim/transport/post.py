@@ -19,6 +19,8 @@ from .retry_after import parse_retry_after
 from .target import Target
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+# A single emoji makes Python store the whole text with four bytes a character.
+MAX_NON_ASCII_BYTES = MAX_BODY_BYTES // 2
 
 # aiohttp warns about a larger body of bytes. It sends a file object in pieces, without a warning.
 MAX_BYTES_IN_ONE_PIECE = 1024 * 1024
@@ -160,12 +162,13 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     """Return the body as text.
 
     Raises:
-        ResponseTooLargeError: the body is larger than `MAX_BODY_BYTES`; no more of it was read.
+        ResponseTooLargeError: the body is larger than `MAX_BODY_BYTES`, and no more of it was read; or it is larger
+            than `MAX_NON_ASCII_BYTES` and not ASCII.
     """
     content, body, size = response.content, bytearray(), response.content_length or 0
     while size <= MAX_BODY_BYTES and not content.at_eof():
         body += await content.readany()
         size = len(body)
-    if size > MAX_BODY_BYTES:
+    if size > MAX_BODY_BYTES or (size > MAX_NON_ASCII_BYTES and not body.isascii()):
         raise ResponseTooLargeError
     return decode(bytes(body), response.charset)

@@ -27,7 +27,7 @@ MISSING = object()
 _DECODER = json.JSONDecoder(parse_int=float)
 
 # Codecs of Python that are no charsets of the web. Decoding punycode takes quadratic time.
-_OTHER_CODECS = re.compile(r"idna|punycode|undefined|(raw.)?unicode.escape", re.IGNORECASE)
+_OTHER_CODECS = re.compile(r"idna|punycode|undefined|(raw.)?unicode.escape|u(tf)?.?7|unicode.1.1.utf.7", re.IGNORECASE)
 # JSON permits lone surrogates, which cannot be encoded as UTF-8. `decode` puts them in place of invalid bytes.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_TEXT = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")

@@ -12,6 +12,7 @@ from g4f.errors import MissingAuthError, MissingRequirementsError, RateLimitErro
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
+from g4f_websim.transport import attempts
 from g4f_websim.transport.post import MAX_BYTES_IN_ONE_PIECE
 from tests.support.calls import HELLO, call_websim
 from tests.support.limits import MAX_SECONDS
@@ -126,6 +127,15 @@ async def test_logs_each_retry(websim_server, monkeypatch, caplog, debug_lines):
     assert re.match(r"Response 503 from 127.0.0.1:\d+: the server failed \(too busy\): ", message)
     assert message.endswith("; waiting 0.1 s before attempt 2 of 3")
     assert f"Websim: {message}" in debug_lines
+
+
+async def test_logs_slow_response(websim_server, monkeypatch, caplog):
+    monkeypatch.setattr(attempts, "SLOW_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, "g4f_websim")
+    websim_server.inject(Fault(delay=0.05))
+    await call_websim(None, HELLO)
+    (message,) = caplog.messages
+    assert re.fullmatch(r"127.0.0.1:\d+ took 0 s to respond to attempt 1", message)
 
 
 async def test_default_delays_are_2_and_4_seconds_and_up_to_25_percent_longer(server, monkeypatch, delays):
@@ -248,8 +258,11 @@ async def test_reads_body_of_maximum_size(websim_server):
     assert await call_websim(None, HELLO) == [text]
 
 
-async def test_rejects_larger_body(websim_server):
-    websim_server.inject(Fault(body=b"x" * (MAX_BODY_BYTES + 1)))
+@pytest.mark.parametrize(
+    "body", [b"x" * (MAX_BODY_BYTES + 1), "😀".encode() * (MAX_BODY_BYTES // 8 + 1)], ids=["ASCII", "emoji"]
+)
+async def test_rejects_larger_body(websim_server, body):
+    websim_server.inject(Fault(body=body))
     with pytest.raises(
         ResponseError, match=r"^Response 200 from 127.0.0.1:\d+: a response of more than 32 MiB"
     ) as raised:
