@@ -95,10 +95,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
                 except (asyncio.CancelledError, Exception):
                     limit.failed(sent_at)
                     raise
-                _record(outcome, limit, sent_at, policy.backoff)
-                seconds = monotonic() - sent_at
-                if seconds > SLOW_SECONDS:
-                    log(logging.INFO, f"{request.target.host} took {seconds:.0f} s to respond to attempt {number}")
+                _record(request, outcome, limit, sent_at, policy.backoff)
         if sent_at is None:
             seconds = await limit.wait(call)
             if seconds is not None:
@@ -107,32 +104,56 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         if call.is_last_attempt or not outcome.is_retryable:
             return outcome
         may_resend = may_resend and not outcome.is_stale
-        delay = delay_after(number, outcome.retry_after, policy.backoff)
+        final = await _delay_next(request, policy, call, number, outcome)
+        if final:
+            return final
         number += 1
-        next_attempt = f"attempt {number} of {policy.max_attempts}"
-        if isinstance(outcome.error, RateLimitError):
-            if outcome.retry_after is not None and delay > call.may_wait:
-                return _queue_outcome(request, policy, call, delay)
-            call.not_before = monotonic() + delay
-            # At INFO the queue is reported, rather than each of the many calls in it.
-            log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
-            continue
-        if outcome.retry_after is not None:
-            call.may_wait -= delay
-            if call.may_wait < 0:
-                return outcome
-        log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
-        await asyncio.sleep(delay)
 
 
-def _record(outcome: Outcome, limit: RateLimit, sent_at: float, backoff: float) -> None:
-    """Record in the rate limit what became of a request."""
+def _record(request: Request, outcome: Outcome, limit: RateLimit, sent_at: float, backoff: float) -> None:
+    """Record in the rate limit what became of a request, and log a slow response."""
     if isinstance(outcome.error, RateLimitError):
         limit.refused(sent_at, outcome.retry_after, backoff)
     elif outcome.response:
         limit.accepted(sent_at)
     else:
         limit.failed(sent_at)
+    seconds = monotonic() - sent_at
+    if seconds > SLOW_SECONDS and outcome.response:
+        log(logging.INFO, f"{request.target.host} took {seconds:.0f} s to respond")
+
+
+async def _delay_next(
+    request: Request, policy: RetryPolicy, call: Call, number: int, outcome: Outcome
+) -> Outcome | None:
+    """Wait before the next attempt; after a 429, the call waits in the queue instead.
+
+    Args:
+        request: what to send.
+        policy: how often to send it, and after which delays.
+        call: the call in the queue.
+        number: the number of attempts that failed.
+        outcome: the outcome of the last attempt.
+
+    Returns:
+        The outcome of the call, if it may not wait so long.
+    """
+    delay = delay_after(number, outcome.retry_after, policy.backoff)
+    next_attempt = f"attempt {number + 1} of {policy.max_attempts}"
+    if isinstance(outcome.error, RateLimitError):
+        if outcome.retry_after is not None and delay > call.may_wait:
+            return _queue_outcome(request, policy, call, delay)
+        call.not_before = monotonic() + delay
+        # At INFO the queue is reported, rather than each of the many calls in it.
+        log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
+        return None
+    if outcome.retry_after is not None:
+        call.may_wait -= delay
+        if call.may_wait < 0:
+            return outcome
+    log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
+    await asyncio.sleep(delay)
+    return None
 
 
 def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:
