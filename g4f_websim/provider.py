@@ -40,9 +40,8 @@ Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 Messages = list[dict[str, Any]] | None
 
-# What a chat request takes from the keyword arguments, in the order of the parameters of `bodies.chat_body`.
+# What the two requests take from the keyword arguments; `size` is OpenAI's name for width and height.
 CHAT_OPTIONS = ("prompt", "media", "response_format", "json")
-# What an image request takes from the keyword arguments; `size` is OpenAI's name for width and height.
 IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")
 
 
@@ -225,7 +224,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         cls, project_id: str, messages: Messages, headers: Mapping[str, str], proxy: str | None = None, **kwargs: Any
     ) -> AsyncGenerator[str, None]:
         """Yield the text of a chat response."""
-        body = bodies.chat_body(project_id, messages, **{name: kwargs.get(name) for name in CHAT_OPTIONS})
+        body = bodies.chat_body(project_id, messages, **kwargs)
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
         send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)
@@ -245,8 +244,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
     ) -> AsyncGenerator[ImageResponse, None]:
         """Yield the images of `n` requests, or those that did not fail."""
         count = bodies.check_count(kwargs.get("n"))
-        options = {name: kwargs.get(name) for name in IMAGE_OPTIONS}
-        body = bodies.image_body(project_id, messages, prompt, aspect_ratio, **options)
+        body = bodies.image_body(project_id, messages, prompt, aspect_ratio, **kwargs)
         send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, kwargs)
         read = partial(response.image_url, site=cls.url)
         results = await asyncio.gather(*(send(read) for _ in range(count)), return_exceptions=True)

@@ -65,7 +65,13 @@ _PROJECT_PAGE = re.compile(r"(?:https?://)?[^/\s]+/p/([^/?#]+)(?:[/?#].*)?")
 
 
 def chat_body(
-    project_id: str, messages: Any, prompt: Any = None, media: Any = None, response_format: Any = None, json: Any = None
+    project_id: str,
+    messages: Any,
+    prompt: Any = None,
+    media: Any = None,
+    response_format: Any = None,
+    json: Any = None,
+    **others: Any,
 ) -> Json:
     """Return the body of a chat request.
 
@@ -76,6 +82,7 @@ def chat_body(
         media: images that join the last user message, see `image_urls`.
         response_format: OpenAI's dict; the types `json_object` and `json_schema` request JSON.
         json: True requests JSON.
+        others: ignored.
 
     Raises:
         ValueError: there is nothing to send, or an argument is malformed.
@@ -188,8 +195,10 @@ def strip_provider_prefix(model: Any, known: Iterable[str] = ()) -> str:
         model: a name, or None.
         known: names of models. One that differs from `model` in upper and lower case only is returned instead.
     """
-    require(model is None or isinstance(model, str), "model", 'a name, as in model="flux"', model)
-    name = _PROVIDER_PREFIX.sub("", model).strip() if model else ""
+    if model is None:
+        return ""
+    require(isinstance(model, str), "model", 'a name, as in model="flux"', model)
+    name = _PROVIDER_PREFIX.sub("", model).strip()
     return next((other for other in known if other.lower() == name.lower()), name) if name else ""
 
 
@@ -207,9 +216,10 @@ def check_count(n: Any) -> int:
 
 def check_timeout(timeout: Any) -> float | None:
     """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
+    if timeout is None:
+        return None
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    valid = timeout is None or (is_number and 0 <= timeout <= MAX_INT)
-    require(valid, "timeout", "seconds, as in timeout=60", timeout)
+    require(is_number and 0 <= timeout <= MAX_INT, "timeout", "seconds, as in timeout=60", timeout)
     return float(timeout) if timeout else None
 
 
@@ -217,9 +227,8 @@ def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
     """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
     is_count = isinstance(max_attempts, int) and max_attempts >= 0
     require(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
-    for name, seconds in (("backoff", backoff), ("max_wait", max_wait)):
-        valid = isinstance(seconds, (int, float)) and seconds >= 0
-        require(valid, f"Websim.{name}", "seconds, as in 2.0", seconds)
+    for name, seconds in (("Websim.backoff", backoff), ("Websim.max_wait", max_wait)):
+        require(isinstance(seconds, (int, float)) and seconds >= 0, name, "seconds, as in 2.0", seconds)
 
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {

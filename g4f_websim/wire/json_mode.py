@@ -25,7 +25,8 @@ def json_instructions(response_format: Any, json_only: Any) -> str | None:
     Raises:
         ValueError: an argument is malformed.
     """
-    require(json_only is None or isinstance(json_only, bool), "json", "True or False, as in json=True", json_only)
+    if json_only is not None:
+        require(isinstance(json_only, bool), "json", "True or False, as in json=True", json_only)
     if response_format is None:
         return "" if json_only else None
     require(isinstance(response_format, dict), "response_format", FORMAT_FORM, response_format)
