@@ -81,7 +81,7 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
     """Return the outcome of the first attempt that succeeds, or of the last one."""
     limit = rate_limit_of(request.target)
     call = limit.new_call(policy.max_wait)
-    pool = await shared_pool()
+    pool = shared_pool()
     kept = pool if pool.keeps_connections else None
     number, may_resend = 1, True
     while True:

@@ -108,7 +108,7 @@ class Pool:
 _inherited: list[Pool] = []
 
 
-async def shared_pool() -> Pool:
+def shared_pool() -> Pool:
     """Return the pool of the running event loop; the first request creates it."""
     loop = asyncio.get_running_loop()
     pool: Pool | None = getattr(loop, _ATTRIBUTE, None)
@@ -120,7 +120,7 @@ async def shared_pool() -> Pool:
     with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
         setattr(loop, _ATTRIBUTE, pool)
         pool.closer = _close_with_loop(loop, pool)
-        await _start_without_finalizer(pool.closer)
+        _start_without_finalizer(pool.closer)
     return pool
 
 
@@ -137,8 +137,8 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: Pool) -> Async
                     await pool.session.close()
 
 
-async def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
-    """Start a generator so that its event loop knows it, but does not schedule `aclose` when it is collected.
+def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
+    """Run a generator to its `yield`, so that its event loop knows it, but does not schedule `aclose` when it is lost.
 
     An event loop that is collected with the generator would warn that the coroutine was never awaited.
     """
@@ -148,7 +148,8 @@ async def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> Non
         started = anext(generator)
     finally:
         sys.set_asyncgen_hooks(*hooks)
-    await started
+    with suppress(StopIteration):  # the generator yields without waiting
+        started.__await__().send(None)
 
 
 def new_session(socks_proxy: str | None = None) -> ClientSession:
