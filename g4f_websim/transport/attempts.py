@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-from ..errors import RateLimitError
+from ..errors import RateLimitError, WebsimError
 from . import failures
 from .connections import shared_pool
 from .gate import JITTER
@@ -60,25 +60,25 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
         WebsimError: the call failed.
     """
     if time_limit is None:
-        outcome = await _send_with_retries(request, policy, read)
+        result = await _send_with_retries(request, policy, read)
     else:
         try:
             async with asyncio.timeout(time_limit):
-                outcome = await _send_with_retries(request, policy, read)
-        except TimeoutError:  # of the call: the timeout of an attempt is in its outcome
-            outcome = Outcome(error=failures.timeout_error(time_limit, request.target))
-    if outcome.error is None:
-        return outcome.content
+                result = await _send_with_retries(request, policy, read)
+        except TimeoutError:  # of the call: the error of an attempt is returned
+            result = failures.timeout_error(time_limit, request.target)
+    if isinstance(result, str):
+        return result
     # The exceptions of aiohttp and of the SOCKS library contain the password of the proxy. Raised inside an `except`
     # block, an error would carry them as its context; nest_asyncio resumes every task inside such a block.
     try:
-        raise outcome.error
+        raise result
     finally:
-        outcome.error.__context__ = None
+        result.__context__ = None
 
 
-async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> Outcome:
-    """Return the outcome of the first attempt that succeeds, or of the last one."""
+async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> str | WebsimError:
+    """Return the content of the first response that is not an error, or the last error."""
     limit = rate_limit_of(request.target)
     call = limit.new_call(policy.max_wait)
     pool = shared_pool()
@@ -99,21 +99,23 @@ async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callab
         if sent_at is None:
             seconds = await limit.wait(call)
             if seconds is not None:
-                return _queue_outcome(request, policy, call, seconds)
+                return _queue_error(request, policy, call, seconds)
             continue
+        if outcome.error is None:
+            return outcome.content
         if call.is_last_attempt or not outcome.is_retryable:
-            return outcome
+            return outcome.error
         may_resend = may_resend and not outcome.is_stale
-        final = await _delay_next(request, policy, call, number, outcome)
-        if final:
-            return final
+        error = await _delay_next(request, policy, call, number, outcome.error)
+        if error:
+            return error
         number += 1
 
 
 def _record(request: Request, outcome: Outcome, limit: RateLimit, sent_at: float, backoff: float) -> None:
     """Record in the rate limit what became of a request, and log a slow response."""
     if isinstance(outcome.error, RateLimitError):
-        limit.refused(sent_at, outcome.retry_after, backoff)
+        limit.refused(sent_at, outcome.error.retry_after, backoff)
     elif outcome.response:
         limit.accepted(sent_at)
     else:
@@ -124,39 +126,31 @@ def _record(request: Request, outcome: Outcome, limit: RateLimit, sent_at: float
 
 
 async def _delay_next(
-    request: Request, policy: RetryPolicy, call: Call, number: int, outcome: Outcome
-) -> Outcome | None:
-    """Wait before the next attempt; after a 429, the call waits in the queue instead.
+    request: Request, policy: RetryPolicy, call: Call, number: int, error: WebsimError
+) -> WebsimError | None:
+    """Wait after attempt number `number`, or return the error of a call that may not wait so long.
 
-    Args:
-        request: what to send.
-        policy: how often to send it, and after which delays.
-        call: the call in the queue.
-        number: the number of attempts that failed.
-        outcome: the outcome of the last attempt.
-
-    Returns:
-        The outcome of the call, if it may not wait so long.
+    After a 429, the call waits in the queue instead.
     """
-    delay = delay_after(number, outcome.retry_after, policy.backoff)
+    delay = delay_after(number, error.retry_after, policy.backoff)
     next_attempt = f"attempt {number + 1} of {policy.max_attempts}"
-    if isinstance(outcome.error, RateLimitError):
-        if outcome.retry_after is not None and delay > call.may_wait:
-            return _queue_outcome(request, policy, call, delay)
+    if isinstance(error, RateLimitError):
+        if error.retry_after is not None and delay > call.may_wait:
+            return _queue_error(request, policy, call, delay)
         call.not_before = monotonic() + delay
         # At INFO the queue is reported, rather than each of the many calls in it.
-        log(logging.DEBUG, f"{outcome.error}; waiting in the queue for {next_attempt}")
+        log(logging.DEBUG, f"{error}; waiting in the queue for {next_attempt}")
         return None
-    if outcome.retry_after is not None:
+    if error.retry_after is not None:
         call.may_wait -= delay
         if call.may_wait < 0:
-            return outcome
-    log(logging.INFO, f"{outcome.error}; waiting {delay:.1f} s before {next_attempt}")
+            return error
+    log(logging.INFO, f"{error}; waiting {delay:.1f} s before {next_attempt}")
     await asyncio.sleep(delay)
     return None
 
 
-def _queue_outcome(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> Outcome:
-    """Return the outcome of a call that may not wait until the next request makes sense, in `seconds`."""
+def _queue_error(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> WebsimError:
+    """Return the error of a call that may not wait until the next request makes sense, in `seconds`."""
     waited = policy.max_wait - max(0.0, call.may_wait)
-    return Outcome(error=failures.queue_error(waited + seconds, seconds, policy.max_wait, request.target))
+    return failures.queue_error(waited + seconds, seconds, policy.max_wait, request.target)

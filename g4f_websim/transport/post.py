@@ -56,7 +56,6 @@ class Outcome:
         cause: why the attempt failed.
         is_retryable: whether the request may be sent again.
         is_stale: whether the server had closed the kept-alive connection that the request was sent over.
-        retry_after: the seconds in the header `Retry-After`.
     """
 
     response: Response | None = None
@@ -65,7 +64,6 @@ class Outcome:
     cause: Cause | None = None
     is_retryable: bool = False
     is_stale: bool = False
-    retry_after: float | None = None
 
 
 async def attempt(
@@ -126,7 +124,7 @@ def _outcome_of(response: Response, read: Callable[[str], str], target: Target) 
     cause = failures.with_delay(cause, retry_after)
     error = failures.error_of(cause, target, error_words(response.text), response.status, retry_after)
     is_retryable = isinstance(error, RateLimitError) or response.status in RETRYABLE_STATUSES
-    return Outcome(response, "", error, cause, is_retryable, retry_after=retry_after)
+    return Outcome(response, "", error, cause, is_retryable)
 
 
 def _is_stale(error: Exception, exchange: Exchange) -> bool:
