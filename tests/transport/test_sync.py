@@ -173,6 +173,24 @@ for fork in FORKS.values():
     assert counting_server.counts() == {"connections": 4, "open": 0, "requests": 7}
 
 
+def test_fork_between_two_chunks_leaves_loop_to_parent(run):
+    program = """
+from tests.support.loops import FORKS
+
+chunks = Websim.create_completion(None, HELLO)
+print(next(chunks), flush=True)
+
+def finish():
+    before = open_sockets()
+    chunks.close()
+    print(before > open_sockets(), call())
+
+FORKS["os.fork and sys.exit"](finish)
+print(list(chunks), call())
+"""
+    assert run(program).splitlines() == ["Yes, at once.", "True Yes, at once.", "[] Yes, at once."]
+
+
 def test_uses_way_of_g4f_where_threads_are_patched(run, counting_server):
     """Greenlets share a thread, so one could run the event loop of another."""
     program = """
