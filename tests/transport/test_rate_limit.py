@@ -99,7 +99,7 @@ class Server:
         return False
 
 
-async def answer(
+async def send_all(
     limit: Limit, calls: int, processes: int = 1, at_once: int = 1000, plain: bool = False, max_wait: float = UNLIMITED
 ) -> Server:
     """Send calls from each of some processes, and return the server."""
@@ -137,20 +137,20 @@ def limited(kind: str, requests: int, period: float = 0.0, latency: float = 0.05
         (limited("in_flight", 4, latency=0.5), 100),
     ],
 )
-def test_burst_is_answered_in_time_with_few_refusals(
+def test_burst_is_served_in_time_with_few_refusals(
     run: Run, limit: Callable[[bool], Limit], calls: int, retry_after: bool
 ) -> None:
     each = limit(retry_after)
-    servers = [run(answer(each, calls)) for _ in range(5)]
-    answered = statistics.mean(len(server.succeeded) for server in servers) / calls
+    servers = [run(send_all(each, calls)) for _ in range(5)]
+    served = statistics.mean(len(server.succeeded) for server in servers) / calls
     seconds = statistics.median(max(server.succeeded) for server in servers)
     refusals = statistics.mean(len(server.limiter.refused) for server in servers) - (calls - each.requests)
-    assert answered >= (0.99 if retry_after else 0.95)
+    assert served >= (0.99 if retry_after else 0.95)
     assert seconds <= each.best_seconds(calls) * (3 if each.kind == "in_flight" else 2 if retry_after else 2.5)
     assert refusals / calls <= (0.4 if retry_after else 0.6)
 
 
-# The calls for each process; what plain retries answer in the same time is measured.
+# The calls for each process; what plain retries achieve in the same time is measured.
 NEVER_WORSE = {
     "5 %": (Limit("random", 5, 0, 0.5, False), 200, 1, 10, 2),
     "20 %": (Limit("random", 20, 0, 0.5, False), 200, 1, 10, 10),
@@ -171,12 +171,12 @@ NEVER_WORSE = {
 def test_is_never_worse_than_plain_retries(
     run: Run, limit: Limit, calls: int, processes: int, at_once: int, times: float
 ) -> None:
-    ours = [run(answer(limit, calls, processes, at_once, max_wait=MAX_WAIT)) for _ in range(5)]
-    plain = [run(answer(limit, calls, processes, at_once, plain=True)) for _ in range(5)]
-    answered, plainly = (statistics.median(len(server.succeeded) for server in servers) for servers in (ours, plain))
+    ours = [run(send_all(limit, calls, processes, at_once, max_wait=MAX_WAIT)) for _ in range(5)]
+    plain = [run(send_all(limit, calls, processes, at_once, plain=True)) for _ in range(5)]
+    served, plainly = (statistics.median(len(server.succeeded) for server in servers) for servers in (ours, plain))
     total = calls * processes
-    assert answered >= plainly - total // 200
-    assert answered >= limit.capacity(total, MAX_WAIT) * (0.9 if processes == 1 else 0.8)
+    assert served >= plainly - total // 200
+    assert served >= limit.capacity(total, MAX_WAIT) * (0.9 if processes == 1 else 0.8)
     if plainly > 0.97 * total:
         seconds, limit_seconds = (statistics.median(max(s.succeeded) for s in servers) for servers in (ours, plain))
         assert seconds <= times * limit_seconds
