@@ -21,14 +21,14 @@ JITTER = 0.25
 # So many refusals without Retry-After are a limit, in the states free and paced: an overloaded server also refuses
 # single requests at random.
 FREE_REFUSALS, PACED_REFUSALS = 3, 2
-# If at most half as many requests are refused as accepted, the server has room for all of them after the pause.
-FREE_SHARE = 0.5
+# If clearly fewer requests are refused than accepted, the server has room for all of them after the pause.
+FREE_SHARE = 0.8
 # Without Retry-After a pause is at least half as long as the server has refused requests, because each probe costs a
 # call one attempt. On average, the server accepts requests again after half of the last pause.
 PAUSE_SHARE = 0.5
 GUESSED_SHARE = 0.5
-# The interval is half as long after as many accepted requests as in the last paced round, within these limits.
-MIN_GROWTH, MAX_GROWTH = 5, 12
+# The number of accepted requests after which the interval is half as long.
+HALVING = 10
 # Each accepted request allows two more. The gate is free again when more than MAX_ALLOWED may be sent with less than
 # MIN_INTERVAL seconds between them, or when no call has waited for QUIET_TIME seconds.
 ALLOWED_PER_ACCEPTED, MAX_ALLOWED, MIN_INTERVAL, QUIET_TIME = 2, 64, 0.02, 30.0
@@ -68,15 +68,13 @@ class Gate:
         self.state = State.FREE
         # The seconds between two requests at the measured pace, and those from a refusal to the next accepted request.
         self._measured = self._silence = 0.0
-        # The number of accepted requests in this round and in the last paced round.
-        self._count = self._growth = 0
+        self._count = 0  # accepted requests in this round
         self._accepted.clear()
         self._end_pause()
 
     def _end_pause(self) -> None:
         self.retry_at = -math.inf
-        # The number of pauses since the gate closed, and of requests that were refused since then.
-        self._pauses = self._refused = 0
+        self._refused = 0  # requests since the first refusal
         # When each refused request was sent, apart from those sent earlier than an accepted one.
         self._suspect: list[float] = []
 
@@ -87,8 +85,7 @@ class Gate:
 
     @property
     def _interval(self) -> float:
-        growth = min(max(self._growth, MIN_GROWTH), MAX_GROWTH)
-        return self._measured / (1 + (self._count / growth) ** 3)  # slow at first, then fast, like TCP's CUBIC
+        return self._measured * math.exp2(-self._count / HALVING)
 
     def due(self, now: float, is_last_attempt: bool, max_interval: float = math.inf) -> float:
         """Return the time at which the next request may be sent.
@@ -167,7 +164,6 @@ class Gate:
             # The fastest pace up to now: that of the last accepted request, of the last two, of the last three ...
             times = enumerate(sorted(self._accepted, reverse=True), 1)
             self._measured = max(0.0, min((self._available - time) / number for number, time in times))
-        self._growth = self._count if self._open_state is State.PACED else 0
         self.state = State.PACED
         self._round_start, self._next_slot = sent_at, sent_at + self._measured
         self._count = self._allowed = 0
@@ -207,10 +203,8 @@ class Gate:
             self._pause = max(backoff, PAUSE_SHARE * refused_for) * random.uniform(1, 1 + JITTER)
             self._available, self.retry_at = now + (1 - GUESSED_SHARE) * self._pause, -math.inf
         else:
-            # After several pauses, Retry-After is too short, or other processes send their probes at the same time.
-            self._pause = retry_after + random.uniform(0, backoff / 2) * (2.0**self._pauses - 1)
+            self._pause = retry_after
             self._available = self.retry_at = now + retry_after
-        self._pauses = min(self._pauses + 1, 30)  # 2.0**1024 raises an OverflowError
         self._pause = min(self._pause, MAX_RETRY_AFTER)
         self._backoff, self._resume = backoff, now + self._pause
         self._closed_at = max(now, self._last_sent)
