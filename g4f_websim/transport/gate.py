@@ -55,10 +55,10 @@ class Gate:
         self._accepted: deque[float] = deque(maxlen=MEASURED_REQUESTS)
         # When this round began, when the gate last closed, and the latest time at which a call is told to wait for.
         self._round_start = self._closed_at = self._waited_until = -math.inf
-        # The pause: when it ends, when the server presumably accepts requests again, its length, and the length that
-        # it would have without Retry-After. The state to which the gate returns if the refusals were no limit.
+        # The pause: when it ends, and when the server presumably accepts requests again. The seconds after which a
+        # request without a response is given up. The state to which the gate returns if the refusals were no limit.
         self._resume = self._available = -math.inf
-        self._pause = self._backoff = 0.0
+        self._patience = 0.0
         self._open_state = State.FREE
         # The pace: when the next request may be sent, and how many requests may be sent before one is accepted.
         self._next_slot, self._allowed = 0.0, 0
@@ -104,7 +104,7 @@ class Gate:
             due = min(self._next_slot, self._last_sent + max_interval)
         if self.state is State.PROBING or (self.state is State.PACED and self._allowed < 1):
             # A request whose event loop has ended never gets a response.
-            due = max(due, self._last_sent + max(self._pause, self._backoff))
+            due = max(due, self._last_sent + self._patience)
         if is_last_attempt:
             due += self._measured if self.state is State.PACED else 0.0
             if self._suspect and self.retry_at == -math.inf:
@@ -200,11 +200,11 @@ class Gate:
         self.state = State.PAUSED
         if retry_after is None:
             refused_for = now - self._suspect[0]
-            self._pause = max(backoff, PAUSE_SHARE * refused_for) * random.uniform(1, 1 + JITTER)
-            self._available, self.retry_at = now + (1 - GUESSED_SHARE) * self._pause, -math.inf
+            pause = max(backoff, PAUSE_SHARE * refused_for) * random.uniform(1, 1 + JITTER)
+            pause = min(pause, MAX_RETRY_AFTER)
+            self._available, self.retry_at = now + (1 - GUESSED_SHARE) * pause, -math.inf
         else:
-            self._pause = retry_after
+            pause = retry_after
             self._available = self.retry_at = now + retry_after
-        self._pause = min(self._pause, MAX_RETRY_AFTER)
-        self._backoff, self._resume = backoff, now + self._pause
+        self._resume, self._patience = now + pause, max(pause, backoff)
         self._closed_at = max(now, self._last_sent)
