@@ -13,7 +13,7 @@ from openai.types import ImagesResponse
 from openai.types.chat import ChatCompletion
 
 from g4f_websim import Websim
-from g4f_websim.command import batch_run, main
+from g4f_websim.command import batch_output, main
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.emulator.limit import RateLimit
 from tests.command.test_image import image_at, interrupt_download, started
@@ -512,7 +512,7 @@ def test_changed_input_stops_the_batch(home):
             opened.write(b"One more\n\xff\n")
         _, errors = process.communicate(timeout=MAX_SECONDS)
     assert process.returncode == 1
-    assert "stopped: the input has changed: line 12: no UTF-8 text" in errors
+    assert "stopped: the input has changed: prompts.txt: line 12: no UTF-8 text" in errors
     assert len(by_id(read(home / OUTPUT))) == 10
 
 
@@ -543,7 +543,7 @@ def test_terminal_shows_failures(home, websim_server):
 
 
 def test_reports_now_and_then(websim_server, monkeypatch, capsys):
-    monkeypatch.setattr(batch_run, "LINE_INTERVAL", 0)
+    monkeypatch.setattr(batch_output, "LINE_INTERVAL", 0)
     websim_server.inject(Fault(status=400))
     write(chat_row("a"), chat_row("b"))
     assert batch("in.jsonl", "--concurrency", "1") == 1
