@@ -519,7 +519,8 @@ def test_lock_that_cannot_be_created_is_an_error(websim_server, capsys):
 # Progress
 
 
-def test_terminal_shows_progress_bar_with_failures(websim_server):
+def test_terminal_shows_progress_bar_with_failures(websim_server, monkeypatch):
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no thread that outlives the test
     websim_server.inject(Fault(status=400))
     websim_server.inject(image_at("http://10.0.0.1/cat.png"))
     write_prompts(3)

@@ -132,9 +132,11 @@ def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.Com
 def errors_on_terminal(call: Callable[[], Any]) -> str:
     """Call a function of this process with a terminal as its stderr, and return what the terminal shows."""
     screen, terminal = os.openpty()
+    logger.handlers.clear()  # the command adds one for its stderr if there is none
     try:
         with open(terminal, "w", closefd=False) as stream, redirect_stderr(stream):
             call()
+            stream.write("\n")  # so that there is something to read
         return os.read(screen, TERMINAL_BYTES).decode()
     finally:
         logger.handlers.clear()
