@@ -210,9 +210,8 @@ def test_works_with_g4f_without_is_safe_url(monkeypatch):
 
 
 def test_writes_provider_list_for_today_and_tomorrow_and_keeps_existing_one(tmp_path):
-    today, tomorrow = (
-        tmp_path / ".models" / str(day) / "providers.json" for day in (date.today(), date.today() + timedelta(days=1))
-    )
+    days = (date.today(), date.today() + timedelta(days=1))
+    today, tomorrow = (tmp_path / ".models" / str(day) / "providers.json" for day in days)
     today.parent.mkdir(parents=True)
     today.write_text("{}")
     for _ in range(2):
