@@ -25,50 +25,35 @@ from typing import NamedTuple
 
 from tests.support.paths import ROOT
 
-# The last release of each line, and what its line changed for a provider.
-LINES = {
-    "0.4.9.9": "the first with a Websim provider of its own, which the lists of g4f.models contain too",
-    "0.5.0.4": "",
-    "0.5.1.6": "images are saved in generated_media instead of generated_images",
-    "0.5.2.9": "",
-    "0.5.3.2": "the last with format_image_prompt and get_create_function",
-    "0.5.4.6": "the first with format_media_prompt and create_function",
-    "0.5.5.7": "the last that lists its own Websim",
-    "0.5.6.6": "the first with its own Websim in not_working; images.generate finds a client's provider by name",
-    "0.5.7.6": "",
-    "0.5.8.4": "",
-    "0.5.9.0": "",
-    "0.6.0.3": "",
-    "0.6.1.6": "",
-    "0.6.2.9": "",
-    "0.6.3.7": "",
-    "0.6.4.3": "",
-    "6.0.5": "",
-    "6.5.7": "",
-    "6.6.7": "the last with its own Websim in not_working",
-    "6.7.5": "",
-    "6.8.9": "",
-    "6.9.10": "",
-    "7.0.10": "nest_asyncio2 instead of nest_asyncio",
-    "7.1.9": "",
-    "7.2.5": "",
-    "7.3.9": "",
-    "7.4.7": "",
-    "7.5.9": "",
-    "7.6.6": "the last with lists of providers made at import",
-    "7.7.7": "lazy: __map_paths__",
-    "7.8.12": "lazy: _provider_names and _loaded_providers",
-    "7.9.6": "",
-    "8.0.9": "",
-    "8.1.8": "some providers can only be listed with a list from the network",
-    "8.2.9": "the last with _provider_names",
-    "8.3.7": "lazy: ProviderLoader",
-    "8.4.9": "a list of providers skips a provider for a minute after three failures",
-    "8.5.9": "a model name may contain its provider",
-    "8.6.9": "",
-    "8.7.7": "the list of providers in the GUI is a file",
-    "8.8.6": "g4f checks with a provider whether a key is its own",
-}
+# The last release of each line. A comment says what a line changed for a provider.
+LINES = (
+    "0.4.9.9",  # the first with a Websim provider of its own, which the lists of g4f.models contain too
+    "0.5.0.4",
+    "0.5.1.6",  # images are saved in generated_media instead of generated_images
+    "0.5.2.9",
+    "0.5.3.2",  # the last with format_image_prompt and get_create_function
+    "0.5.4.6",  # the first with format_media_prompt and create_function
+    "0.5.5.7",  # the last that lists its own Websim
+    "0.5.6.6",  # the first with its own Websim in not_working; images.generate finds a client's provider by name
+    "0.5.7.6", "0.5.8.4", "0.5.9.0", "0.6.0.3", "0.6.1.6", "0.6.2.9", "0.6.3.7", "0.6.4.3",
+    "6.0.5", "6.5.7",
+    "6.6.7",  # the last with its own Websim in not_working
+    "6.7.5", "6.8.9", "6.9.10",
+    "7.0.10",  # nest_asyncio2 instead of nest_asyncio
+    "7.1.9", "7.2.5", "7.3.9", "7.4.7", "7.5.9",
+    "7.6.6",  # the last with lists of providers made at import
+    "7.7.7",  # lazy: __map_paths__
+    "7.8.12",  # lazy: _provider_names and _loaded_providers
+    "7.9.6", "8.0.9",
+    "8.1.8",  # some providers can only be listed with a list from the network
+    "8.2.9",  # the last with _provider_names
+    "8.3.7",  # lazy: ProviderLoader
+    "8.4.9",  # a list of providers skips a provider for a minute after three failures
+    "8.5.9",  # a model name may contain its provider
+    "8.6.9",
+    "8.7.7",  # the list of providers in the GUI is a file
+    "8.8.6",  # g4f checks with a provider whether a key is its own
+)  # fmt: skip
 
 # The lines at which something changed that matters to this package.
 QUICK = ("0.4.9.9", "0.5.3.2", "0.5.5.7", "7.6.6", "7.7.7", "7.8.12", "8.2.9", "8.3.7", "8.8.6")

@@ -39,7 +39,14 @@ from g4f_websim.offline import offline, write_provider_list  # noqa: E402
 from g4f_websim.transport.rate_limit import forget_limits  # noqa: E402
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, call_websim  # noqa: E402
-from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream  # noqa: E402
+from tests.support.responses import (  # noqa: E402
+    LONG_RATE_LIMIT,
+    PNG_MAGIC,
+    REPLY,
+    image_at,
+    text_of,
+    text_of_stream,
+)
 
 # Retries take milliseconds.
 BACKOFF = 0.001
@@ -51,7 +58,7 @@ OTHER_IMAGE = "https://other.example/cat.png"
 IMAGE_FOLDERS = ("generated_images", "generated_media")
 
 RATE_LIMIT = Fault(status=429)
-PNG_RESPONSE = Fault(body=json.dumps({"url": PNG_URI}).encode())
+PNG_RESPONSE = image_at(PNG_URI)
 EMPTY_RESPONSE = Fault(body=json.dumps({"content": "", "url": None}).encode())
 SLOW_RESPONSE = Fault(delay=2)
 TIMEOUT = 0.1
@@ -96,13 +103,7 @@ IMAGE_ERRORS = {
 
 
 class Scenario(NamedTuple):
-    """One use of Websim.
-
-    Attributes:
-        group: the column of the table in which the scenario is counted.
-        name: the name of the scenario.
-        run: a function that runs it with an emulator and raises an exception if it fails.
-    """
+    """One use of Websim: a function that raises an exception if it fails, and its group, a column of the table."""
 
     group: str
     name: str
@@ -115,9 +116,7 @@ SCENARIOS: list[Scenario] = []
 def scenario(group: str, **choices: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the decorated function to the scenarios, once for each combination of the choices.
 
-    Args:
-        group: the group of the scenarios.
-        choices: for each further parameter of the function, its values by label.
+    The choices are, for each further parameter of the function, its values by label.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -156,12 +155,7 @@ class Failing(Other):
 
 
 def complete(client: type, call: Callable[[], Any]) -> Any:
-    """Return the result of a client's call; of a stream, the list of its chunks.
-
-    Args:
-        client: `Client` or `AsyncClient`.
-        call: calls a method of the client. For `AsyncClient`, it is called in an event loop.
-    """
+    """Return the result of a client's call; of a stream, the list of its chunks."""
     if client is AsyncClient:
         return asyncio.run(complete_async(call))
     result = call()
