@@ -42,7 +42,6 @@ def write(*rows, name="in.jsonl"):
     """Write an input: dicts as JSON, texts as they are."""
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     Path(name).write_text("".join(f"{line}\n" for line in lines))
-    return name
 
 
 def write_prompts(count):
@@ -53,9 +52,9 @@ def batch(*words):
     return main.main(["batch", *words, "-o", OUTPUT])
 
 
-def read(file=OUTPUT):
-    """Return the rows of an output."""
-    data = Path(file).read_bytes()
+def read():
+    """Return the rows of the output."""
+    data = Path(OUTPUT).read_bytes()
     assert data.endswith(b"\n") or not data
     return [json.loads(line) for line in data.splitlines()]
 
@@ -145,27 +144,20 @@ def test_names_unknown_fields_once(websim_server, capsys):
         ("{", "not JSON"),
         ("[" * 100_000, ""),
         ("[]", "expected an object"),
-        ("null", "expected an object"),
-        ("1" * 5000, ""),
         (chat_row(custom_id=""), "expected custom_id"),
         (chat_row(custom_id=7), "expected custom_id"),
-        ({"custom_id": "x"}, "expected method"),
         (chat_row("x") | {"method": "GET"}, "expected method"),
         (chat_row("x") | {"url": "/v1/embeddings"}, "expected url: /v1/chat/completions or /v1/images/generations"),
         (chat_row("x") | {"url": ["/v1/chat/completions"]}, "expected url"),
         (chat_row("x") | {"body": "Hello"}, "expected body"),
         (chat_row("x") | {"body": {}}, "messages"),
-        (chat_row("x") | {"body": {"messages": "Hello"}}, "messages"),
-        (chat_row("x") | {"body": {"messages": [{"role": "king", "content": "Hello"}]}}, "messages[0]"),
         (chat_row("x", response_format="json"), "response_format"),
-        (chat_row("x", json="yes"), "json"),
         (chat_row("x", project_id="a b"), "project_id"),
         (chat_row("x", model=7), "expected body.model"),
         (chat_row("x", timeout=-1), "timeout"),
         (image_row("x", prompt=" "), "prompt"),
         (image_row("x", n=11), "n: 1 to 10 images"),
         (image_row("x", aspect_ratio="wide"), "aspect_ratio"),
-        (image_row("x", size="big"), "size"),
         (image_row("x", seed=2**53 - 1, n=2), "seed"),
         (chat_row("first"), "the custom_id 'first' stands in an earlier line too"),
     ],
@@ -188,7 +180,6 @@ def test_malformed_line_fails_before_request(websim_server, line, reason, capsys
         (["missing.txt"], "argument INPUT: no such file: missing.txt"),
         (["."], "argument INPUT: . is not a regular file"),
         (["pipe"], "argument INPUT: pipe is not a regular file, which is read twice; save the prompts to a file first"),
-        (["-"], "argument INPUT: no such file: -"),
         (["in.jsonl", "-o", "in.jsonl"], "argument -o/--output: the output would replace the input"),
         (["in.jsonl", "-o", "link"], "argument -o/--output: the output would replace the input"),
         (["in.jsonl", "-o", "folder/out.jsonl"], "argument -o/--output: no such folder: "),
@@ -196,7 +187,6 @@ def test_malformed_line_fails_before_request(websim_server, line, reason, capsys
         (["in.jsonl", "-o", "notes"], "line 1 of "),
         (["in.jsonl", "-o", "numbers"], "line 2 of "),
         (["latin-1.txt"], "line 2: no UTF-8 text; save the file as UTF-8"),
-        (["utf-16.txt"], "line 1: no UTF-8 text"),
         (["utf-16-le.txt"], "line 1: a NUL character: save the file as UTF-8 text"),
         (["batch.json"], "line 1: a row of OpenAI's batch format, not a prompt: give the file the suffix .jsonl"),
         (["in.jsonl", "--image-dir", "in.jsonl"], "argument --image-dir: in.jsonl: File exists"),
@@ -209,7 +199,7 @@ def test_unusable_file_fails_before_request(websim_server, words, reason, capsys
     write(chat_row())
     write(chat_row(), name="batch.json")
     Path("prompts.txt").write_text("Hello\n")
-    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+    for encoding in ("latin-1", "utf-16-le"):
         Path(f"{encoding}.txt").write_bytes("Hello\nGrüße".encode(encoding))
     os.mkfifo("pipe")
     Path("link").symlink_to("in.jsonl")

@@ -183,7 +183,7 @@ class Result(NamedTuple):
 
     Attributes:
         version: the release of g4f.
-        group: the group of the scenario, a column of the table.
+        group: the group of the scenario.
         scenario: the name of the scenario.
         error: the error, or an empty string if the scenario passed.
     """
@@ -323,42 +323,25 @@ def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
 # Printing the results
 
 
-def print_table(results: Sequence[Result]) -> None:
-    """Print one row for each release and one column for each group of scenarios."""
-    cells: dict[str, dict[str, list[Result]]] = {}
-    for result in results:
-        cells.setdefault(result.version, {}).setdefault(result.group, []).append(result)
-    # A release that failed early lacks groups, so the release with the most groups comes first.
-    groups = list(dict.fromkeys(group for row in sorted(cells.values(), key=len, reverse=True) for group in row))
-    rows = [["g4f", *groups]]
-    for version, row in cells.items():
-        rows.append([version, *(cell(row.get(group, [])) for group in groups)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+def summary(results: Sequence[Result]) -> str:
+    """Return how many scenarios passed, failed, and are not supported by g4f."""
+    failed = sum(bool(result.failure) for result in results)
+    passed = sum(not result.error and result.unsupported is None for result in results)
+    return f"{passed} passed, {failed} failed, {len(results) - passed - failed} not supported by g4f"
 
 
-def cell(results: Sequence[Result]) -> str:
-    """Return the text of one cell of the table: the results of one release and one group."""
-    if not results:
-        return "-"
-    if failed := sum(bool(result.failure) for result in results):
-        return f"{failed} of {len(results)} FAILED"
-    supported = sum(result.unsupported is None for result in results)
-    return "ok" if supported == len(results) else f"{supported}/{len(results)}"
-
-
-def print_notes(results: Sequence[Result]) -> int:
-    """Print what g4f does not support, each failure, and the totals, and return the exit status."""
-    unsupported = [result.unsupported for result in results if result.unsupported]
-    for entry in dict.fromkeys(unsupported):
+def report(results: Sequence[Result]) -> int:
+    """Print a line for each release, what g4f does not support, and each failure, and return the exit status."""
+    versions = dict.fromkeys(result.version for result in results)
+    for version in versions:
+        print(f"g4f {version:8} {summary([result for result in results if result.version == version])}")
+    entries = [result.unsupported for result in results if result.unsupported]
+    for entry in dict.fromkeys(entries):
         print(f"not supported by g4f {entry.releases}: {entry.reason}")
     failed = [result for result in results if result.failure]
     for result in failed:
         print(f"FAILED  {result.version}  {result.group}: {result.scenario}: {result.failure}")
-    passed = sum(not result.error and result.unsupported is None for result in results)
-    print(f"{len(results) - passed - len(failed)} not supported by g4f")
-    print(f"{passed} passed, {len(failed)} failed")
+    print(f"{len(versions)} releases: {summary(results)}")
     return 1 if failed else 0
 
 
@@ -379,9 +362,7 @@ def main() -> int:
     with ThreadPoolExecutor(PARALLEL_RELEASES) as pool:
         results = [result for release in pool.map(partial(run_release, cache=cache), versions) for result in release]
     print(f"Websim on the release lines of g4f, Python {platform.python_version()}\n")
-    print_table(results)
-    print()
-    return print_notes(results)
+    return report(results)
 
 
 if __name__ == "__main__":

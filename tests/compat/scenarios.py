@@ -68,7 +68,14 @@ CLIENTS = {"Client": Client, "AsyncClient": AsyncClient}
 PROVIDERS = {"by class": Websim, "by name": "Websim"}
 CHAT_MODELS = {"with a model": {"model": "gemini-2.5-pro"}, "without a model": {}}
 IMAGE_MODELS = {"with flux": {"model": "flux"}, "without a model": {}}
-SIZES = {"width and height": {"width": 1920, "height": 1080}, "size": {"size": "1920x1080"}}
+# The arguments of a call, and the expected fields of its requests.
+WIDE = {"width": 1920, "height": 1080, "aspect_ratio": "16:9"}
+IMAGE_OPTIONS = {
+    "model with prefix": ({"model": "Websim:flux"}, {}),
+    "two images": ({"n": 2}, {}),
+    "width and height": ({"width": 1920, "height": 1080}, WIDE),
+    "size": ({"size": "1920x1080"}, WIDE),
+}
 # Who names the provider: the client when it is created, or the call.
 PLACES = {"of client": lambda provider: (provider, {}), "of call": lambda provider: (None, {"provider": provider})}
 STREAM = {"at once": False, "streamed": True}
@@ -103,7 +110,7 @@ IMAGE_ERRORS = {
 
 
 class Scenario(NamedTuple):
-    """One use of Websim: a function that raises an exception if it fails, and its group, a column of the table."""
+    """One use of Websim: a function that raises an exception if it fails, its name and its group."""
 
     group: str
     name: str
@@ -312,20 +319,12 @@ def image_with_image_provider_of_client(emulator, client):
     expect_images(emulator, urls_of(complete(client, lambda: images.generate(PROMPT, response_format="url"))))
 
 
-@scenario("images", client=CLIENTS)
-def image_of_model_with_provider_prefix(emulator, client):
-    expect_images(emulator, urls_of(generate(client, Websim, model="Websim:flux", response_format="url")))
-
-
-@scenario("images", client=CLIENTS)
-def two_images(emulator, client):
-    expect_images(emulator, urls_of(generate(client, Websim, n=2, response_format="url")), count=2)
-
-
-@scenario("images", client=CLIENTS, size=SIZES)
-def image_of_a_size(emulator, client, size):
-    body = expect_images(emulator, urls_of(generate(client, Websim, response_format="url", **size)))
-    expect((body["width"], body["height"], body["aspect_ratio"]), (1920, 1080, "16:9"), "size of the request")
+@scenario("images", client=CLIENTS, options=IMAGE_OPTIONS)
+def image_with_options(emulator, client, options):
+    arguments, expected = options
+    urls = urls_of(generate(client, Websim, response_format="url", **arguments))
+    body = expect_images(emulator, urls, count=arguments.get("n", 1))
+    expect({name: body[name] for name in expected}, expected, "fields of the request")
 
 
 @scenario("images", client=CLIENTS)
@@ -630,7 +629,7 @@ def run(each: Scenario) -> str:
         Websim.url = emulator.url
         try:
             each.run(emulator)
-        except Exception as error:  # the table shows every error
+        except Exception as error:  # every error is printed
             return f"{type(error).__name__}: {error}"
     return ""
 

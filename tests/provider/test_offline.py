@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -100,40 +100,16 @@ def test_deletes_its_folder():
     assert not folder.exists()
 
 
-def test_blocks_can_be_nested():
+def test_blocks_can_be_nested_and_overlap():
     before = settings()
-    with offline() as outer:
-        with offline() as inner:
-            assert Websim.url == inner.url
-        assert Websim.url == outer.url
-    assert settings() == before
-
-
-def test_blocks_of_two_threads_can_overlap():
-    before = settings()
-    first_began, second_began, first_ended = threading.Event(), threading.Event(), threading.Event()
-    urls = []
-
-    def run_first():
-        with offline():
-            first_began.set()
-            second_began.wait(MAX_SECONDS)
-        first_ended.set()
-
-    def run_second():
-        first_began.wait(MAX_SECONDS)
-        with offline() as second:
-            second_began.set()
-            first_ended.wait(MAX_SECONDS)
-            urls.extend((second.url, Websim.url, os.environ["WEBSIM_URL"]))
-
-    threads = [threading.Thread(target=run, daemon=True) for run in (run_first, run_second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(MAX_SECONDS)
-    assert len(urls) == 3
-    assert len(set(urls)) == 1
+    with ExitStack() as outermost, ExitStack() as first_block:
+        first = first_block.enter_context(offline())
+        with offline() as nested:
+            assert Websim.url == nested.url
+        assert Websim.url == first.url
+        second = outermost.enter_context(offline())
+        first_block.close()
+        assert Websim.url == os.environ["WEBSIM_URL"] == second.url
     assert settings() == before
 
 
