@@ -326,10 +326,8 @@ def test_sends_two_requests_at_a_time(monkeypatch):
     write(*(image_row(str(number), n=4) for number in range(4)))
     with Emulator(limit=RateLimit(max_in_flight=2), delay=0.02) as server:
         monkeypatch.setattr(Websim, "url", server.url)
-        start = time.monotonic()
         assert batch("in.jsonl") == 0
         assert len(server.requests) == 16  # none was refused
-        assert time.monotonic() - start < 16 * 0.02 + 5
 
 
 # Images
