@@ -69,7 +69,11 @@ async def _send(options: argparse.Namespace, pending: set[str], total: int) -> i
     try:
         with options.output.open("ab", buffering=0) as output:
             batch = _Batch(options, pending, output, progress)
-            await asyncio.gather(*(batch.work() for _ in range(options.concurrency)))
+            workers = [batch.work() for _ in range(options.concurrency)]
+            # At Ctrl-C, the output must stay open until every worker has written what has arrived.
+            errors = await asyncio.gather(*workers, return_exceptions=True)
+        for error in filter(None, errors):
+            raise error
     finally:
         progress.end()
     if batch.problem:

@@ -21,7 +21,7 @@ from .images import DownloadError, Format, fetch_image, request_image
 from .terminal import one_line, warn
 
 STDOUT = "-"
-INTEGER = re.compile("-?[0-9]{1,16}")
+INTEGER = re.compile("-?[0-9]{1,99}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -427,11 +427,13 @@ def test_signal_keeps_the_responses(home, websim_server, number, status):
 
 
 def test_signal_during_download_keeps_the_url(home, websim_server):
-    write_prompts(1)
+    write_prompts(2)
+    websim_server.inject(Fault(delay=MAX_SECONDS))  # this row is cancelled sooner than the download
     words = ("batch", "prompts.txt", "-o", OUTPUT, "--model", "flux", "--image-dir", "images")
-    _, url = interrupt_download(websim_server, *words, home=home)
+    errors, url = interrupt_download(websim_server, *words, home=home)
     (row,) = read()
     assert row["response"]["body"]["data"] == [{"url": url}]
+    assert errors == "g4f-websim: 1 of 2 rows have a response; the same command continues\n"
 
 
 def test_kill_at_random_moments_loses_and_repeats_nothing(home, monkeypatch):
