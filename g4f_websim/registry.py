@@ -25,12 +25,7 @@ _undo = ExitStack()
 
 
 def register(provider: Any, name: str) -> None:
-    """Register a provider with g4f, and replace a provider that g4f has under this name.
-
-    Args:
-        provider: a provider class.
-        name: the name for `provider=`, `--provider` and the prefix of a model.
-    """
+    """Register a provider class with g4f, and replace a provider that g4f has under this name."""
     if _registered.get(name) is provider:
         return
     if not _registered and GUI_API in sys.modules:

@@ -32,6 +32,8 @@ from tests.support.raw_server import raw_server  # noqa: E402
 pytest_plugins = ["g4f_websim.testing", "tests.support.check", "tests.support.programs"]
 
 write_provider_list(Path(_FOLDER.name))
+# g4f would look for a new version on the internet, in a thread that prints at any moment.
+g4f.debug.version_check = False
 
 
 @pytest.fixture(autouse=True)

@@ -1,54 +1,60 @@
 """The command `g4f-websim batch`: send many prompts, so that no response is lost and none is requested twice.
 
-batch_input.py reads the prompts, batch_run.py sends them, and batch_output.py writes the responses.
+batch_input.py reads the arguments and the prompts, and batch_output.py writes the responses.
 """
 
 import argparse
+import asyncio
+import math
 import os
+import time
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 from ..provider import Websim
 from ..transport.target import PROXY_VARIABLE, Target
 from ..wire import bodies
 from ..wire.redaction import redact
-from .batch_input import Input, InputError
-from .batch_output import OutputError, clean, exclusive_lock
-from .batch_run import Batch
-from .signals import run
-from .terminal import fail, warn
+from .batch_input import Row, check_input, is_jsonl, parse_arguments, read_rows
+from .batch_output import Progress, append, clean
+from .files import FileError, exclusive_lock, replace_file, run
+from .images import DownloadError, fetch_image, request_image
+from .terminal import fail, one_line, warn
 
-DEFAULT_CONCURRENCY = 2
-MAX_CONCURRENCY = 100
 MAX_SHOWN_FIELDS = 300
+
+# The reasons (`error.reason`) of failures that every other row would have too.
+COMMON_REASONS = frozenset(
+    {"project_refused", "login_needed", "login_expired", "bot_challenge", "api_moved", "no_credits", "no_connection"}
+    | {"proxy_failed", "region_blocked"}
+)
+# The number of such failures in a row that stops the batch.
+MAX_COMMON_FAILURES = 3
 
 
 def main(argv: Sequence[str]) -> int:
-    """Send the rows of a file that have no response yet, and write each response as it arrives.
-
-    Args:
-        argv: the arguments after `g4f-websim batch`.
-
-    Returns:
-        The exit status: 0 if all rows have a response.
+    """Send the rows that have no response yet, write each response as it arrives, and return the exit status.
 
     Raises:
         ValueError: a setting such as WEBSIM_PROJECT_ID is malformed.
         KeyboardInterrupt: Ctrl-C was pressed; the responses that had arrived are written.
     """
-    options = _parse(argv)
+    options = parse_arguments(argv)
     # A malformed setting would fail each row.
     bodies.check_project_id(None)
     Target(str(Websim.chat_api_endpoint), proxy=os.environ.get(PROXY_VARIABLE))
     try:
-        with closing(Input(options.input, options.model)) as source:
-            source.check()
-            with exclusive_lock(options.output):
-                return _send(options, source)
-    except InputError as error:
-        fail(f"{options.input}: {error}; nothing was sent", status=2)
-    except OutputError as error:
+        custom_ids, unknown_fields = check_input(options.input, options.model)
+        with exclusive_lock(options.output):
+            if options.model and is_jsonl(options.input):
+                warn("--model is for text files: the url of each row decides whether it is a chat or an image")
+            if unknown_fields:
+                fields = redact(", ".join(sorted(unknown_fields)))[:MAX_SHOWN_FIELDS]
+                warn(f"Websim does not know these fields of body, which are ignored: {fields}")
+            pending = clean(options.output, custom_ids)
+            return run(_send(options, pending, total=len(custom_ids)))
+    except FileError as error:
         fail(f"{error}; nothing was sent", status=2)
     except BrokenPipeError:
         raise
@@ -57,68 +63,141 @@ def main(argv: Sequence[str]) -> int:
         fail(f"{file}: {error.strerror or error}; the responses in the output stay", status=1)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "g4f-websim batch",
-        description="Send many prompts and write each response as it arrives. The same command again continues where "
-        "it stopped.",
-        epilog="example: g4f-websim batch prompts.txt -o responses.jsonl",
-    )
-    parser.add_argument("input", type=Path, metavar="INPUT", help="OpenAI's batch format (*.jsonl), or a prompt a line")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUTPUT", help="the file to write or to continue"
-    )
-    parser.add_argument("--model", metavar="NAME", help="for a text file: flux makes images of the prompts")
-    parser.add_argument("--image-dir", type=Path, metavar="DIR", help="a folder in which to save the images")
-    parser.add_argument(
-        "--concurrency", type=_concurrency, default=DEFAULT_CONCURRENCY, metavar="N",
-        help=f"the number of requests at a time (default: {DEFAULT_CONCURRENCY})",
-    )  # fmt: skip
-    options = parser.parse_args(argv)
-    if options.model and bodies.strip_provider_prefix(options.model).lower() not in Websim.image_models:
+async def _send(options: argparse.Namespace, pending: set[str], total: int) -> int:
+    """Send the rows whose custom_ids are pending, and return the exit status."""
+    progress = Progress(total, total - len(pending))
+    try:
+        with options.output.open("ab", buffering=0) as output:
+            batch = _Batch(options, pending, output, progress)
+            workers = [batch.work() for _ in range(options.concurrency)]
+            # At Ctrl-C, the output must stay open until every worker has written what has arrived.
+            errors = await asyncio.gather(*workers, return_exceptions=True)
+        for error in filter(None, errors):
+            raise error
+    finally:
+        progress.end()
+    if batch.problem:
+        warn(f"stopped: {batch.problem}")
+    return 1 if batch.problem or progress.failed or progress.unsaved else 0
+
+
+class _PatientWebsim(Websim):
+    """Websim whose calls wait for their turn as long as necessary; a batch has no other provider to fall back on."""
+
+    max_wait = math.inf
+
+
+class _Batch:
+    """The rows that are sent, by several workers at the same time.
+
+    Attributes:
+        problem: why no further row is sent.
+    """
+
+    def __init__(self, options: argparse.Namespace, pending: set[str], output: BinaryIO, progress: Progress) -> None:
+        self._rows = read_rows(options.input, options.model)
+        self._pending = pending
+        self._image_dir = options.image_dir
+        self._output = output
+        self._progress = progress
+        self._common_failures = 0
+        self.problem = ""
+
+    async def work(self) -> None:
+        """Send rows until there are no more; all workers take them from one iterator."""
         try:
-            bodies.check_chat_model(options.model, Websim.image_models)
-        except ValueError as error:
-            parser.error(f"argument --model: {error}")
-    # A link stays, and the file that the link names is written.
-    options.output = Path(os.path.realpath(options.output))
-    if problem := _problem(options.input, options.output):
-        parser.error(problem)
-    if options.image_dir:
+            for _, row in self._rows:
+                if self.problem:
+                    return
+                if row.custom_id in self._pending:
+                    self._pending.remove(row.custom_id)
+                    await self._send_row(row)
+        except FileError as error:
+            self.problem = f"the input has changed: {error}"
+
+    async def _send_row(self, row: Row) -> None:
+        response = failure = None
         try:
-            options.image_dir.mkdir(parents=True, exist_ok=True)
+            response = await (self._images(row) if row.is_image else self._chat(row))
+        except Exception as error:  # whatever it is, it becomes a row of the output
+            failure = {"code": _code_of(error), "message": redact(one_line(error))}
+        self._write(row, response, failure)
+        if failure is None or failure["code"] not in COMMON_REASONS:
+            self._common_failures = 0
+            return
+        self._common_failures += 1
+        if self._common_failures >= MAX_COMMON_FAILURES:
+            reason = failure["message"]
+            self.problem = f"{MAX_COMMON_FAILURES} failures in a row, which the other rows would have too: {reason}"
+
+    def _write(self, row: Row, response: dict[str, Any] | None, failure: dict[str, str] | None) -> None:
+        """Write a row and count it; if the row cannot be written, the batch stops."""
+        try:
+            append(self._output, row.custom_id, response, failure)
         except OSError as error:
-            parser.error(f"argument --image-dir: {options.image_dir}: {error.strerror}")
-    return options
+            self.problem = f"the output cannot be written: {error.strerror or error}"
+        else:
+            self._progress.count_row(failure["message"] if failure else None)
+
+    async def _chat(self, row: Row) -> dict[str, Any]:
+        """Return the response to a chat in OpenAI's form."""
+        model, proxy = _PatientWebsim.default_model, os.environ.get(PROXY_VARIABLE)
+        responses = _PatientWebsim.create_async_generator(model, proxy=proxy, **row.arguments())
+        text = "".join([str(response) async for response in responses])
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {
+            "id": f"chatcmpl-{uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": row.body.get("model") or model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        }
+
+    async def _images(self, row: Row) -> dict[str, Any]:
+        """Return the response to a request for images in OpenAI's form: the images that did not fail."""
+        images: list[dict[str, str]] = []
+        body = {"created": int(time.time()), "data": images}
+        failures: list[Exception] = []
+        try:
+            # One after the other: the concurrency is that of requests.
+            for index in range(row.image_count):
+                try:
+                    url = await request_image(_PatientWebsim, **row.arguments(index))
+                except Exception as error:  # the other images of the row may succeed
+                    failures.append(error)
+                    if _code_of(error) in COMMON_REASONS:
+                        break
+                else:
+                    images.append({"url": url})
+                    await self._save(images[-1], row.image_stem(len(images) - 1))
+        except asyncio.CancelledError:
+            if images:  # what has arrived is kept
+                self._write(row, body, None)
+            raise
+        if not images:
+            raise failures[0]
+        for failure in failures:
+            self._progress.image_unsaved(redact(one_line(failure)))
+        return body
+
+    async def _save(self, image: dict[str, str], stem: str) -> None:
+        """Save an image of a response and add the name of the file to the response."""
+        if not self._image_dir:
+            return
+        try:
+            data, image_format = await fetch_image(image["url"])
+            file = self._image_dir / f"{stem}{image_format.suffixes[0]}"
+            replace_file(file, data)
+        except DownloadError as error:
+            self._progress.image_unsaved(f"an image was not saved: {error}")
+        except OSError as error:
+            self._progress.image_unsaved(f"{stem} was not saved: {error.strerror or error}; its URL is in the output")
+        else:
+            image["file"] = str(file)
+            if image["url"].startswith("data:"):
+                del image["url"]  # it is the image itself
 
 
-def _concurrency(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MAX_CONCURRENCY):
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_CONCURRENCY}, not {text!r}")
-    return int(text)
-
-
-def _problem(source: Path, output: Path) -> str | None:
-    """Return why the two files cannot be used, or None."""
-    if not source.exists():
-        return f"argument INPUT: no such file: {source}"
-    if not source.is_file():
-        return f"argument INPUT: {source} is not a regular file, which is read twice; save the prompts to a file first"
-    if not output.parent.is_dir():
-        return f"argument -o/--output: no such folder: {output.parent}; create it first"
-    if output.exists() and not output.is_file():
-        return f"argument -o/--output: {output} is not a regular file; name one, as in responses.jsonl"
-    if output.exists() and output.samefile(source):
-        return "argument -o/--output: the output would replace the input; name another file"
-    return None
-
-
-def _send(options: argparse.Namespace, source: Input) -> int:
-    """Send the rows without a response."""
-    if options.model and source.is_jsonl:
-        warn("--model is for text files: the url of each row decides whether it is a chat or an image")
-    if source.unknown_fields:
-        fields = redact(", ".join(sorted(source.unknown_fields)))[:MAX_SHOWN_FIELDS]
-        warn(f"Websim does not know these fields of body, which are ignored: {fields}")
-    done = clean(options.output, source.custom_ids)
-    return run(Batch(source, source.custom_ids - done, options).run())
+def _code_of(error: Exception) -> str:
+    """Return the reason of one of Websim's errors, or the class of any other."""
+    return str(getattr(error, "reason", None) or type(error).__name__)

@@ -1,16 +1,23 @@
-"""Read and check the input of `g4f-websim batch`: OpenAI's batch format, or a text file with a prompt a line."""
+"""Read and check what `g4f-websim batch` is given: its arguments and its input.
 
+The input has OpenAI's batch format, or is a text file with a prompt a line.
+"""
+
+import argparse
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from ..provider import CHAT_OPTIONS, IMAGE_OPTIONS, Websim
 from ..wire import bodies
-from .files import stem_of
+from .files import FileError, stem_of
+
+DEFAULT_CONCURRENCY = 2
+MAX_CONCURRENCY = 100
 
 CHAT_URL = "/v1/chat/completions"
 IMAGE_URL = "/v1/images/generations"
@@ -25,33 +32,87 @@ HASH_CHARS = 12
 _LINE_ID = re.compile(rf"[0-9]{{1,20}}-[0-9a-f]{{{HASH_CHARS}}}")
 
 
-class InputError(Exception):
-    """A line of the input is malformed; the message names the line."""
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, and create the folder for the images."""
+    parser = argparse.ArgumentParser(
+        "g4f-websim batch",
+        description="Send many prompts and write each response as it arrives. The same command again continues where "
+        "it stopped.",
+        epilog="example: g4f-websim batch prompts.txt -o responses.jsonl",
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="OpenAI's batch format (*.jsonl), or a prompt a line")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUTPUT", help="the file to write or to continue"
+    )
+    parser.add_argument("--model", metavar="NAME", help="for a text file: flux makes images of the prompts")
+    parser.add_argument("--image-dir", type=Path, metavar="DIR", help="a folder in which to save the images")
+    parser.add_argument(
+        "--concurrency", type=_concurrency, default=DEFAULT_CONCURRENCY, metavar="N",
+        help=f"the number of requests at a time (default: {DEFAULT_CONCURRENCY})",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+    if options.model and not _is_image_model(options.model):
+        try:
+            bodies.check_chat_model(options.model, Websim.image_models)
+        except ValueError as error:
+            parser.error(f"argument --model: {error}")
+    # A link stays, and the file that the link names is written.
+    options.output = Path(os.path.realpath(options.output))
+    if problem := _problem(options.input, options.output):
+        parser.error(problem)
+    if options.image_dir:
+        try:
+            options.image_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"argument --image-dir: {options.image_dir}: {error.strerror}")
+    return options
 
 
-@dataclass(frozen=True)
-class Row:
+def _concurrency(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MAX_CONCURRENCY):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_CONCURRENCY}, not {text!r}")
+    return int(text)
+
+
+def _is_image_model(model: str | None) -> bool:
+    return bodies.strip_provider_prefix(model).lower() in Websim.image_models
+
+
+def _problem(source: Path, output: Path) -> str | None:
+    """Return why the two files cannot be used, or None."""
+    if not source.exists():
+        return f"argument INPUT: no such file: {source}"
+    if not source.is_file():
+        return f"argument INPUT: {source} is not a regular file, which is read twice; save the prompts to a file first"
+    if not output.parent.is_dir():
+        return f"argument -o/--output: no such folder: {output.parent}; create it first"
+    if output.exists() and not output.is_file():
+        return f"argument -o/--output: {output} is not a regular file; name one, as in responses.jsonl"
+    if output.exists() and output.samefile(source):
+        return "argument -o/--output: the output would replace the input; name another file"
+    return None
+
+
+class Row(NamedTuple):
     """A row of the input.
 
     Attributes:
-        line: the number of its line.
         custom_id: the name of the row in the output.
         is_image: whether the row requests images.
         body: the arguments, in OpenAI's form.
     """
 
-    line: int
     custom_id: str
     is_image: bool
     body: dict[str, Any]
 
     @property
-    def unknown_fields(self) -> set[str]:
-        """The names of the fields of the body that are not used."""
-        return self.body.keys() - (IMAGE_FIELDS if self.is_image else CHAT_FIELDS) - {"model"}
+    def known_fields(self) -> frozenset[str]:
+        """The names of the fields of a body that are used."""
+        return IMAGE_FIELDS if self.is_image else CHAT_FIELDS
 
     @property
-    def count(self) -> int:
+    def image_count(self) -> int:
         """The number of images."""
         return bodies.check_count(self.body.get("n"))
 
@@ -60,106 +121,92 @@ class Row:
 
         With a seed, each image has the next one.
         """
-        known = IMAGE_FIELDS - {"n"} if self.is_image else CHAT_FIELDS
+        known = self.known_fields - {"n"}
         arguments = {"messages": None, **{name: value for name, value in self.body.items() if name in known}}
         if index and arguments.get("seed") is not None:
             arguments["seed"] += index
         return arguments
 
+    def image_stem(self, index: int) -> str:
+        """Return the name of the file of an image, without a suffix.
 
-def image_stem(custom_id: str, index: int, count: int) -> str:
-    """Return the name of the file of an image, without a suffix.
-
-    A custom_id may contain any characters, so only its letters and digits are used. The hash keeps the names of two
-    rows apart.
-    """
-    stem = custom_id if _LINE_ID.fullmatch(custom_id) else f"{stem_of(custom_id)}-{_hash(custom_id)}"
-    return f"{stem}-{index + 1}" if count > 1 else stem
+        A custom_id may contain any characters, so only its letters and digits are used. The hash keeps the names of
+        two rows apart.
+        """
+        name = self.custom_id
+        stem = name if _LINE_ID.fullmatch(name) else f"{stem_of(name)}-{_hash(name)}"
+        return f"{stem}-{index + 1}" if self.image_count > 1 else stem
 
 
-class Input:
-    """The rows of a file, which is read once to check it and once to send it.
+def is_jsonl(file: Path) -> bool:
+    """Return whether an input has OpenAI's batch format."""
+    return file.suffix.lower() == ".jsonl"
 
-    Args:
-        file: the path of a regular file.
-        model: the model of the prompts in a text file, or None; an image model makes images of them.
 
-    Attributes:
-        custom_ids: the custom_ids of the file, once it is checked.
-        unknown_fields: the names of fields that Websim does not know.
+def check_input(file: Path, model: str | None) -> tuple[set[str], set[str]]:
+    """Read all rows, and return their custom_ids and the names of the fields that Websim does not know.
 
     Raises:
-        OSError: the file cannot be opened.
+        FileError: a line is malformed, or its custom_id occurs twice.
     """
+    custom_ids: set[str] = set()
+    unknown_fields: set[str] = set()
+    for number, row in read_rows(file, model):
+        if row.custom_id in custom_ids:
+            name = f"{row.custom_id!r:.80}"
+            raise FileError(f"{file}: line {number}: the custom_id {name} stands in an earlier line too")
+        custom_ids.add(row.custom_id)
+        unknown_fields |= row.body.keys() - row.known_fields - {"model"}
+    return custom_ids, unknown_fields
 
-    def __init__(self, file: Path, model: str | None) -> None:
-        self.is_jsonl = file.suffix.lower() == ".jsonl"
-        self._model = model
-        self._makes_images = bodies.strip_provider_prefix(model).lower() in Websim.image_models
-        self._file: BinaryIO = file.open("rb")
-        self.custom_ids: set[str] = set()
-        self.unknown_fields: set[str] = set()
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+def read_rows(file: Path, model: str | None) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of an input, each with the number of its line.
 
-    def check(self) -> None:
-        """Read all rows.
+    Args:
+        file: the input.
+        model: the model of the prompts in a text file, or None; an image model makes images of them.
 
-        Raises:
-            InputError: a line is malformed, or its custom_id occurs twice.
-        """
-        for row in self.rows():
-            if row.custom_id in self.custom_ids:
-                raise InputError(f"line {row.line}: the custom_id {row.custom_id!r:.80} stands in an earlier line too")
-            self.custom_ids.add(row.custom_id)
-            self.unknown_fields |= row.unknown_fields
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows, from the first on.
-
-        Raises:
-            InputError: a line is malformed.
-        """
-        self._file.seek(0)
+    Raises:
+        FileError: a line is malformed.
+    """
+    with file.open("rb") as opened:
         # Other characters that Python takes for line ends may stand in a line.
-        for number, line in enumerate(self._file, 1):
+        for number, line in enumerate(opened, 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if "\0" in text:
                     raise ValueError("a NUL character: save the file as UTF-8 text")
                 if text:
-                    yield self._parse_json(number, text) if self.is_jsonl else self._parse_prompt(number, text)
+                    yield number, _parse_json(text) if is_jsonl(file) else _parse_prompt(number, text, model)
             except UnicodeDecodeError:
-                raise InputError(f"line {number}: no UTF-8 text; save the file as UTF-8") from None
+                raise FileError(f"{file}: line {number}: no UTF-8 text; save the file as UTF-8") from None
             except (ValueError, RecursionError) as error:
-                raise InputError(f"line {number}: {error}") from None
+                raise FileError(f"{file}: line {number}: {error}") from None
 
-    def _parse_prompt(self, number: int, prompt: str) -> Row:
-        if prompt.startswith('{"custom_id":'):
-            raise ValueError("a row of OpenAI's batch format, not a prompt: give the file the suffix .jsonl")
-        custom_id = f"{number}-{_hash(prompt)}"
-        body: dict[str, Any] = {"model": self._model} if self._model else {}
-        body |= {"prompt": prompt} if self._makes_images else {"messages": [{"role": "user", "content": prompt}]}
-        return Row(number, custom_id, self._makes_images, body)
 
-    def _parse_json(self, number: int, text: str) -> Row:
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from None
-        example = 'an object, as in {"custom_id": "a", "method": "POST", "url": ..., "body": ...}'
-        _require(isinstance(row, dict), example)
-        custom_id, url, body = (row.get(name) for name in ("custom_id", "url", "body"))
-        _require(isinstance(custom_id, str) and custom_id, "custom_id: a text that is not empty")
-        _require(row.get("method") == "POST", 'method: "POST"')
-        _require(url in (CHAT_URL, IMAGE_URL), f"url: {CHAT_URL} or {IMAGE_URL}")
-        _require(isinstance(body, dict), "body: an object")
-        _require(isinstance(body.get("model"), str | None), "body.model: a name")
-        parsed = Row(number, custom_id, url == IMAGE_URL, body)
-        _check_body(parsed)
-        return parsed
+def _parse_prompt(number: int, prompt: str, model: str | None) -> Row:
+    if prompt.startswith('{"custom_id":'):
+        raise ValueError("a row of OpenAI's batch format, not a prompt: give the file the suffix .jsonl")
+    return Row(f"{number}-{_hash(prompt)}", _is_image_model(model), {"model": model, "prompt": prompt})
+
+
+def _parse_json(text: str) -> Row:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    example = 'an object, as in {"custom_id": "a", "method": "POST", "url": ..., "body": ...}'
+    _require(isinstance(row, dict), example)
+    custom_id, url, body = (row.get(name) for name in ("custom_id", "url", "body"))
+    _require(isinstance(custom_id, str) and custom_id, "custom_id: a text that is not empty")
+    _require(row.get("method") == "POST", 'method: "POST"')
+    _require(url in (CHAT_URL, IMAGE_URL), f"url: {CHAT_URL} or {IMAGE_URL}")
+    _require(isinstance(body, dict), "body: an object")
+    _require(isinstance(body.get("model"), str | None), "body.model: a name")
+    parsed = Row(custom_id, url == IMAGE_URL, body)
+    _check_body(parsed)
+    return parsed
 
 
 def _require(ok: object, expected: str) -> None:
@@ -173,7 +220,7 @@ def _check_body(row: Row) -> None:
     bodies.check_timeout(body.get("timeout"))
     project_id = bodies.check_project_id(body.get("project_id"))
     if row.is_image:
-        for index in range(row.count):
+        for index in range(row.image_count):
             arguments = {"prompt": None, "aspect_ratio": None, **row.arguments(index), "project_id": project_id}
             bodies.image_body(**arguments)
     else:

@@ -1,65 +1,58 @@
-"""Write the output of `g4f-websim batch`, OpenAI's batch output format, so that no response is lost.
+"""Write the output of `g4f-websim batch`, OpenAI's batch output format, and show on stderr how far the batch is.
 
 Each row is on the disk before the next one is written. A later run of the same command keeps the rows with a response.
-Only one run at a time writes the output: it holds a lock of the operating system, which ends with its process.
 """
 
-import contextlib
+import importlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import sys
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from .files import replacing
+from .files import FileError, replacing
+from .terminal import warn
 
 # How each line begins. A line that a crash cut off is recognized by it.
 START = b'{"id": "batch_req_'
 
+# The seconds between two lines of progress.
+LINE_INTERVAL = 10.0
 
-class OutputError(Exception):
-    """Another process writes the file, or it is not an output of this command."""
 
-
-class Output:
-    """The output file of a batch, opened for appending.
+def append(output: BinaryIO, custom_id: str, response: dict[str, Any] | None, error: dict[str, str] | None) -> None:
+    """Append a row to an output, and return once it is on the disk.
 
     Args:
-        file: the path of the file.
+        output: the file, opened without a buffer, so that no part of a row can be written later.
+        custom_id: the name of the row.
+        response: the body of the response, or None.
+        error: the code and the message of a failure, or None.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the row cannot be written, because the disk is full for example; nothing of it is in the file.
     """
-
-    def __init__(self, file: Path) -> None:
-        # Without a buffer, no part of a row can be written later.
-        self._opened = file.open("ab", buffering=0)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._opened.close()
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row, and return once it is on the disk.
-
-        Raises:
-            OSError: the row cannot be written, because the disk is full for example; nothing of it is in the file.
-        """
-        line = _encode(row)
-        start = self._opened.seek(0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(line):
-                written += self._opened.write(line[written:])
-            os.fsync(self._opened.fileno())
-        except OSError:
-            self._opened.truncate(start)
-            raise
+    if response is not None:
+        response = {"status_code": 200, "request_id": f"req_{uuid4().hex}", "body": response}
+    row = {"id": f"batch_req_{uuid4().hex}", "custom_id": custom_id, "response": response, "error": error}
+    # In ASCII, so that no program takes a character such as U+2028 for a line end.
+    line = json.dumps(row).encode("ascii") + b"\n"
+    start = output.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(line):
+            written += output.write(line[written:])
+        os.fsync(output.fileno())
+    except OSError:
+        output.truncate(start)
+        raise
 
 
 def clean(file: Path, custom_ids: set[str]) -> set[str]:
-    """Remove from an output what will be requested again, and return the custom_ids of the rows with a response.
+    """Remove from an output what will be requested again, and return the custom_ids that have no response yet.
 
     Removed are failed rows and what a crash left of the last row. Rows of other inputs stay.
 
@@ -68,131 +61,108 @@ def clean(file: Path, custom_ids: set[str]) -> set[str]:
         custom_ids: the custom_ids of the input.
 
     Raises:
-        OutputError: the command did not write one of the lines; the file is unchanged.
+        FileError: the command did not write one of the lines; the file is unchanged.
         OSError: the file cannot be read or replaced.
     """
-    done: set[str] = set()
     if not file.exists():
-        return done
-    # Read once without writing, because an output that has nothing to remove may be larger than the free space.
-    if all(line == kept for line, kept in _sift(file, custom_ids, done)):
-        return done
-    done.clear()
-    with replacing(file) as opened:
-        opened.writelines(kept for _, kept in _sift(file, custom_ids, done))
-    return done
-
-
-def _sift(file: Path, custom_ids: set[str], done: set[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each line of an output, and what is kept of the line: nothing if it is removed.
-
-    The custom_ids of the rows with a response are added to `done`.
-    """
+        return set(custom_ids)
+    done: set[str] = set()
+    removed: set[int] = set()
+    is_complete = True
     with file.open("rb") as opened:
-        for number, line in enumerate(opened, 1):
-            kept = b""
-            if line.strip() and not _is_torn(line):
-                complete = line.rstrip(b"\0\r\n") + b"\n"
-                custom_id, is_done = _parse(complete, f"line {number} of {file}")
-                if custom_id not in done and (is_done or custom_id not in custom_ids):
-                    kept = complete
-                if is_done:
-                    done.add(custom_id)
-            yield line, kept
+        for number, line in enumerate(opened):
+            custom_id, is_done = _parse(line, f"line {number + 1} of {file}")
+            if custom_id is None or custom_id in done or (custom_id in custom_ids and not is_done):
+                removed.add(number)
+            elif is_done:
+                done.add(custom_id)
+            is_complete = line.endswith(b"\n")
+    # An output that has nothing to remove may be larger than the free space.
+    if removed or not is_complete:
+        with file.open("rb") as opened, replacing(file) as new:
+            for number, line in enumerate(opened):
+                if number not in removed:
+                    new.write(line.rstrip(b"\0\r\n") + b"\n")
+    return custom_ids - done
 
 
-def _parse(line: bytes, place: str) -> tuple[str, bool]:
-    """Return the custom_id of a row, and whether the row has a response."""
+def _parse(line: bytes, place: str) -> tuple[str | None, bool]:
+    """Return the custom_id of a row, and whether the row has a response; None for a blank or torn line."""
+    text = line.rstrip(b"\0\r\n")  # a file system may have filled a torn line with zeros
+    if not text.strip():
+        return None, False
     try:
-        row = json.loads(line)
+        row = json.loads(text)
         custom_id, response, error = row["custom_id"], row["response"], row["error"]
     except (ValueError, TypeError, KeyError, RecursionError):
+        if not line.endswith(b"\n") and (text.startswith(START) or START.startswith(text)):
+            return None, False
         custom_id = response = error = None
     if not isinstance(custom_id, str):
-        raise OutputError(f"{place} is not a row of a batch: name another file")
+        raise FileError(f"{place} is not a row of a batch: name another file")
     return custom_id, bool(response) and not error
 
 
-def _is_torn(line: bytes) -> bool:
-    """Return whether a line is what a crash left of the last row; a file system may have filled it with zeros."""
-    rest = line.rstrip(b"\0")
-    if line.endswith(b"\n") or not (rest.startswith(START) or START.startswith(rest)):
-        return False
-    try:
-        json.loads(rest)
-    except ValueError:
-        return True
-    return False  # only the line end is missing
+class Progress:
+    """The counts of a batch, shown as a progress bar on a terminal (tqdm), or else as a line now and then.
 
-
-def response_row(custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the row for a response."""
-    response = {"status_code": 200, "request_id": f"req_{uuid4().hex}", "body": body}
-    return {"id": _row_id(), "custom_id": custom_id, "response": response, "error": None}
-
-
-def error_row(custom_id: str, code: str, message: str) -> dict[str, Any]:
-    """Return the row for a failure."""
-    return {"id": _row_id(), "custom_id": custom_id, "response": None, "error": {"code": code, "message": message}}
-
-
-def _row_id() -> str:
-    return f"batch_req_{uuid4().hex}"
-
-
-def _encode(row: dict[str, Any]) -> bytes:
-    # In ASCII, so that no program takes a character such as U+2028 for a line end.
-    return json.dumps(row).encode("ascii") + b"\n"
-
-
-@contextlib.contextmanager
-def exclusive_lock(output: Path) -> Iterator[None]:
-    """Hold the lock of an output: that of a file beside it, which is deleted at the end.
-
-    A file that a killed process left behind does no harm: its lock ended with the process.
-
-    Raises:
-        OutputError: another process holds the lock.
-        OSError: the file cannot be created, or its file system has no locks.
+    Attributes:
+        failed: the number of rows that failed.
+        unsaved: the number of images that could not be saved.
     """
-    file = output.with_name(f"{output.name}.lock")
-    opened = _open_and_lock(file)
-    try:
-        yield
-    finally:
-        # Windows does not delete an open file. Elsewhere it is deleted while it is locked, so that no other process
-        # has locked it already.
-        if os.name == "nt":  # pragma: no cover
-            opened.close()
-        with contextlib.suppress(OSError):
-            file.unlink()
-        opened.close()
 
+    def __init__(self, total: int, done: int) -> None:
+        self._total = total
+        self._done = done
+        self.failed = 0
+        self.unsaved = 0
+        self._last_failure = ""
+        self._bar = _progress_bar(total, done)
+        self._next_line = monotonic() + LINE_INTERVAL
 
-def _open_and_lock(file: Path) -> BinaryIO:
-    while True:
-        opened = file.open("ab")
-        try:
-            _lock(opened.fileno())
-            # The previous holder may have deleted the file after it was opened here.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
-                    return opened
-        except BaseException:
-            opened.close()
-            raise
-        opened.close()
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        if os.name == "nt":  # pragma: no cover
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    def count_row(self, failure: str | None) -> None:
+        """Count a row that has a response now, or one that failed, with the message of its error."""
+        if failure is None:
+            self._done += 1
         else:
-            import fcntl
+            self.failed += 1
+            self._last_failure = failure
+        if self._bar is not None:
+            self._bar.update()
+            self._bar.set_postfix(failed=self.failed)
+        elif monotonic() >= self._next_line:
+            self._next_line = monotonic() + LINE_INTERVAL
+            warn(f"{self._done} of {self._total} rows, {self.failed} failed")
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise OutputError("another g4f-websim batch writes this output: wait for it to end, or stop it") from None
+    def image_unsaved(self, message: str) -> None:
+        """Count an image that could not be saved, and print why."""
+        self.unsaved += 1
+        if self._bar is not None:
+            self._bar.clear()
+        warn(message)
+
+    def end(self) -> None:
+        """Remove the progress bar and print a summary."""
+        if self._bar is not None:
+            self._bar.close()
+        summary = f"{self._done} of {self._total} rows have a response"
+        if self.failed:
+            summary += f", {self.failed} failed (the last: {self._last_failure})"
+        if self.unsaved:
+            summary += f", {self.unsaved} {'image was' if self.unsaved == 1 else 'images were'} not saved"
+        if self._done < self._total:
+            summary += "; the same command continues"
+        warn(summary)
+
+
+def _progress_bar(total: int, done: int) -> Any:
+    """Return a progress bar, or None if stderr is not a terminal or tqdm is not installed."""
+    if not (sys.stderr and sys.stderr.isatty()):
+        return None
+    try:
+        tqdm = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        return None
+    # Without a size, tqdm shows nothing on a terminal that does not say how large it is.
+    columns, lines = shutil.get_terminal_size()
+    return tqdm(total=total, initial=done, unit="row", file=sys.stderr, ncols=columns, nrows=lines)

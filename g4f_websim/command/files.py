@@ -1,19 +1,17 @@
-"""Recognize images by their contents, name their files, and write files that are complete or not there at all.
+"""What the commands `image` and `batch` share: names of files, complete files, a lock, and an end by signals."""
 
-The commands `image` and `batch` share this module. images.py requests and downloads the images.
-"""
-
+import asyncio
 import contextlib
 import os
 import re
 import shutil
+import signal
+import threading
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-from ..wire.redaction import MAX_SEARCHED_CHARS, is_html
+from typing import Any, BinaryIO
 
 # Names that Windows reserves for devices, with any suffix.
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin|conout|com\d|lpt\d)", re.IGNORECASE)
@@ -21,57 +19,8 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|conin|conout|com\d|lpt\d)", re.IGNOREC
 MAX_STEM_BYTES = 120
 
 
-class Format(NamedTuple):
-    """An image format.
-
-    Attributes:
-        name: the name.
-        suffixes: the suffixes of its files, the usual one first.
-        start: a pattern for the first bytes.
-        is_complete: whether data with such a start has its end too.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    start: bytes
-    is_complete: Callable[[bytes], object]
-
-
-# A download shorter than its Content-Length is an error of aiohttp. The ends of the usual formats are checked too,
-# because a data: URI has no Content-Length. Software may add a few bytes after the end of a PNG or JPEG image.
-FORMATS = (
-    Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", lambda data: b"IEND\xaeB`\x82" in data),
-    Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), rb"\xff\xd8\xff", lambda data: b"\xff\xd9" in data),
-    Format("GIF", (".gif",), rb"GIF8[79]a", lambda data: data.rstrip(b"\0").endswith(b";")),
-    Format("WebP", (".webp",), rb"RIFF.{4}WEBP", lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little")),
-    Format("AVIF", (".avif",), rb".{4}ftyp(avif|avis|mif1)", bool),
-    # "BM" alone may begin a text: two reserved fields are zero, and the second header has one of seven sizes.
-    Format("BMP", (".bmp", ".dib"), rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", bool),
-)
-
-
-class NotAnImageError(Exception):
-    """Data is not an image that can be saved; the message says what it is."""
-
-
-def recognize(data: bytes) -> Format:
-    """Return the format of an image.
-
-    Args:
-        data: the contents of a file.
-
-    Raises:
-        NotAnImageError: the data is empty, truncated or something else.
-    """
-    if not data:
-        raise NotAnImageError("an empty body instead of an image")
-    found = next((known for known in FORMATS if re.match(known.start, data, re.DOTALL)), None)
-    if found is None:
-        kind = "an HTML page" if is_html(data[:MAX_SEARCHED_CHARS].decode("latin-1")) else "other data"
-        raise NotAnImageError(f"{kind} instead of an image")
-    if not found.is_complete(data):
-        raise NotAnImageError(f"a truncated {found.name} image")
-    return found
+class FileError(Exception):
+    """The input or the output of a batch cannot be used; the message names the file."""
 
 
 def stem_of(prompt: str) -> str:
@@ -92,9 +41,6 @@ def create_file(stem: str, suffix: str, count: int, data: bytes) -> Path:
     """Write one of `count` images under a name that no file has, and return the name.
 
     The names are cat.png, cat-2.png, ... for one image, and cat-1.png, cat-2.png, ... for several.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     number = 0
     while True:
@@ -113,16 +59,8 @@ def create_file(stem: str, suffix: str, count: int, data: bytes) -> Path:
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Write a file, or replace it as a whole: if this fails, the old file is unchanged.
-
-    Args:
-        file: the file. A device or a pipe, such as /dev/stdout, is written to.
-        data: the contents.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    if file.exists() and not file.is_file():
+    """Write a file, or replace it as a whole: if this fails, the old file is unchanged."""
+    if file.exists() and not file.is_file():  # a device or a pipe, such as /dev/stdout
         file.write_bytes(data)
         return
     with replacing(file) as opened:
@@ -133,8 +71,7 @@ def replace_file(file: Path, data: bytes) -> None:
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """Yield a temporary file that replaces `file` at the end, unless the block raises an exception.
 
-    Args:
-        file: the file to replace. A link stays, and the file that the link names is replaced.
+    A link stays, and the file that the link names is replaced.
     """
     file = Path(os.path.realpath(file))
     temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -148,3 +85,77 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, file)  # noqa: PTH105  # the name in the documentation of atomic writes
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive_lock(output: Path) -> Iterator[None]:
+    """Hold the lock of an output: that of a file beside it, which is deleted at the end.
+
+    A file that a killed process left behind does no harm: its lock ended with the process.
+    """
+    file = output.with_name(f"{output.name}.lock")
+    with _open_and_lock(file) as opened:
+        try:
+            yield
+        finally:
+            # Windows does not delete an open file. Elsewhere it is deleted while it is locked, so that no other
+            # process has locked it already.
+            if os.name == "nt":  # pragma: no cover
+                opened.close()
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _open_and_lock(file: Path) -> BinaryIO:
+    while True:
+        opened = file.open("ab")
+        try:
+            _lock(opened.fileno())
+            # The previous holder may have deleted the file after it was opened here.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                    return opened
+        except BaseException:
+            opened.close()
+            raise
+        opened.close()
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        if os.name == "nt":  # pragma: no cover
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise FileError("another g4f-websim batch writes this output: wait for it to end, or stop it") from None
+
+
+def run(command: Coroutine[Any, Any, int]) -> int:
+    """Run the coroutine of a command; Ctrl-C and SIGTERM cancel it, and it can keep what has arrived.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed. `asyncio.run` cancels the coroutine then.
+    """
+    try:
+        return asyncio.run(_cancel_at_sigterm(command))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+
+
+async def _cancel_at_sigterm(command: Coroutine[Any, Any, int]) -> int:
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
+        return await command
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    # The method add_signal_handler() of the loop does not exist on Windows.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(task.cancel) and None)
+    try:
+        return await command
+    finally:
+        signal.signal(signal.SIGTERM, before)

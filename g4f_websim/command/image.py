@@ -1,6 +1,6 @@
 """The command `g4f-websim image`: request images from Websim and save each as it arrives.
 
-images.py requests and downloads an image, files.py names and writes the files.
+images.py requests, downloads and recognizes an image, files.py names and writes the files.
 """
 
 import argparse
@@ -16,22 +16,16 @@ from ..provider import Websim
 from ..transport.log import logger
 from ..transport.target import host_in, without_login
 from ..wire.bodies import MAX_IMAGES, MAX_INT, RATIO, SIZE
-from .files import Format, create_file, replace_file, stem_of
-from .images import DownloadError, fetch_image, request_image
-from .signals import run
+from .files import create_file, replace_file, run, stem_of
+from .images import DownloadError, Format, fetch_image, request_image
 from .terminal import one_line, warn
 
 STDOUT = "-"
+INTEGER = re.compile("-?[0-9]{1,99}")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Request images, save them, and print the names of the files.
-
-    Args:
-        argv: the arguments after `g4f-websim image`.
-
-    Returns:
-        The exit status: 0 if all images were saved.
+    """Request images, save them, print the names of the files, and return the exit status: 0 if all were saved.
 
     Raises:
         Exception: Websim's error, if one image was requested.
@@ -60,15 +54,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--aspect-ratio", type=ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
     size = _matching(SIZE, "WxH in pixels, as in 1024x768")
     parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, as in 1024x768")
-    parser.add_argument(
-        "--seed", type=_seed, metavar="N", help="a whole number, as in 42; further images get 43, 44, ..."
-    )
+    seed = _matching(INTEGER, "a whole number, as in 42")
+    parser.add_argument("--seed", type=seed, metavar="N", help="as in 42; further images get the seeds 43, 44, ...")
     parser.add_argument("--transparent", action="store_true", default=None, help="request a transparent background")
     options = parser.parse_args(argv)
-    if not " ".join(options.prompt).strip():
+    options.prompt = " ".join(options.prompt)
+    if not options.prompt.strip():
         parser.error("argument prompt: expected what the image shows, as in 'a cat on a couch'")
-    if options.seed is not None and options.seed + options.n - 1 > MAX_INT:
-        parser.error(f"argument --seed: expected at most {MAX_INT - options.n + 1} for {options.n} images")
+    if options.seed is not None:
+        options.seed, limit = int(options.seed), MAX_INT - options.n + 1
+        if not -MAX_INT <= options.seed <= limit:
+            parser.error(f"argument --seed: expected a whole number from {-MAX_INT} to {limit}")
     if problem := _output_problem(options.output, options.n):
         parser.error(f"argument -O/--output: {problem}")
     return options
@@ -83,12 +79,6 @@ def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
         return text
 
     return check
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch("-?[0-9]{1,16}", text) or abs(int(text)) > MAX_INT:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {-MAX_INT} to {MAX_INT}, not {text!r}")
-    return int(text)
 
 
 def _output_problem(output: str | None, count: int) -> str | None:
@@ -107,49 +97,41 @@ def _output_problem(output: str | None, count: int) -> str | None:
 
 
 class _Images:
-    """The images of one command.
-
-    Args:
-        options: the parsed arguments.
-    """
+    """The images of one command, and how many are saved."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._prompt = " ".join(options.prompt)
         self._saved = 0
+        self._reported: set[str] = set()
 
     async def request_all(self) -> int:
         """Request the images at the same time, save each as it arrives, and return the exit status."""
         count = self._options.n
         noun = "image" if count == 1 else "images"
         logger.info("requesting %s %s from %s", count, noun, host_in(urlsplit(Websim.url)))
-        if count == 1:
-            await self._request(0)
-        else:
-            reported: set[str] = set()
-            await asyncio.gather(*(self._request_one_of_several(index, reported) for index in range(count)))
+        await asyncio.gather(*map(self._request, range(count)))
         if self._saved < count:
             warn(f"{self._saved} of {count} {noun} saved")
         return 0 if self._saved == count else 1
 
-    async def _request_one_of_several(self, index: int, reported: set[str]) -> None:
-        try:
-            await self._request(index)
-        except Exception as error:  # the other images may still arrive
-            message = one_line(error)
-            if message not in reported:
-                reported.add(message)
-                warn(message)
-
     async def _request(self, index: int) -> None:
         options = self._options
-        url = await request_image(
-            prompt=self._prompt,
-            aspect_ratio=options.aspect_ratio,
-            size=options.size,
-            seed=None if options.seed is None else options.seed + index,
-            transparent=options.transparent,
-        )
+        try:
+            url = await request_image(
+                prompt=options.prompt,
+                aspect_ratio=options.aspect_ratio,
+                size=options.size,
+                seed=None if options.seed is None else options.seed + index,
+                transparent=options.transparent,
+            )
+        except Exception as error:
+            if options.n == 1:
+                raise
+            message = one_line(error)
+            if message not in self._reported:
+                self._reported.add(message)
+                warn(message)
+            return
         shown = "the image" if url.startswith("data:") else without_login(url)
         try:
             self._save(*await fetch_image(url), index)
@@ -183,7 +165,7 @@ class _Images:
         """Write an image and return the name of its file."""
         options = self._options
         if options.output is None:
-            return create_file(stem_of(self._prompt), image_format.suffixes[0], options.n, data)
+            return create_file(stem_of(options.prompt), image_format.suffixes[0], options.n, data)
         file = Path(options.output)
         if options.n > 1:
             # With a seed, the number of a file says which seed it has. Without one, the numbers have no gap.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -13,14 +14,15 @@ from openai.types import ImagesResponse
 from openai.types.chat import ChatCompletion
 
 from g4f_websim import Websim
-from g4f_websim.command import batch_run, main
+from g4f_websim.command import batch as batch_module
+from g4f_websim.command import batch_output, main
+from g4f_websim.command.files import exclusive_lock
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.emulator.limit import RateLimit
-from tests.command.test_image import image_at, interrupt_download, started
 from tests.support.calls import PNG, PNG_URI
 from tests.support.limits import MAX_SECONDS
-from tests.support.processes import first_on_path, make_home, run_command, run_on_terminal
-from tests.support.responses import PNG_MAGIC
+from tests.support.processes import errors_on_terminal, interrupt_download, make_home, started
+from tests.support.responses import PNG_MAGIC, image_at
 
 OUTPUT = "responses.jsonl"
 CHAT_URL, IMAGE_URL = "/v1/chat/completions", "/v1/images/generations"
@@ -40,16 +42,19 @@ def write(*rows, name="in.jsonl"):
     """Write an input: dicts as JSON, texts as they are."""
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     Path(name).write_text("".join(f"{line}\n" for line in lines))
-    return name
+
+
+def write_prompts(count):
+    Path("prompts.txt").write_text("".join(f"Question {number}\n" for number in range(count)))
 
 
 def batch(*words):
     return main.main(["batch", *words, "-o", OUTPUT])
 
 
-def read(file=OUTPUT):
-    """Return the rows of an output."""
-    data = Path(file).read_bytes()
+def read():
+    """Return the rows of the output."""
+    data = Path(OUTPUT).read_bytes()
     assert data.endswith(b"\n") or not data
     return [json.loads(line) for line in data.splitlines()]
 
@@ -139,27 +144,20 @@ def test_names_unknown_fields_once(websim_server, capsys):
         ("{", "not JSON"),
         ("[" * 100_000, ""),
         ("[]", "expected an object"),
-        ("null", "expected an object"),
-        ("1" * 5000, ""),
         (chat_row(custom_id=""), "expected custom_id"),
         (chat_row(custom_id=7), "expected custom_id"),
-        ({"custom_id": "x"}, "expected method"),
         (chat_row("x") | {"method": "GET"}, "expected method"),
         (chat_row("x") | {"url": "/v1/embeddings"}, "expected url: /v1/chat/completions or /v1/images/generations"),
         (chat_row("x") | {"url": ["/v1/chat/completions"]}, "expected url"),
         (chat_row("x") | {"body": "Hello"}, "expected body"),
         (chat_row("x") | {"body": {}}, "messages"),
-        (chat_row("x") | {"body": {"messages": "Hello"}}, "messages"),
-        (chat_row("x") | {"body": {"messages": [{"role": "king", "content": "Hello"}]}}, "messages[0]"),
         (chat_row("x", response_format="json"), "response_format"),
-        (chat_row("x", json="yes"), "json"),
         (chat_row("x", project_id="a b"), "project_id"),
         (chat_row("x", model=7), "expected body.model"),
         (chat_row("x", timeout=-1), "timeout"),
         (image_row("x", prompt=" "), "prompt"),
         (image_row("x", n=11), "n: 1 to 10 images"),
         (image_row("x", aspect_ratio="wide"), "aspect_ratio"),
-        (image_row("x", size="big"), "size"),
         (image_row("x", seed=2**53 - 1, n=2), "seed"),
         (chat_row("first"), "the custom_id 'first' stands in an earlier line too"),
     ],
@@ -182,7 +180,6 @@ def test_malformed_line_fails_before_request(websim_server, line, reason, capsys
         (["missing.txt"], "argument INPUT: no such file: missing.txt"),
         (["."], "argument INPUT: . is not a regular file"),
         (["pipe"], "argument INPUT: pipe is not a regular file, which is read twice; save the prompts to a file first"),
-        (["-"], "argument INPUT: no such file: -"),
         (["in.jsonl", "-o", "in.jsonl"], "argument -o/--output: the output would replace the input"),
         (["in.jsonl", "-o", "link"], "argument -o/--output: the output would replace the input"),
         (["in.jsonl", "-o", "folder/out.jsonl"], "argument -o/--output: no such folder: "),
@@ -190,7 +187,6 @@ def test_malformed_line_fails_before_request(websim_server, line, reason, capsys
         (["in.jsonl", "-o", "notes"], "line 1 of "),
         (["in.jsonl", "-o", "numbers"], "line 2 of "),
         (["latin-1.txt"], "line 2: no UTF-8 text; save the file as UTF-8"),
-        (["utf-16.txt"], "line 1: no UTF-8 text"),
         (["utf-16-le.txt"], "line 1: a NUL character: save the file as UTF-8 text"),
         (["batch.json"], "line 1: a row of OpenAI's batch format, not a prompt: give the file the suffix .jsonl"),
         (["in.jsonl", "--image-dir", "in.jsonl"], "argument --image-dir: in.jsonl: File exists"),
@@ -203,7 +199,7 @@ def test_unusable_file_fails_before_request(websim_server, words, reason, capsys
     write(chat_row())
     write(chat_row(), name="batch.json")
     Path("prompts.txt").write_text("Hello\n")
-    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+    for encoding in ("latin-1", "utf-16-le"):
         Path(f"{encoding}.txt").write_bytes("Hello\nGrüße".encode(encoding))
     os.mkfifo("pipe")
     Path("link").symlink_to("in.jsonl")
@@ -330,10 +326,8 @@ def test_sends_two_requests_at_a_time(monkeypatch):
     write(*(image_row(str(number), n=4) for number in range(4)))
     with Emulator(limit=RateLimit(max_in_flight=2), delay=0.02) as server:
         monkeypatch.setattr(Websim, "url", server.url)
-        start = time.monotonic()
         assert batch("in.jsonl") == 0
         assert len(server.requests) == 16  # none was refused
-        assert time.monotonic() - start < 16 * 0.02 + 5
 
 
 # Images
@@ -398,122 +392,110 @@ def test_some_images_of_a_row_may_fail(websim_server, status, sent, saved, capsy
 
 @pytest.fixture
 def home(tmp_path):
-    return make_home(tmp_path / "home")
+    """The current folder, as the home folder of a process."""
+    return make_home(tmp_path)
 
 
-def write_prompts(home, count):
-    home.joinpath("prompts.txt").write_text("".join(f"Question {number}\n" for number in range(count)))
-    return "batch", "prompts.txt", "-o", OUTPUT
+def start_batch(server):
+    return started("batch", "prompts.txt", "-o", OUTPUT, home=Path.cwd(), WEBSIM_URL=server.url)
 
 
-def wait_for_rows(home, count):
+def wait_for_rows(count):
     deadline = time.monotonic() + MAX_SECONDS
-    output = home / OUTPUT
-    while not output.exists() or output.read_bytes().count(b"\n") < count:
+    while not Path(OUTPUT).exists() or Path(OUTPUT).read_bytes().count(b"\n") < count:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=lambda value: str(int(value))
-)
-def test_signal_keeps_the_responses(home, number, status):
-    words = write_prompts(home, 40)
-    with Emulator(delay=0.05) as server:
-        with started(home, *words, WEBSIM_URL=server.url) as process:
-            wait_for_rows(home, 4)
-            process.send_signal(number)
-            output, errors = process.communicate(timeout=MAX_SECONDS)
-        assert (process.returncode, output) == (status, "")
-        assert "Traceback" not in errors
-        assert errors.endswith(" of 40 rows have a response; the same command continues\n")
-        received = len(read(home / OUTPUT))
-        assert 4 <= received < 40
-        assert run_command(*words, home=home, WEBSIM_URL=server.url).returncode == 0
-        # Only the two requests in flight were sent twice.
-        assert len(server.requests) <= 42
-    assert len(by_id(read(home / OUTPUT))) == 40
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_signal_keeps_the_responses(home, websim_server, number, status):
+    write_prompts(8)
+    websim_server.inject(Fault(), times=4)
+    websim_server.inject(Fault(delay=MAX_SECONDS), times=2)
+    with start_batch(websim_server) as process:
+        wait_for_rows(4)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=MAX_SECONDS)
+    assert (process.returncode, output) == (status, "")
+    assert errors == "g4f-websim: 4 of 8 rows have a response; the same command continues\n"
+    assert len(by_id(read())) == 4
     assert sorted(file.name for file in home.iterdir() if file.is_file()) == ["prompts.txt", OUTPUT]
+    assert batch("prompts.txt") == 0
+    assert len(by_id(read())) == 8
+    # Only the two requests in flight were sent twice.
+    assert len(websim_server.requests) <= 10
 
 
 def test_signal_during_download_keeps_the_url(home, websim_server):
-    words = write_prompts(home, 1)
-    _, url = interrupt_download(websim_server, home, *words, "--model", "flux", "--image-dir", "images")
-    (row,) = read(home / OUTPUT)
+    write_prompts(2)
+    websim_server.inject(Fault(delay=MAX_SECONDS))  # this row is cancelled sooner than the download
+    words = ("batch", "prompts.txt", "-o", OUTPUT, "--model", "flux", "--image-dir", "images")
+    errors, url = interrupt_download(websim_server, *words, home=home)
+    (row,) = read()
     assert row["response"]["body"]["data"] == [{"url": url}]
+    assert errors == "g4f-websim: 1 of 2 rows have a response; the same command continues\n"
 
 
-def test_kill_at_random_moments_loses_and_repeats_nothing(home):
-    words = write_prompts(home, 40)
+def test_kill_at_random_moments_loses_and_repeats_nothing(home, monkeypatch):
+    count, kills = 30, 5
+    write_prompts(count)
     chance = random.Random(20261127)
     with Emulator(delay=0.02) as server:
-        for _ in range(10):
-            with started(home, *words, WEBSIM_URL=server.url) as process:
-                before = (home / OUTPUT).read_bytes().count(b"\n") if (home / OUTPUT).exists() else 0
-                wait_for_rows(home, min(before + chance.randrange(3), 39))
+        monkeypatch.setattr(Websim, "url", server.url)
+        for _ in range(kills):
+            with start_batch(server) as process:
+                before = Path(OUTPUT).read_bytes().count(b"\n") if Path(OUTPUT).exists() else 0
+                wait_for_rows(min(before + chance.randrange(3), count - 1))
                 time.sleep(chance.random() * 0.03)
                 process.kill()
                 process.wait()
-        done = run_command(*words, home=home, WEBSIM_URL=server.url)
-        assert done.returncode == 0, done.stderr
+        assert batch("prompts.txt") == 0
         # At each moment, at most two requests were in flight.
-        assert len(server.requests) <= 40 + 2 * 10
-    rows = by_id(read(home / OUTPUT))
-    assert len(rows) == 40
-    texts = sorted(text_of(row).partition("Question ")[2] for row in rows.values())
-    assert texts == sorted(map(str, range(40)))
+        assert len(server.requests) <= count + 2 * kills
+    texts = [text_of(row).partition("Question ")[2] for row in by_id(read()).values()]
+    assert sorted(texts, key=int) == list(map(str, range(count)))
 
 
-def test_second_run_is_kept_away_until_the_first_has_ended(home):
-    words = write_prompts(home, 4)
-    with Emulator(delay=MAX_SECONDS) as server:
-        server.inject(Fault())
-        with started(home, *words, WEBSIM_URL=server.url) as process:
-            wait_for_rows(home, 1)
-            done = run_command(*words, home=home, WEBSIM_URL=server.url)
-            assert done.returncode == 2
-            assert "another g4f-websim batch writes " in done.stderr
-            process.kill()
-        server.inject(Fault(), times=3)
-        assert run_command(*words, home=home, WEBSIM_URL=server.url).returncode == 0
-    assert len(by_id(read(home / OUTPUT))) == 4
+def test_second_run_is_kept_away(websim_server, capsys):
+    write_prompts(2)
+    with exclusive_lock(Path(OUTPUT)), pytest.raises(SystemExit, match="^2$"):
+        batch("prompts.txt")
+    assert "another g4f-websim batch writes this output: wait for it to end" in capsys.readouterr().err
+    assert websim_server.requests == []
+    assert batch("prompts.txt") == 0
 
 
-FULL_DISK = """
-import resource, sys
-from g4f_websim.command.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-try:
-    sys.exit(main())
-finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-"""
+def test_full_disk_stops_the_batch_and_loses_nothing(websim_server, capsys):
+    # The row of another input is so large that only the output reaches the limit, and no other file of this process.
+    size = 1_000_000
+    other = {"id": "batch_req_0", "custom_id": "other", "response": {"body": "x" * size}, "error": None}
+    write(other, name=OUTPUT)
+    write_prompts(10)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 2000, before[1]))
+    try:
+        assert batch("prompts.txt") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "stopped: the output cannot be written: File too large" in capsys.readouterr().err
+    kept = read()
+    assert 2 <= len(kept) < 11
+    assert batch("prompts.txt") == 0
+    assert read()[: len(kept)] == kept
+    assert len(by_id(read())) == 11
 
 
-def test_full_disk_stops_the_batch_and_loses_nothing(home):
-    words = write_prompts(home, 10)
-    with Emulator() as server:
-        done = run_command(*words, home=home, command=(sys.executable, "-c", FULL_DISK), WEBSIM_URL=server.url)
-        assert done.returncode == 1
-        assert "stopped: the output cannot be written: File too large" in done.stderr
-        assert "Traceback" not in done.stderr
-        kept = read(home / OUTPUT)
-        assert 1 <= len(kept) < 10
-        assert run_command(*words, home=home, WEBSIM_URL=server.url).returncode == 0
-    assert read(home / OUTPUT)[: len(kept)] == kept
-    assert len(by_id(read(home / OUTPUT))) == 10
-
-
-def test_changed_input_stops_the_batch(home):
-    words = write_prompts(home, 10)
-    with Emulator(delay=0.02) as server, started(home, *words, WEBSIM_URL=server.url) as process:
-        wait_for_rows(home, 1)
-        with home.joinpath("prompts.txt").open("ab") as opened:
+def test_changed_input_stops_the_batch(websim_server, monkeypatch, capsys):
+    def change_and_clean(*arguments):
+        with Path("prompts.txt").open("ab") as opened:
             opened.write(b"One more\n\xff\n")
-        _, errors = process.communicate(timeout=MAX_SECONDS)
-    assert process.returncode == 1
-    assert "stopped: the input has changed: line 12: no UTF-8 text" in errors
-    assert len(by_id(read(home / OUTPUT))) == 10
+        return batch_output.clean(*arguments)
+
+    write_prompts(10)
+    monkeypatch.setattr(batch_module, "clean", change_and_clean)
+    assert batch("prompts.txt") == 1
+    assert "stopped: the input has changed: prompts.txt: line 12: no UTF-8 text" in capsys.readouterr().err
+    assert len(by_id(read())) == 10
 
 
 def test_lock_that_cannot_be_created_is_an_error(websim_server, capsys):
@@ -527,31 +509,29 @@ def test_lock_that_cannot_be_created_is_an_error(websim_server, capsys):
 # Progress
 
 
-def test_terminal_shows_progress_bar(home):
-    done = run_on_terminal("--offline", *write_prompts(home, 3), home=home)
-    assert "3/3" in done.stderr
-    assert "g4f-websim: 3 of 3 rows have a response" in done.stderr
-
-
-def test_terminal_shows_failures(home, websim_server):
+def test_terminal_shows_progress_bar_with_failures(websim_server, monkeypatch):
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no thread that outlives the test
     websim_server.inject(Fault(status=400))
     websim_server.inject(image_at("http://10.0.0.1/cat.png"))
-    words = (*write_prompts(home, 3), "--model", "flux", "--image-dir", "images")
-    done = run_on_terminal(*words, home=home, WEBSIM_URL=websim_server.url)
-    assert "failed=1" in done.stderr
-    assert "10.0.0.1 is no public host" in done.stderr
+    write_prompts(3)
+    shown = errors_on_terminal(lambda: batch("prompts.txt", "--model", "flux", "--image-dir", "images"))
+    assert "3/3" in shown
+    assert "failed=1" in shown
+    assert "10.0.0.1 is no public host" in shown
+    assert "g4f-websim: 2 of 3 rows have a response, 1 failed" in shown
+
+
+def test_works_without_tqdm(websim_server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    write_prompts(3)
+    shown = errors_on_terminal(lambda: batch("prompts.txt"))
+    assert shown.strip() == "g4f-websim: 3 of 3 rows have a response"
 
 
 def test_reports_now_and_then(websim_server, monkeypatch, capsys):
-    monkeypatch.setattr(batch_run, "LINE_INTERVAL", 0)
+    monkeypatch.setattr(batch_output, "LINE_INTERVAL", 0)
     websim_server.inject(Fault(status=400))
     write(chat_row("a"), chat_row("b"))
     assert batch("in.jsonl", "--concurrency", "1") == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["g4f-websim: 0 of 2 rows, 1 failed", "g4f-websim: 1 of 2 rows, 1 failed"]
-
-
-def test_works_without_tqdm(home):
-    home.joinpath("tqdm.py").write_text('raise ModuleNotFoundError("No module tqdm", name="tqdm")')
-    done = run_on_terminal("--offline", *write_prompts(home, 3), home=home, PYTHONPATH=first_on_path(home))
-    assert done.stderr.strip() == "g4f-websim: 3 of 3 rows have a response"

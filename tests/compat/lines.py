@@ -16,60 +16,44 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from string import ascii_lowercase
 from typing import NamedTuple
 
 from tests.support.paths import ROOT
 
-# The last release of each line, and what its line changed for a provider.
-LINES = {
-    "0.4.9.9": "the first with a Websim provider of its own, which the lists of g4f.models contain too",
-    "0.5.0.4": "",
-    "0.5.1.6": "images are saved in generated_media instead of generated_images",
-    "0.5.2.9": "",
-    "0.5.3.2": "the last with format_image_prompt and get_create_function",
-    "0.5.4.6": "the first with format_media_prompt and create_function",
-    "0.5.5.7": "the last that lists its own Websim",
-    "0.5.6.6": "the first with its own Websim in not_working; images.generate finds a client's provider by name",
-    "0.5.7.6": "",
-    "0.5.8.4": "",
-    "0.5.9.0": "",
-    "0.6.0.3": "",
-    "0.6.1.6": "",
-    "0.6.2.9": "",
-    "0.6.3.7": "",
-    "0.6.4.3": "",
-    "6.0.5": "",
-    "6.5.7": "",
-    "6.6.7": "the last with its own Websim in not_working",
-    "6.7.5": "",
-    "6.8.9": "",
-    "6.9.10": "",
-    "7.0.10": "nest_asyncio2 instead of nest_asyncio",
-    "7.1.9": "",
-    "7.2.5": "",
-    "7.3.9": "",
-    "7.4.7": "",
-    "7.5.9": "",
-    "7.6.6": "the last with lists of providers made at import",
-    "7.7.7": "lazy: __map_paths__",
-    "7.8.12": "lazy: _provider_names and _loaded_providers",
-    "7.9.6": "",
-    "8.0.9": "",
-    "8.1.8": "some providers can only be listed with a list from the network",
-    "8.2.9": "the last with _provider_names",
-    "8.3.7": "lazy: ProviderLoader",
-    "8.4.9": "a list of providers skips a provider for a minute after three failures",
-    "8.5.9": "a model name may contain its provider",
-    "8.6.9": "",
-    "8.7.7": "the list of providers in the GUI is a file",
-    "8.8.6": "g4f checks with a provider whether a key is its own",
-}
+# The last release of each line. A comment says what a line changed for a provider.
+LINES = (
+    "0.4.9.9",  # the first with a Websim provider of its own, which the lists of g4f.models contain too
+    "0.5.0.4",
+    "0.5.1.6",  # images are saved in generated_media instead of generated_images
+    "0.5.2.9",
+    "0.5.3.2",  # the last with format_image_prompt and get_create_function
+    "0.5.4.6",  # the first with format_media_prompt and create_function
+    "0.5.5.7",  # the last that lists its own Websim
+    "0.5.6.6",  # the first with its own Websim in not_working; images.generate finds a client's provider by name
+    "0.5.7.6", "0.5.8.4", "0.5.9.0", "0.6.0.3", "0.6.1.6", "0.6.2.9", "0.6.3.7", "0.6.4.3",
+    "6.0.5", "6.5.7",
+    "6.6.7",  # the last with its own Websim in not_working
+    "6.7.5", "6.8.9", "6.9.10",
+    "7.0.10",  # nest_asyncio2 instead of nest_asyncio
+    "7.1.9", "7.2.5", "7.3.9", "7.4.7", "7.5.9",
+    "7.6.6",  # the last with lists of providers made at import
+    "7.7.7",  # lazy: __map_paths__
+    "7.8.12",  # lazy: _provider_names and _loaded_providers
+    "7.9.6", "8.0.9",
+    "8.1.8",  # some providers can only be listed with a list from the network
+    "8.2.9",  # the last with _provider_names
+    "8.3.7",  # lazy: ProviderLoader
+    "8.4.9",  # a list of providers skips a provider for a minute after three failures
+    "8.5.9",  # a model name may contain its provider
+    "8.6.9",
+    "8.7.7",  # the list of providers in the GUI is a file
+    "8.8.6",  # g4f checks with a provider whether a key is its own
+)  # fmt: skip
 
 # The lines at which something changed that matters to this package.
 QUICK = ("0.4.9.9", "0.5.3.2", "0.5.5.7", "7.6.6", "7.7.7", "7.8.12", "8.2.9", "8.3.7", "8.8.6")
@@ -79,15 +63,13 @@ class Unsupported(NamedTuple):
     """Scenarios that some release lines of g4f do not support, whatever the provider does.
 
     Attributes:
-        first: the first release that does not support them.
-        last: the last release that does not support them.
+        releases: the first and the last release that do not support them, or the only one.
         scenarios: patterns of `group: name`.
         error: the beginning of the expected error.
         reason: why g4f does not support them.
     """
 
-    first: str
-    last: str
+    releases: str
     scenarios: tuple[str, ...]
     error: str
     reason: str
@@ -95,64 +77,55 @@ class Unsupported(NamedTuple):
 
 UNSUPPORTED: tuple[Unsupported, ...] = (
     Unsupported(
-        "0.4.9.9",
-        "0.5.5.7",
+        "0.4.9.9 to 0.5.5.7",
         ("images: image with provider, of client, *, by name, *",),
         "ValueError: Provider str does not support image generation",
         "images.generate finds a provider by name only if the call names it, not if the client was created with it",
     ),
     Unsupported(
         "0.5.1.6",
-        "0.5.1.6",
         ("variations: *",),
         "ValueError: not enough values to unpack",
         "create_variation unpacks the image as if it were a pair",
     ),
     Unsupported(
-        "0.5.2.9",
-        "0.5.4.6",
+        "0.5.2.9 to 0.5.4.6",
         ("variations: variation, *",),
         "ProviderNotFoundError: Provider not found: url",
         "create_variation passes its response_format as the provider",
     ),
     Unsupported(
         "0.5.5.7",
-        "0.5.5.7",
         ("variations: variation, *", "variations: saved variation, *"),
         "TypeError: Images.async_create_variation() takes 1 positional argument",
         "create_variation passes keyword-only arguments by position",
     ),
     Unsupported(
-        "0.4.9.9",
-        "8.4.9",
+        "0.4.9.9 to 8.4.9",
         ("chat: model with provider prefix",),
         "ModelNotFoundError: Model not found: Websim:flux",
         "a model name cannot contain its provider",
     ),
     Unsupported(
         "8.4.9",
-        "8.4.9",
         ("registry: is listed once in gui",),
         "NameError: name 'Provider' is not defined",
         "the GUI uses a name that it does not import",
     ),
     Unsupported(
-        "0.4.9.9",
-        "7.7.7",
+        "0.4.9.9 to 7.7.7",
         ("fixes: is found by, *:optimize_request",),
         "AssertionError: applied: []",
         "g4f sends messages and tools as they are",
     ),
     Unsupported(
-        "0.4.9.9",
-        "0.5.5.7",
+        "0.4.9.9 to 0.5.5.7",
         ("fixes: is found by, g4f.cli.client:*", "fixes: client saves *"),
         "",
         "g4f has no client on the command line",
     ),
     Unsupported(
-        "0.5.6.6",
-        "0.5.7.6",
+        "0.5.6.6 to 0.5.7.6",
         ("fixes: is found by, g4f.cli.client:*", "fixes: client saves *"),
         "ModuleNotFoundError: No module named 'markitdown'",
         "the client on the command line needs an optional package",
@@ -161,7 +134,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
 if sys.version_info < (3, 12):
     UNSUPPORTED += (
         Unsupported(
-            "0.5.8.4",
             "0.5.8.4",
             ("fixes: is found by, g4f.api:*", "fixes: repeated messages *", "fixes: response format *"),
             "PydanticUserError: Please use `typing_extensions.TypedDict`",
@@ -207,17 +179,44 @@ class InstallationError(Exception):
 
 
 class Result(NamedTuple):
-    """The result of one scenario.
+    """The result of one scenario on one release.
 
     Attributes:
-        group: the group of the scenario, a column of the table.
+        version: the release of g4f.
+        group: the group of the scenario.
         scenario: the name of the scenario.
         error: the error, or an empty string if the scenario passed.
     """
 
+    version: str
     group: str
     scenario: str
     error: str
+
+    @property
+    def unsupported(self) -> Unsupported | None:
+        """The entry of UNSUPPORTED for the scenario, or None if the release must support it."""
+        name = f"{self.group}: {self.scenario}"
+        for entry in UNSUPPORTED:
+            first, _, last = entry.releases.partition(" to ")
+            in_range = parse(first) <= parse(self.version) <= parse(last or first)
+            if in_range and any(fnmatch.fnmatchcase(name, pattern) for pattern in entry.scenarios):
+                return entry
+        return None
+
+    @property
+    def failure(self) -> str:
+        """Why the result is a failure, or an empty string if it is as expected."""
+        entry = self.unsupported
+        if entry is None:
+            return self.error
+        if not self.error:
+            return f"passed, but UNSUPPORTED says: {entry.reason}"
+        return "" if self.error.startswith(entry.error) else self.error
+
+
+def parse(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 # Running the scenarios
@@ -229,7 +228,7 @@ def run_release(version: str, cache: Path) -> list[Result]:
     try:
         release = install(cache / f"g4f-{version}", [f"g4f=={version}"], "--no-deps")
     except InstallationError as error:
-        return [Result("process", "is installed by pip", str(error))]
+        return [Result(version, "process", "is installed by pip", str(error))]
     with tempfile.TemporaryDirectory(prefix="g4f-websim-lines-") as folder:
         try:
             process = subprocess.run(
@@ -242,8 +241,14 @@ def run_release(version: str, cache: Path) -> list[Result]:
                 timeout=SECONDS_FOR_RELEASE,
             )
         except subprocess.TimeoutExpired:
-            return [Result("process", "ends in time", f"not within {SECONDS_FOR_RELEASE} s")]
-    return [*(Result(**json.loads(line)) for line in process.stdout.splitlines()), *process_results(process)]
+            return [Result(version, "process", "ends in time", f"not within {SECONDS_FOR_RELEASE} s")]
+    error = last_line(process.stderr) if process.returncode else ""
+    warning = next(filter(has_warning, process.stderr.splitlines()), "")
+    return [
+        *(Result(version, **json.loads(line)) for line in process.stdout.splitlines()),
+        Result(version, "process", "exits with status 0", error),
+        Result(version, "process", "leaves nothing open", warning),
+    ]
 
 
 def coverage_command() -> list[str]:
@@ -255,12 +260,7 @@ def coverage_command() -> list[str]:
 
 
 def environment(folder: str, path: Sequence[Path]) -> dict[str, str]:
-    """Return the environment of a process that reads and writes no files of the user.
-
-    Args:
-        folder: the folder for all files.
-        path: the folders from which modules are imported.
-    """
+    """Return the environment of a process that imports from `path`, and has no files but those in `folder`."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("G4F_", "PYTHON", "WEBSIM_"))
     }
@@ -272,13 +272,6 @@ def environment(folder: str, path: Sequence[Path]) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(map(str, path)),
         "PYTHONUTF8": "1",
     }
-
-
-def process_results(process: subprocess.CompletedProcess[str]) -> Iterator[Result]:
-    """Yield whether the process of the scenarios succeeded and closed everything."""
-    yield Result("process", "exits with status 0", last_line(process.stderr) if process.returncode else "")
-    lines = process.stderr.splitlines()
-    yield Result("process", "leaves nothing open", next((line for line in lines if has_warning(line)), ""))
 
 
 def has_warning(line: str) -> bool:
@@ -300,11 +293,6 @@ def install_dependencies(cache: Path) -> Path:
 
 def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
     """Install packages into a folder, unless it exists, and return the folder.
-
-    Args:
-        folder: the folder to create.
-        requirements: the packages.
-        options: further options of pip.
 
     Raises:
         InstallationError: pip failed or took too long. The folder does not exist.
@@ -332,90 +320,32 @@ def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
     return folder
 
 
-# Judging the results
-
-
-def find_unsupported(version: str, result: Result) -> int | None:
-    """Return the index in UNSUPPORTED of the entry for a scenario, or None if the release must support it."""
-    name = f"{result.group}: {result.scenario}"
-    for index, entry in enumerate(UNSUPPORTED):
-        in_range = parse(entry.first) <= parse(version) <= parse(entry.last)
-        if in_range and any(fnmatch.fnmatchcase(name, pattern) for pattern in entry.scenarios):
-            return index
-    return None
-
-
-def parse(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
-
-
-def failure(version: str, result: Result) -> str:
-    """Return why a result is a failure, or an empty string if it is as expected."""
-    index = find_unsupported(version, result)
-    if index is None:
-        return result.error
-    entry = UNSUPPORTED[index]
-    if not result.error:
-        return f"passed, but UNSUPPORTED says: {entry.reason}"
-    return "" if result.error.startswith(entry.error) else result.error
-
-
 # Printing the results
 
 
-def print_table(results: dict[str, list[Result]]) -> None:
-    """Print one row for each release and one column for each group of scenarios."""
-    # A release that failed early lacks groups, so the release with the most results comes first.
-    longest_first = sorted(results.values(), key=len, reverse=True)
-    groups = list(dict.fromkeys(result.group for release in longest_first for result in release))
-    rows = [["g4f", *groups]]
-    for version, release in results.items():
-        rows.append([version, *(cell(version, [result for result in release if result.group == g]) for g in groups)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+def summary(results: Sequence[Result]) -> str:
+    """Return how many scenarios passed, failed, and are not supported by g4f."""
+    failed = sum(bool(result.failure) for result in results)
+    passed = sum(not result.error and result.unsupported is None for result in results)
+    return f"{passed} passed, {failed} failed, {len(results) - passed - failed} not supported by g4f"
 
 
-def cell(version: str, results: Sequence[Result]) -> str:
-    """Return the text of one cell of the table: the results of one release and one group."""
-    if not results:
-        return "-"
-    failed = sum(bool(failure(version, result)) for result in results)
-    if failed:
-        return f"{failed} of {len(results)} FAILED"
-    unsupported = [index for result in results if (index := find_unsupported(version, result)) is not None]
-    if not unsupported:
-        return "ok"
-    letters = "".join(ascii_lowercase[index] for index in sorted(set(unsupported)))
-    return f"{len(results) - len(unsupported)}/{len(results)} {letters}"
-
-
-def print_notes(results: Sequence[tuple[str, Result]]) -> None:
-    """Print the meaning of the letters in the table, and each failure."""
-    used = {find_unsupported(version, result) for version, result in results}
-    for index, entry in enumerate(UNSUPPORTED):
-        if index in used:
-            releases = entry.first if entry.first == entry.last else f"{entry.first} to {entry.last}"
-            print(f"{ascii_lowercase[index]}  not supported by g4f {releases}: {entry.reason}")
-    for version, result in results:
-        if failure(version, result):
-            print(f"FAILED  {version}  {result.group}: {result.scenario}: {failure(version, result)}")
-
-
-def print_totals(results: Sequence[tuple[str, Result]]) -> int:
-    """Print the numbers of unsupported, passed and failed scenarios, and return the exit status."""
-    failed = sum(bool(failure(version, result)) for version, result in results)
-    passed = sum(not result.error and find_unsupported(version, result) is None for version, result in results)
-    print(f"{len(results) - passed - failed} not supported by g4f")
-    print(f"{passed} passed, {failed} failed")
+def report(results: Sequence[Result]) -> int:
+    """Print a line for each release, what g4f does not support, and each failure, and return the exit status."""
+    versions = dict.fromkeys(result.version for result in results)
+    for version in versions:
+        print(f"g4f {version:8} {summary([result for result in results if result.version == version])}")
+    entries = [result.unsupported for result in results if result.unsupported]
+    for entry in dict.fromkeys(entries):
+        print(f"not supported by g4f {entry.releases}: {entry.reason}")
+    failed = [result for result in results if result.failure]
+    for result in failed:
+        print(f"FAILED  {result.version}  {result.group}: {result.scenario}: {result.failure}")
+    print(f"{len(versions)} releases: {summary(results)}")
     return 1 if failed else 0
 
 
 # The program
-
-
-def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "g4f-websim" / "lines"
 
 
 def main() -> int:
@@ -423,20 +353,16 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.compat.lines", description="Test all release lines of g4f.")
     parser.add_argument("versions", nargs="*", metavar="VERSION", help="releases (default: the last of each line)")
     parser.add_argument("--quick", action="store_true", help="test only the lines at which something changed")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where to install (default: %(default)s)")
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "g4f-websim" / "lines"
+    parser.add_argument("--cache", type=Path, default=default, help="where to install (default: %(default)s)")
     options = parser.parse_args()
     versions = options.versions or (QUICK if options.quick else LINES)
     cache = options.cache.resolve()
     install_dependencies(cache)
     with ThreadPoolExecutor(PARALLEL_RELEASES) as pool:
-        by_version = dict(zip(versions, pool.map(partial(run_release, cache=cache), versions), strict=True))
-
+        results = [result for release in pool.map(partial(run_release, cache=cache), versions) for result in release]
     print(f"Websim on the release lines of g4f, Python {platform.python_version()}\n")
-    print_table(by_version)
-    print()
-    results = [(version, result) for version, release in by_version.items() for result in release]
-    print_notes(results)
-    return print_totals(results)
+    return report(results)
 
 
 if __name__ == "__main__":

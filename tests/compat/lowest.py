@@ -63,18 +63,10 @@ print("four calls through g4f's clients: passed")
 """
 
 
-def lowest_versions(pyproject: str) -> list[str]:
-    """Return the package's dependencies, each with its lowest version only.
-
-    Args:
-        pyproject: The text of pyproject.toml.
-    """
-    return [requirement.replace(">=", "==") for requirement in tomllib.loads(pyproject)["project"]["dependencies"]]
-
-
 def main() -> int:
     """Run all steps in a virtual environment, and return the exit status of the first that fails, or 0."""
-    pinned = lowest_versions((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = [requirement.replace(">=", "==") for requirement in project["dependencies"]]
     print(f"{' and '.join(pinned)} on Python {sys.version.split()[0]}", flush=True)
     tests = [str(ROOT / "tests" / name) for name in TESTS]
     steps = (

@@ -27,7 +27,30 @@ from g4f.Provider import IterListProvider, RetryProvider
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
 
-from tests.compat.registry_state import model_lists, registry_state
+
+def registry_state() -> dict[str, Any]:
+    """Return everything through which g4f finds and lists its providers."""
+    convert = Provider.ProviderUtils.convert
+    return {
+        "__all__": list(Provider.__all__),
+        "__providers__": list(vars(Provider).get("__providers__", [])),
+        "names": list(convert.keys()),
+        "converted": convert.get("Websim"),
+        "attribute": getattr(Provider, "Websim", None),
+        "models": {name: list(providers) for name, providers in model_lists()},
+    }
+
+
+def model_lists() -> Iterator[tuple[str, list[Any]]]:
+    """Yield the name and the providers of each list that g4f keeps for a model."""
+    for name, model in vars(g4f.models).items():
+        best = getattr(model, "best_provider", None)
+        if best is not None:
+            yield name, getattr(best, "providers", [best])
+    for table in ("__models__", "demo_models"):
+        for name, (_, providers) in getattr(g4f.models, table, {}).items():
+            yield f"{table} {name}", providers
+
 
 # The import of g4f_websim registers Websim and so changes this state.
 STATE_WITHOUT_WEBSIM = registry_state()
@@ -39,7 +62,14 @@ from g4f_websim.offline import offline, write_provider_list  # noqa: E402
 from g4f_websim.transport.rate_limit import forget_limits  # noqa: E402
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH  # noqa: E402
 from tests.support.calls import HELLO, PNG_URI, call_websim  # noqa: E402
-from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream  # noqa: E402
+from tests.support.responses import (  # noqa: E402
+    LONG_RATE_LIMIT,
+    PNG_MAGIC,
+    REPLY,
+    image_at,
+    text_of,
+    text_of_stream,
+)
 
 # Retries take milliseconds.
 BACKOFF = 0.001
@@ -51,7 +81,7 @@ OTHER_IMAGE = "https://other.example/cat.png"
 IMAGE_FOLDERS = ("generated_images", "generated_media")
 
 RATE_LIMIT = Fault(status=429)
-PNG_RESPONSE = Fault(body=json.dumps({"url": PNG_URI}).encode())
+PNG_RESPONSE = image_at(PNG_URI)
 EMPTY_RESPONSE = Fault(body=json.dumps({"content": "", "url": None}).encode())
 SLOW_RESPONSE = Fault(delay=2)
 TIMEOUT = 0.1
@@ -61,7 +91,14 @@ CLIENTS = {"Client": Client, "AsyncClient": AsyncClient}
 PROVIDERS = {"by class": Websim, "by name": "Websim"}
 CHAT_MODELS = {"with a model": {"model": "gemini-2.5-pro"}, "without a model": {}}
 IMAGE_MODELS = {"with flux": {"model": "flux"}, "without a model": {}}
-SIZES = {"width and height": {"width": 1920, "height": 1080}, "size": {"size": "1920x1080"}}
+# The arguments of a call, and the expected fields of its requests.
+WIDE = {"width": 1920, "height": 1080, "aspect_ratio": "16:9"}
+IMAGE_OPTIONS = {
+    "model with prefix": ({"model": "Websim:flux"}, {}),
+    "two images": ({"n": 2}, {}),
+    "width and height": ({"width": 1920, "height": 1080}, WIDE),
+    "size": ({"size": "1920x1080"}, WIDE),
+}
 # Who names the provider: the client when it is created, or the call.
 PLACES = {"of client": lambda provider: (provider, {}), "of call": lambda provider: (None, {"provider": provider})}
 STREAM = {"at once": False, "streamed": True}
@@ -96,13 +133,7 @@ IMAGE_ERRORS = {
 
 
 class Scenario(NamedTuple):
-    """One use of Websim.
-
-    Attributes:
-        group: the column of the table in which the scenario is counted.
-        name: the name of the scenario.
-        run: a function that runs it with an emulator and raises an exception if it fails.
-    """
+    """One use of Websim: a function that raises an exception if it fails, its name and its group."""
 
     group: str
     name: str
@@ -115,9 +146,7 @@ SCENARIOS: list[Scenario] = []
 def scenario(group: str, **choices: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the decorated function to the scenarios, once for each combination of the choices.
 
-    Args:
-        group: the group of the scenarios.
-        choices: for each further parameter of the function, its values by label.
+    The choices are, for each further parameter of the function, its values by label.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -156,12 +185,7 @@ class Failing(Other):
 
 
 def complete(client: type, call: Callable[[], Any]) -> Any:
-    """Return the result of a client's call; of a stream, the list of its chunks.
-
-    Args:
-        client: `Client` or `AsyncClient`.
-        call: calls a method of the client. For `AsyncClient`, it is called in an event loop.
-    """
+    """Return the result of a client's call; of a stream, the list of its chunks."""
     if client is AsyncClient:
         return asyncio.run(complete_async(call))
     result = call()
@@ -318,20 +342,12 @@ def image_with_image_provider_of_client(emulator, client):
     expect_images(emulator, urls_of(complete(client, lambda: images.generate(PROMPT, response_format="url"))))
 
 
-@scenario("images", client=CLIENTS)
-def image_of_model_with_provider_prefix(emulator, client):
-    expect_images(emulator, urls_of(generate(client, Websim, model="Websim:flux", response_format="url")))
-
-
-@scenario("images", client=CLIENTS)
-def two_images(emulator, client):
-    expect_images(emulator, urls_of(generate(client, Websim, n=2, response_format="url")), count=2)
-
-
-@scenario("images", client=CLIENTS, size=SIZES)
-def image_of_a_size(emulator, client, size):
-    body = expect_images(emulator, urls_of(generate(client, Websim, response_format="url", **size)))
-    expect((body["width"], body["height"], body["aspect_ratio"]), (1920, 1080, "16:9"), "size of the request")
+@scenario("images", client=CLIENTS, options=IMAGE_OPTIONS)
+def image_with_options(emulator, client, options):
+    arguments, expected = options
+    urls = urls_of(generate(client, Websim, response_format="url", **arguments))
+    body = expect_images(emulator, urls, count=arguments.get("n", 1))
+    expect({name: body[name] for name in expected}, expected, "fields of the request")
 
 
 @scenario("images", client=CLIENTS)
@@ -636,7 +652,7 @@ def run(each: Scenario) -> str:
         Websim.url = emulator.url
         try:
             each.run(emulator)
-        except Exception as error:  # the table shows every error
+        except Exception as error:  # every error is printed
             return f"{type(error).__name__}: {error}"
     return ""
 

@@ -20,24 +20,17 @@ from tests.support.responses import PNG_MAGIC, REPLY
 
 PACKAGE = Path(g4f.__file__).parent
 LIST = "providers.json"
-# With --debug, g4f rewrites the list if the file is older than five minutes.
-LONG_AGO = (0, 0)
 
 
-def copy_g4f(folder: Path) -> Path:
-    """Copy g4f into a folder, so that a server may change it, and return the folder."""
-    shutil.copytree(PACKAGE, folder / PACKAGE.name)
-    os.utime(folder / PACKAGE.name / LIST, LONG_AGO)
-    return folder
-
-
-@pytest.fixture(scope="module", params=[(), ("--debug",)], ids=["plain", "debug"])
-def gui(request, shared_emulator, tmp_path_factory):
+@pytest.fixture(scope="module")
+def gui(shared_emulator, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("gui"))
-    packages = copy_g4f(home / "packages")
-    with server(
-        *API, *request.param, home=home, WEBSIM_URL=shared_emulator.url, PYTHONPATH=first_on_path(packages)
-    ) as started:
+    packages = home / "packages"
+    shutil.copytree(PACKAGE, packages / PACKAGE.name)
+    # With --debug, g4f rewrites the list if the file is older than five minutes.
+    os.utime(packages / PACKAGE.name / LIST, (0, 0))
+    variables = {"WEBSIM_URL": shared_emulator.url, "PYTHONPATH": first_on_path(packages)}
+    with server(*API, "--debug", home=home, **variables) as started:
         yield started
 
 
@@ -50,14 +43,10 @@ def conversation(gui, **fields):
     return {event["type"]: event for event in events}
 
 
-def test_lists_websim_once_beside_builtin_providers(gui):
-    names = [provider["name"] for provider in gui.get("/backend-api/v2/providers")]
-    assert names.count("Websim") == 1
-    assert len(names) > 1
-
-
-def test_describes_websim_to_the_web_page(gui, emulator):
-    (listed,) = [provider for provider in gui.get("/backend-api/v2/providers") if provider["name"] == "Websim"]
+def test_describes_websim_once_and_leaves_list_of_g4f_unchanged(gui, emulator):
+    providers = gui.get("/backend-api/v2/providers")
+    assert len(providers) > 1
+    (listed,) = [provider for provider in providers if provider["name"] == "Websim"]
     assert listed == {
         "name": "Websim",
         "label": "Websim",
@@ -74,10 +63,6 @@ def test_describes_websim_to_the_web_page(gui, emulator):
         "live": 0,
         "login": False,
     }
-
-
-def test_leaves_list_of_g4f_unchanged(gui):
-    gui.get("/backend-api/v2/providers")
     assert (gui.home / "packages" / "g4f" / LIST).read_bytes() == (PACKAGE / LIST).read_bytes()
 
 
@@ -86,11 +71,8 @@ def test_lists_models(gui):
     assert {model["id"]: model["image"] for model in models} == {name: name == "flux" for name in Websim.models}
 
 
-def test_conversation_returns_text(gui):
+def test_conversation_returns_text_and_image(gui):
     assert conversation(gui, model="gemini-2.5-pro")["content"]["content"] == REPLY
-
-
-def test_conversation_generates_image(gui):
     (url,) = conversation(gui, model="flux", download_media=False)["content"]["urls"]
     assert httpx.get(url).content.startswith(PNG_MAGIC)
 

@@ -1,13 +1,13 @@
 """`offline()`: where it points g4f, what it restores, and how g4f saves and returns images in it."""
 
-import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -15,14 +15,13 @@ import g4f.config
 import g4f.debug
 import httpx
 import pytest
-from g4f.client import AsyncClient, Client, ClientFactory
+from g4f.client import ClientFactory
 from g4f.client.factory import AbstractClientFactory
 from g4f.cookies import CookiesConfig
 from g4f.errors import ProviderNotFoundError
 from g4f.image import copy_images
 
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.offline import offline, write_provider_list
 from tests.support.calls import CALLS_WEBSIM, HELLO, call_websim
 from tests.support.interpreter import run_python
@@ -54,11 +53,6 @@ def settings():
     }
 
 
-def saved_image() -> bytes:
-    (file,) = Path("generated_media").iterdir()
-    return file.read_bytes()
-
-
 async def test_points_websim_at_emulator():
     with offline() as emulator:
         assert await call_websim(messages=HELLO) == [REPLY]
@@ -83,7 +77,7 @@ def test_g4f_needs_no_provider_list_from_its_site_on_any_day(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("variables", [{}, dict.fromkeys(VARIABLES, "http://proxy.example:3128")], ids=["unset", "set"])
-def test_restores_everything(monkeypatch, variables):
+def test_restores_everything_also_after_an_error(monkeypatch, variables):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -92,17 +86,11 @@ def test_restores_everything(monkeypatch, variables):
     monkeypatch.setattr(AbstractClientFactory, "_live_providers", {})
     before = settings()
     for _ in range(2):
-        with offline():
+        with pytest.raises(RuntimeError, match="of the caller"), offline():
             inside = settings()
+            raise RuntimeError("of the caller")
         assert not [name for name in before if inside[name] == before[name]]
         assert settings() == before
-
-
-def test_restores_everything_after_error():
-    before = settings()
-    with pytest.raises(RuntimeError, match="of the caller"), offline():
-        raise RuntimeError("of the caller")
-    assert settings() == before
 
 
 def test_deletes_its_folder():
@@ -112,40 +100,16 @@ def test_deletes_its_folder():
     assert not folder.exists()
 
 
-def test_blocks_can_be_nested():
+def test_blocks_can_be_nested_and_overlap():
     before = settings()
-    with offline() as outer:
-        with offline() as inner:
-            assert Websim.url == inner.url
-        assert Websim.url == outer.url
-    assert settings() == before
-
-
-def test_blocks_of_two_threads_can_overlap():
-    before = settings()
-    first_began, second_began, first_ended = threading.Event(), threading.Event(), threading.Event()
-    urls = []
-
-    def run_first():
-        with offline():
-            first_began.set()
-            second_began.wait(MAX_SECONDS)
-        first_ended.set()
-
-    def run_second():
-        first_began.wait(MAX_SECONDS)
-        with offline() as second:
-            second_began.set()
-            first_ended.wait(MAX_SECONDS)
-            urls.extend((second.url, Websim.url, os.environ["WEBSIM_URL"]))
-
-    threads = [threading.Thread(target=run, daemon=True) for run in (run_first, run_second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(MAX_SECONDS)
-    assert len(urls) == 3
-    assert len(set(urls)) == 1
+    with ExitStack() as outermost, ExitStack() as first_block:
+        first = first_block.enter_context(offline())
+        with offline() as nested:
+            assert Websim.url == nested.url
+        assert Websim.url == first.url
+        second = outermost.enter_context(offline())
+        first_block.close()
+        assert Websim.url == os.environ["WEBSIM_URL"] == second.url
     assert settings() == before
 
 
@@ -172,67 +136,13 @@ def test_deletes_its_folder_at_sigterm():
 # Images
 
 
-@pytest.mark.parametrize("model", ["flux", None])
-def test_client_saves_image(model):
-    with offline():
-        response = Client(provider=Websim).images.generate("a cat", model=model)
-    assert response.data[0].url.startswith("/media/")
-    assert saved_image().startswith(PNG_MAGIC)
-
-
-def test_async_client_saves_images():
-    images = [PNG_MAGIC + b"first", PNG_MAGIC + b"second"]
-    with offline() as emulator:
-        for image in images:
-            emulator.reply_image(image)
-        asyncio.run(AsyncClient(provider=Websim).images.generate("a cat", model="flux", n=2))
-    assert sorted(file.read_bytes() for file in Path("generated_media").iterdir()) == images
-
-
-def test_client_returns_image_url():
-    with offline():
-        response = Client(provider=Websim).images.generate("a cat", model="flux", response_format="url")
-        assert httpx.get(response.data[0].url).content.startswith(PNG_MAGIC)
-    assert not list(Path().glob("generated_media/*"))
-
-
-def test_client_returns_base64():
-    with offline():
-        response = Client(provider=Websim).images.generate("a cat", model="flux", response_format="b64_json")
-    assert base64.b64decode(response.data[0].b64_json).startswith(PNG_MAGIC)
-
-
-def test_client_saves_data_uri():
-    uri = "data:image/png;base64," + base64.b64encode(PNG_MAGIC + b"of a data URI").decode()
-    with offline() as emulator:
-        emulator.inject(Fault(body=json.dumps({"url": uri}).encode()))
-        Client(provider=Websim).images.generate("a cat", model="flux")
-    assert saved_image() == PNG_MAGIC + b"of a data URI"
-
-
-def test_command_saves_image(tmp_path):
-    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=make_home(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert tmp_path.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
-
-
-def test_command_writes_nothing_into_folders_of_g4f(tmp_path):
+def test_command_saves_image_and_writes_nothing_into_folders_of_g4f(tmp_path):
     home = make_home(tmp_path)
-    before = sorted(home.rglob("*"))
-    assert run_command("--offline", "client", "Hello", home=home).returncode == 0
-    assert sorted(home.rglob("*")) == before
-
-
-def test_gui_serves_image(tmp_path):
-    with server("--offline", "gui", "--host", "127.0.0.1", "--port", "0", home=make_home(tmp_path)) as gui:
-        body = {"provider": "Websim", "model": "flux", "messages": HELLO}
-        response = httpx.post(f"{gui.url}/backend-api/v2/conversation", json=body, timeout=MAX_SECONDS)
-        events = [json.loads(line[len("data: ") :]) for line in response.text.splitlines() if line.startswith("data: ")]
-        (url,) = next(event["urls"] for event in events if event["type"] == "content")
-        assert url.startswith("/media/")
-        assert httpx.get(gui.url + url).content.startswith(PNG_MAGIC)
-    (file,) = tmp_path.glob("generated_media/*")
-    assert file.read_bytes().startswith(PNG_MAGIC)
+    before = set(home.rglob("*"))
+    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
+    assert done.returncode == 0, done.stderr
+    assert set(home.rglob("*")) - before == {home / "cat.png"}
+    assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +161,13 @@ def test_api_returns_image(offline_api, response_format):
     assert png.startswith(PNG_MAGIC)
 
 
+def test_gui_serves_saved_image(offline_api):
+    body = {"provider": "Websim", "model": "flux", "messages": HELLO}
+    response = httpx.post(f"{offline_api.url}/backend-api/v2/conversation", json=body, timeout=MAX_SECONDS)
+    (url,) = re.findall(r'"urls": \["(/media/[^"]+)"', response.text)
+    assert httpx.get(offline_api.url + url).content.startswith(PNG_MAGIC)
+
+
 def test_accepts_images_from_emulator_only():
     with offline() as emulator:
         assert copy_images.is_safe_url(f"{emulator.url}/offline/1x1/000000000000.png")
@@ -265,28 +182,15 @@ def test_works_with_g4f_without_is_safe_url(monkeypatch):
         assert not hasattr(copy_images, "is_safe_url")
 
 
-def test_without_offline_g4f_returns_url_of_unsaved_image(monkeypatch):
-    with Emulator() as emulator:
-        monkeypatch.setattr(Websim, "url", emulator.url)
-        response = asyncio.run(AsyncClient(provider=Websim).images.generate("a cat", model="flux"))
-        assert response.data[0].url.startswith(emulator.url)
-
-
 # The list of providers
 
 
-def test_writes_provider_list_for_today_and_tomorrow(tmp_path):
-    today = date.today()
-    write_provider_list(tmp_path)
-    for day in (today, today + timedelta(days=1)):
-        written = json.loads((tmp_path / ".models" / str(day) / "providers.json").read_text())
-        assert written.keys() == {"providers", "defaultModels"}
-
-
-def test_provider_list_of_g4f_is_kept(tmp_path):
-    file = tmp_path / ".models" / str(date.today()) / "providers.json"
-    file.parent.mkdir(parents=True)
-    file.write_text("{}")
-    write_provider_list(tmp_path)
-    write_provider_list(tmp_path)
-    assert file.read_text() == "{}"
+def test_writes_provider_list_for_today_and_tomorrow_and_keeps_existing_one(tmp_path):
+    days = (date.today(), date.today() + timedelta(days=1))
+    today, tomorrow = (tmp_path / ".models" / str(day) / "providers.json" for day in days)
+    today.parent.mkdir(parents=True)
+    today.write_text("{}")
+    for _ in range(2):
+        write_provider_list(tmp_path)
+        assert today.read_text() == "{}"
+        assert json.loads(tomorrow.read_text()).keys() == {"providers", "defaultModels"}

@@ -1,24 +1,31 @@
 """The fixture `websim_server` in the tests of an application, as its users write them."""
 
 import base64
+from pathlib import Path
 
 import pytest
 from g4f.client import Client
 
 from g4f_websim import Websim
-from g4f_websim.emulator import Emulator
-from tests.support.calls import CALLS_WEBSIM, HELLO, call_websim
-from tests.support.interpreter import run_python
+from tests.support.calls import HELLO, call_websim
 from tests.support.limits import MAX_SECONDS
-from tests.support.responses import PNG_MAGIC, REPLY
+from tests.support.responses import PNG_MAGIC
 
 pytest_plugins = ["pytester"]
 
 CONFTEST = 'pytest_plugins = ["g4f_websim.testing"]\n'
-TEST_OF_APPLICATION = '''
+TESTS_OF_APPLICATION = '''
+import os
 from g4f.client import Client
 from g4f_websim import Websim
 from g4f_websim.testing import Fault
+
+
+def settings():
+    return Websim.url, Websim.backoff, os.environ.get("WEBSIM_URL"), os.environ.get("G4F_PROXY")
+
+
+BEFORE = settings()
 
 
 def reply_to(question):
@@ -41,27 +48,25 @@ def test_survives_rate_limit(websim_server):
     websim_server.reply("42")
     assert reply_to("What is 6 * 7?") == "42"
     assert len(websim_server.requests) == 3
+
+
+def test_settings_inside(websim_server):
+    assert settings() == (websim_server.url, 0.001, websim_server.url, None)
+
+
+def test_settings_after():
+    assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://proxy.example:3128")
 '''
 
 
-@pytest.fixture
-def pytester(pytester, monkeypatch):
-    """pytest's own fixture, without the plugins of other packages, which take long to import."""
+def test_fixture_works_in_tests_of_an_application(pytester, monkeypatch):
+    # The plugins of other packages take long to import.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    return pytester
-
-
-def test_fixture_works_in_tests_of_an_application(pytester):
+    monkeypatch.setenv("G4F_PROXY", "http://proxy.example:3128")
     pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(test_application=TEST_OF_APPLICATION)
+    pytester.makepyfile(test_application=TESTS_OF_APPLICATION)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=MAX_SECONDS)
-    result.assert_outcomes(passed=2)
-
-
-async def test_points_websim_at_emulator(websim_server):
-    assert isinstance(websim_server, Emulator)
-    assert Websim.url == websim_server.url
-    assert await call_websim(messages=HELLO) == [REPLY]
+    result.assert_outcomes(passed=4)
 
 
 @pytest.fixture
@@ -74,42 +79,13 @@ async def test_settings_of_the_developer_do_not_apply(own_settings, websim_serve
     assert await call_websim(None, HELLO)
 
 
-def test_points_child_processes_at_emulator(websim_server):
-    printed, _ = run_python("-c", CALLS_WEBSIM)
-    assert printed.strip() == REPLY
-    assert len(websim_server.requests) == 1
-
-
-def test_restores_settings(pytester, monkeypatch):
-    monkeypatch.setenv("G4F_PROXY", "http://proxy.example:3128")
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile("""
-        import os
-        from g4f_websim import Websim
-
-        def settings():
-            return Websim.url, Websim.backoff, os.environ.get("WEBSIM_URL"), os.environ.get("G4F_PROXY")
-
-        BEFORE = settings()
-
-        def test_inside(websim_server):
-            assert settings() == (websim_server.url, 0.001, websim_server.url, None)
-
-        def test_after():
-            assert settings() == BEFORE == ("https://websim.com", 2.0, None, "http://proxy.example:3128")
-    """)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=MAX_SECONDS)
-    result.assert_outcomes(passed=2)
-
-
-def test_client_saves_image(websim_server, tmp_path):
-    websim_server.reply_image(PNG_MAGIC + b"of the test")
-    Client(provider=Websim).images.generate("a cat", model="flux")
-    (file,) = (tmp_path / "generated_media").iterdir()
-    assert file.read_bytes() == PNG_MAGIC + b"of the test"
-
-
-def test_client_returns_base64(websim_server):
-    websim_server.reply_image(PNG_MAGIC + b"of the test")
-    response = Client(provider=Websim).images.generate("a cat", response_format="b64_json")
-    assert base64.b64decode(response.data[0].b64_json) == PNG_MAGIC + b"of the test"
+def test_client_saves_or_returns_chosen_image(websim_server):
+    image = PNG_MAGIC + b"of the test"
+    images = Client(provider=Websim).images
+    websim_server.reply_image(image)
+    images.generate("a cat", model="flux")
+    (file,) = Path("generated_media").iterdir()
+    assert file.read_bytes() == image
+    websim_server.reply_image(image)
+    response = images.generate("a cat", response_format="b64_json")
+    assert base64.b64decode(response.data[0].b64_json) == image

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from g4f_websim.emulator import Emulator
 from g4f_websim.offline import write_provider_list
+from g4f_websim.transport.log import logger
 from tests.support.calls import HELLO
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST, refusing_socket
+from tests.support.responses import image_at
 
 SCRIPT = (str(Path(sysconfig.get_path("scripts"), "g4f-websim")),)
 MODULE = (sys.executable, "-m", "g4f_websim")
@@ -122,6 +127,59 @@ def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.Com
     finally:
         os.close(screen)
         os.close(terminal)
+
+
+def errors_on_terminal(call: Callable[[], Any]) -> str:
+    """Call a function of this process with a terminal as its stderr, and return what the terminal shows."""
+    screen, terminal = os.openpty()
+    logger.handlers.clear()  # the command adds one for its stderr if there is none
+    try:
+        with open(terminal, "w", closefd=False) as stream, redirect_stderr(stream):
+            call()
+            stream.write("\n")  # so that there is something to read
+        return os.read(screen, TERMINAL_BYTES).decode()
+    finally:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        os.close(screen)
+        os.close(terminal)
+
+
+@contextmanager
+def started(*words: str, home: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the command, and kill it at the end unless it has ended.
+
+    The arguments are those of `run_command`.
+    """
+    with _with_ctrl_c():
+        process = subprocess.Popen(
+            [*SCRIPT, *words],
+            cwd=home,
+            env=environment(home, **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def interrupt_download(emulator: Emulator, *words: str, home: Path) -> tuple[str, str]:
+    """Press Ctrl-C during the download of an image, and return the errors of the command and the URL of the image."""
+    with socket.create_server((HOST, 0)) as listener:
+        url = f"http://{HOST}:{listener.getsockname()[1]}/cat.png"
+        emulator.inject(image_at(url))
+        with started(*words, home=home, WEBSIM_URL=emulator.url) as process:
+            listener.settimeout(MAX_SECONDS)
+            connection, _ = listener.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=MAX_SECONDS)
+    assert process.returncode == 130
+    return errors, url
 
 
 @dataclass(frozen=True)

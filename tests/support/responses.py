@@ -1,5 +1,6 @@
 """What the emulator and other servers send, and how to read the text of a completion."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,11 @@ LONG_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "3600"})
 
 # The page that Cloudflare sends to a client that it takes for a bot.
 CHALLENGE_PAGE = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking</body></html>"
+
+
+def image_at(url: str) -> Fault:
+    """Return the response to a request for an image: its URL."""
+    return Fault(body=json.dumps({"url": url}).encode())
 
 
 def text_of(completion: Any) -> str:
