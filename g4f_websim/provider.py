@@ -40,10 +40,6 @@ Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 Messages = list[dict[str, Any]] | None
 
-# What the two requests take from the keyword arguments; `size` is OpenAI's name for width and height.
-CHAT_OPTIONS = ("prompt", "media", "response_format", "json")
-IMAGE_OPTIONS = ("media", "size", "width", "height", "seed", "transparent")
-
 
 def _warn_if_misspelled(kind: str, name: str, known: tuple[str, ...]) -> None:
     if meant := meant_name(name, known):
@@ -272,5 +268,5 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         return partial(attempts.send, prepared, cls, bodies.check_timeout(options.get("timeout")))
 
 
-# The arguments that are not ignored.
+# The arguments that are not ignored; `size` is OpenAI's name for width and height.
 ARGUMENTS = (*inspect.signature(Websim.create_async_generator).parameters, "size")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..provider import CHAT_OPTIONS, IMAGE_OPTIONS, Websim
+from ..provider import Websim
 from ..wire import bodies
 from .files import FileError, stem_of
 
@@ -23,9 +23,9 @@ CHAT_URL = "/v1/chat/completions"
 IMAGE_URL = "/v1/images/generations"
 
 # The fields of `body` that are used. The kind of a row is decided by its URL, so `model` is a label.
-COMMON_FIELDS = frozenset({"messages", "prompt", "project_id", "timeout"})
-CHAT_FIELDS = COMMON_FIELDS | set(CHAT_OPTIONS)
-IMAGE_FIELDS = COMMON_FIELDS | {"n", "aspect_ratio", *IMAGE_OPTIONS}
+COMMON_FIELDS = frozenset({"messages", "prompt", "media", "project_id", "timeout"})
+CHAT_FIELDS = COMMON_FIELDS | {"response_format", "json"}
+IMAGE_FIELDS = COMMON_FIELDS | {"n", "aspect_ratio", "size", "width", "height", "seed", "transparent"}
 
 HASH_CHARS = 12
 # The custom_id of a prompt in a text file.
@@ -216,15 +216,13 @@ def _require(ok: object, expected: str) -> None:
 
 def _check_body(row: Row) -> None:
     """Raise the `ValueError` that Websim would raise for the body of a row."""
-    body = row.body
-    bodies.check_timeout(body.get("timeout"))
-    project_id = bodies.check_project_id(body.get("project_id"))
+    bodies.check_timeout(row.body.get("timeout"))
+    bodies.check_project_id(row.body.get("project_id"))
     if row.is_image:
         for index in range(row.image_count):
-            arguments = {"prompt": None, "aspect_ratio": None, **row.arguments(index), "project_id": project_id}
-            bodies.image_body(**arguments)
+            bodies.image_body(**{"project_id": "", "prompt": None, "aspect_ratio": None, **row.arguments(index)})
     else:
-        bodies.chat_body(project_id, body.get("messages"), **{name: body.get(name) for name in CHAT_OPTIONS})
+        bodies.chat_body(**{"project_id": "", **row.arguments()})
 
 
 def _hash(text: str) -> str:
