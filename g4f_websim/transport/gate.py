@@ -85,7 +85,8 @@ class Gate:
 
     @property
     def _interval(self) -> float:
-        return self._measured * math.exp2(-self._count / HALVING)
+        # Slow at first, then fast, like the window of TCP's CUBIC.
+        return self._measured / (1 + (self._count / HALVING) ** 3)
 
     def due(self, now: float, is_last_attempt: bool, max_interval: float = math.inf) -> float:
         """Return the time at which the next request may be sent.
