@@ -231,7 +231,6 @@ LARGE_BODIES = {
     "strings in a body that is parsed": (read_image, MAX_PARSED_CHARS, '{"x": [', '"ab",'),
     "lists in a text": (json_text, MAX_PARSED_CHARS, "", "[[],[],"),
     "starts in a text": (json_text, MAX_PARSED_CHARS, "", '["x['),
-    "fences": (json_text, MAX_BODY_CHARS, "", "```"),
     "blanks in a fence": (json_text, MAX_PARSED_CHARS, "```", " "),
 }
 
