@@ -93,10 +93,6 @@ async def error_of(model: str | None = None, **arguments: object) -> Exception:
     return raised.value
 
 
-def truncated_at_many_places(text: str) -> str:
-    return " ".join(f"{text[:length]}\n{' ' * 50}" for length in range(0, len(text), 7))
-
-
 # After this many characters, a message of the maximum length ends in the middle of the token.
 CHARS_BEFORE_SECRET = 190
 # The characters of the token before the end of the searched text.
@@ -108,14 +104,10 @@ ECHOES = {
     "in escaped JSON": lambda text: json.dumps({"error": text}).replace("/", "\\/").replace("@", "\\u0040"),
     "percent-encoded": lambda text: quote(text, safe=""),
     "after an escaped line break": lambda text: text.replace("Bearer ", "Bearer\\n").replace(EMAIL, f"\\n{EMAIL}"),
-    "e-mail in a title": lambda text: f"<html><title>{EMAIL}</title>{text}",
     "token in a title": lambda text: f"<html><title>{JWT[:90]}</title>{text}",
     "field names": lambda text: json.dumps(dict.fromkeys(text.split())),
-    "truncated": truncated_at_many_places,
-    "truncated after a letter": lambda text: f"n{JWT[:-5]}",
     "truncated by the message": lambda text: "x" * CHARS_BEFORE_SECRET + text,
     "truncated by the search limit": lambda text: " " * (MAX_SEARCHED_CHARS - len("Bearer ") - KEPT_CHARS) + text,
-    "e-mail truncated by the search limit": lambda text: " " * (MAX_SEARCHED_CHARS - len(LOCAL_PART) - 1) + EMAIL,
 }
 
 
@@ -143,14 +135,12 @@ def login_headers(request: Request) -> bytes:
     return b"\n".join(line for line in request.head.splitlines() if b"uthorization" in line)
 
 
-@pytest.mark.parametrize("with_proxy", [False, True], ids=["direct", "through a proxy"])
-async def test_error_does_not_show_token_of_unusual_form(server, monkeypatch, with_proxy):
+async def test_error_does_not_show_token_of_unusual_form(server, monkeypatch):
     token = f"{base64url('{' + chr(10) + json.dumps('alg') + ': 1}')}.{CLAIMS}.{SIGNATURE}"
     assert Websim.is_provider_api_key(token)
     monkeypatch.setenv("WEBSIM_API_KEY", token)
     server.respond = lambda request: [http_response(login_headers(request), 400)]
-    proxy = proxy_url(server) if with_proxy else None
-    error = await error_of(api_key=KEY, proxy=proxy)
+    error = await error_of(api_key=KEY, proxy=proxy_url(server))
     assert "authorization: Bearer ***" in str(error)
 
 
@@ -193,12 +183,6 @@ async def test_error_of_dead_proxy_does_not_show_password(server, output, monkey
         error = await error_of(proxy=f"{scheme}://{USER}:{password}@{HOST}:{closed_port}")
         assert isinstance(error, ValueError | g4f.errors.ResponseError)
     assert leaks_in(output()) == []
-
-
-@pytest.mark.parametrize("password", ["markér", "marker" * 50], ids=["not ASCII", "too long"])
-async def test_rejects_password_that_socks_cannot_send(password):
-    error = await error_of(proxy=f"socks5://{USER}:{password}@{HOST}:1080")
-    assert str(error).startswith("proxy: the URL of a SOCKS proxy")
 
 
 async def test_error_behind_socks_proxy_does_not_show_password(server):
@@ -338,20 +322,15 @@ def request_emulator(emulator: Emulator, method: str, path: str, body: bytes = b
 FILE_PATHS = [
     *("/etc/passwd", "//etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd"),
     *("/..%2f..%2f..%2f..%2fetc/passwd", "/\\..\\..\\etc\\passwd", "/etc/passwd%00.png", "file:///etc/passwd"),
-    *("/offline/../../../etc/passwd", "/offline/1x1/..%2f..%2f..%2fetc%2fpasswd.png"),
-    "/offline/1x1/000000000000.png/../../../../etc/passwd",
-    *("/.env", "/emulator/server.py"),
+    *("/offline/../../../etc/passwd", "/offline/1x1/..%2f..%2f..%2fetc%2fpasswd.png", "/emulator/server.py"),
 ]
 
 
-def test_emulator_serves_no_files(websim_server):
+def test_emulator_serves_no_files_and_rejects_other_methods(websim_server):
     for path in FILE_PATHS:
         status, body = request_emulator(websim_server, "GET", path)
         assert (path, status) in ((path, 400), (path, 404))
         assert len(body) < 100
-
-
-def test_emulator_rejects_other_methods(websim_server):
     for method in ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "GET"):
         assert request_emulator(websim_server, method, CHAT_PATH)[0] == 405
 
