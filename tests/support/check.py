@@ -85,6 +85,7 @@ def run_check(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         assert printed.err == ""
         assert [line for line in printed.out.splitlines() if len(line) > COLUMNS or line != line.rstrip()] == []
         assert MARKER not in printed.out
+        assert all(line.isprintable() for line in printed.out.splitlines())
         assert "\n\n\n" not in printed.out
         for token in (TOKEN, EXPIRED_TOKEN):
             assert token[-20:] not in printed.out
