@@ -144,7 +144,9 @@ def _cause_at_proxy(error: Exception, target: Target) -> Cause | None:
     if not (status or _is_socks_error(error) or _is_at_http_proxy(error, target)):
         return None
     summary = f"no connection through the proxy {target.proxy_host}"
-    check = Step("Check that it works, and correct its URL (most begin with http://):", (set_proxy(target.proxy),))
+    check = Step(
+        "Check that the proxy works, and correct its URL (most begin with http://):", (set_proxy(target.proxy),)
+    )
     is_lasting = isinstance(error, ssl.CertificateError) or (status and status not in RETRYABLE_STATUSES)
     return Cause(
         Reason.PROXY_FAILED, summary, CHECK_PROXY, ResponseError, (check, USE_NO_PROXY), is_retryable=not is_lasting

@@ -230,6 +230,7 @@ LARGE_BODIES = {
     "numbers in an error that is parsed": (error_words, MAX_PARSED_CHARS, "[", "1,"),
     "strings in a body that is parsed": (read_image, MAX_PARSED_CHARS, '{"x": [', '"ab",'),
     "lists in a text": (json_text, MAX_PARSED_CHARS, "", "[[],[],"),
+    "objects in a text": (json_text, MAX_PARSED_CHARS, "", "so: {} "),
     "starts in a text": (json_text, MAX_PARSED_CHARS, "", '["x['),
     "blanks in a fence": (json_text, MAX_PARSED_CHARS, "```", " "),
 }
