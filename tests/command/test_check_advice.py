@@ -151,7 +151,7 @@ def test_says_whether_the_refused_project_exists(run_check, monkeypatch, status,
     assert result.requests[2].startswith(f"lookup {status}  ")
     assert result.requests[3].startswith("chat   200" if random_works else "chat   403")
     assert "with a random project: " in result.requests[3]
-    assert (verdict in result.cause) if verdict else "exist" not in result.cause
+    assert result.cause.endswith(f" {verdict}") if verdict else "exist" not in result.cause
     assert result.to_paste == ([SET_PROJECT, USE_RANDOM] if random_works else [SET_PROJECT])
     assert len(server.requests) == 4
 
