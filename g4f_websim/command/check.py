@@ -7,7 +7,6 @@ are known to work. probe.py reads the settings and sends the requests; diagnosis
 import argparse
 import platform
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -20,7 +19,6 @@ from ..transport.target import PROXY_VARIABLE, without_login
 from ..wire import tokens
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.redaction import excerpt, redact
-from ..wire.response import error_words
 from . import diagnosis
 from .probe import PROJECT_STATES, Probe, SettingError, Settings, read_settings, send_request
 
@@ -35,11 +33,7 @@ REPORTED_PREFIX = "cf-"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the check and return the exit status: 0 if both endpoints work, else 1.
-
-    Args:
-        argv: the arguments after `g4f-websim check`.
-    """
+    """Run the check with the arguments of the command, and return 0 if both endpoints work, else 1."""
     options = _parse(argv)
     _print(_environment())
     try:
@@ -52,14 +46,9 @@ def main(argv: Sequence[str]) -> int:
     chat, image = _probe("chat", settings), _probe("image", settings)
     project, others = _try_alternatives(chat, options.also) if chat.cause else (None, [])
     failed = diagnosis.failure_to_explain(chat, image, others)
-    steps = diagnosis.steps_for(failed, chat, image, others) if failed else []
     if failed:
         _print_cause(failed, chat, image, project)
-        _print_steps(steps)
-    is_offered = any(diagnosis.COPY_TOKEN in step.lines for step in steps)
-    if diagnosis.stored_token(settings) and not settings.token and not is_offered:
-        _print(f"\n{diagnosis.TOKEN_FILE} has a login token, which was not sent. To use it:")
-        _print_pasted(diagnosis.COPY_TOKEN)
+        _print_steps(diagnosis.steps_for(failed, chat, image, others))
     if options.report:
         _print_report(settings, [chat, image, *filter(None, [project]), *others])
     return 1 if failed else 0
@@ -146,12 +135,8 @@ def _print_cause(failed: Probe, chat: Probe, image: Probe, project: Probe | None
     if not (chat.cause and image.cause):
         _print("Images work, chat does not." if chat.cause else "Chat works, images do not.")
     cause = _message(failed)
-    if failed.outcome.response:
-        body = excerpt(error_words(failed.outcome.response.text), failed.target.secrets, MAX_EXCERPT_CHARS)
-        shown = f": {body}" if body else "."
-        cause = f"{diagnosis.sentence(failed.verdict)}.\nResponse {failed.status} from {failed.target.host}{shown}"
     if project and project.status in PROJECT_STATES:
-        cause += f"\n{diagnosis.sentence(project.verdict)}."
+        cause += f"\n{_sentence(project.verdict)}."
     _print(f"Cause: {cause}", continued=" " * len("Cause: "))
 
 
@@ -160,22 +145,19 @@ def _message(failed: Probe) -> str:
     return str(failed.outcome.error).removesuffix(f": {failed.cause.advice}" if failed.cause else "")
 
 
-def _print_steps(steps: list[Step]) -> None:
+def _print_steps(steps: Iterable[Step]) -> None:
     """Print what to do: sentences, and lines to paste."""
     _print("\nWhat to do:")
     for step in steps:
-        _print(f"- {step.text}", continued="  ")
+        _print(f"- {_sentence(step.text)}", continued="  ")
         for line in step.lines:
-            _print_pasted(line)
+            # A shell joins lines that end with a backslash. Spaces before a later part would belong to the command.
+            parts = re.findall(f".{{1,{COLUMNS - len(INDENT) - 1}}}", line)
+            print(INDENT + "\\\n".join(parts), flush=True)
 
 
-def _print_pasted(line: str) -> None:
-    """Print a line to paste. A long line is printed in parts that end with a backslash, so that a shell joins them."""
-    length = COLUMNS - len(INDENT) - len("\\")
-    parts = [line[start : start + length] for start in range(0, len(line), length)]
-    # Only the first part is indented: spaces before another one would become part of the command.
-    for part in (INDENT + "\\\n".join(parts)).split("\n"):
-        _write(part)
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _print_report(settings: Settings, probes: list[Probe]) -> None:
@@ -207,20 +189,8 @@ def _reported_fields(probe: Probe) -> Iterable[tuple[str, str]]:
 
 
 def _print(text: str, continued: str = "") -> None:
-    """Print text, wrapped to the width of a terminal.
-
-    Args:
-        text: one or more lines.
-        continued: the indentation of all lines but the first.
-    """
+    """Print lines, wrapped to the width of a terminal; all but the first are indented by `continued`."""
     first, *more = text.split("\n")
     for line in (first, *(continued + line for line in more)):
         for part in textwrap.wrap(line, COLUMNS, subsequent_indent=continued, break_on_hyphens=False) or [""]:
-            _write(part)
-
-
-def _write(line: str) -> None:
-    """Print a line; characters that a terminal or a file cannot represent are replaced."""
-    # Python sets sys.stdout to None if the process has no standard output.
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(line.encode(encoding, "replace").decode(encoding), flush=True)
+            print(part, flush=True)

@@ -1,9 +1,8 @@
-"""Read the settings of `g4f-websim check`, correct malformed ones, and send one request."""
+"""Read the settings of `g4f-websim check`, reject malformed ones, and send one request."""
 
 import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,10 +10,10 @@ from functools import partial
 
 from ..errors import Reason
 from ..provider import Websim
-from ..transport.causes import CHECK, USE_NO_PROXY, Cause, Step, quoted
-from ..transport.failures import USE_HTTP_PROXY, timed_out, timeout_error
+from ..transport.causes import CHECK, USE_NO_PROXY, Cause, Step, set_proxy
+from ..transport.failures import timed_out, timeout_error
 from ..transport.post import Outcome, Request, attempt
-from ..transport.target import PROXY_VARIABLE, SITE_FORM, SOCKS_SCHEMES, Target, is_valid_url
+from ..transport.target import PROXY_VARIABLE, SITE_FORM, Target, is_valid_url
 from ..wire import bodies, response
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.endpoints import API_URL, CHAT_PATH, DEFAULT_URL, IMAGE_PATH, PROJECT_PATH, URL_VARIABLE
@@ -32,14 +31,18 @@ PROJECT_STATES = {200: "exists", 404: "does not exist"}
 # Only the API itself gives one of these reasons, so Websim was reached.
 API_REASONS = (Reason.PROJECT_REFUSED, Reason.LOGIN_EXPIRED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
 
-SET_PROXY = f"export {PROXY_VARIABLE}=http://<host>:<port>"
-USE_DEFAULT = f"unset {URL_VARIABLE}"
-USE_RANDOM = f"unset {PROJECT_VARIABLE}"
+SET_URL = f"export {URL_VARIABLE}=https://<host>"
+USE_DEFAULT = Step(f"Use the default site, {DEFAULT_URL}:", (f"unset {URL_VARIABLE}",))
+SET_PROJECT = Step(
+    f"Open a project of your own on {DEFAULT_URL}, and set its id, the last part of websim.com/p/<id>:",
+    (f"export {PROJECT_VARIABLE}=<id>",),
+)
+USE_RANDOM = Step("Or use random project ids:", (f"unset {PROJECT_VARIABLE}",))
 
-# A host name with a dot or a port, and a path. A word with neither may be a key or a typing error.
-HOST = re.compile(r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:))(:[0-9]{1,5})?(/[\w/.-]*)?", re.ASCII)
-LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+)(:|/|$)")
-SLUG_PAGE = re.compile(r"https?://[^/]+/@([\w-]+)/([\w-]+)/?", re.ASCII)
+FIND_PROJECT = Step(
+    f"The URL of a project may lack the id. Look it up: {DEFAULT_URL}/api/v1/users/NAME/slugs/PROJECT describes "
+    f"{DEFAULT_URL}/@NAME/PROJECT."
+)
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,16 @@ class Settings:
     Attributes:
         site: the URL of the site.
         project_id: the project id; empty for a random one.
-        key: the value of WEBSIM_API_KEY, which is sent only if it is a Websim token.
+        token: the Websim token that is sent, if any.
+        key: the value of WEBSIM_API_KEY, which is not shown even if it is not sent.
         proxy: the URL of the proxy, if any.
-        sends_token: whether the site receives the token.
     """
 
     site: str
     project_id: str = ""
+    token: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
-    sends_token: bool = True
-
-    @property
-    def token(self) -> str | None:
-        """The token that is sent."""
-        return self.key if self.sends_token and is_token(self.key) else None
 
     @property
     def is_known_site(self) -> bool:
@@ -145,91 +143,30 @@ async def _attempt(request: Request, read: Callable[[str], str]) -> Outcome:
 class SettingError(ValueError):
     """A setting is malformed; `steps` says what to do. The value is not shown, because it may be a secret."""
 
-    def __init__(self, message: str, steps: list[Step]) -> None:
+    def __init__(self, message: str, *steps: Step) -> None:
         super().__init__(message)
         self.steps = steps
 
 
 def read_settings(also: Iterable[str]) -> Settings:
-    """Read the settings from the environment.
-
-    Args:
-        also: the sites of --also, which are validated too.
+    """Read the settings from the environment, and check the sites of --also.
 
     Raises:
         SettingError: a setting or a site is malformed.
     """
-    site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE, "")
-    key, project = clean_key(os.environ.get(TOKEN_VARIABLE)), os.environ.get(PROJECT_VARIABLE, "")
+    site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE) or None
+    key = clean_key(os.environ.get(TOKEN_VARIABLE)) or None
     if not is_valid_url(site):
-        raise SettingError(f"{URL_VARIABLE}: {SITE_FORM}", steps_for_url(site, key))
-    for url in also:
-        if not is_valid_url(url):
-            raise SettingError(f"--also: {SITE_FORM}", steps_for_also(url, key))
+        raise SettingError(f"{URL_VARIABLE}: {SITE_FORM}", Step("Correct it:", (SET_URL,)), USE_DEFAULT)
+    if not all(map(is_valid_url, also)):
+        raise SettingError(f"--also: {SITE_FORM}", Step("Name a site, as in:", (f"{CHECK} --also {API_URL}",)))
     try:
         Target(DEFAULT_URL, proxy=proxy)
     except ValueError as error:
-        raise SettingError(str(error), steps_for_proxy(proxy)) from None
+        raise SettingError(str(error), Step("Correct it:", (set_proxy(proxy),)), USE_NO_PROXY) from None
     try:
-        return Settings(site, bodies.check_project_id(None), key or None, proxy or None)
+        project_id = bodies.check_project_id(None)
     except ValueError:
-        raise SettingError(f"{PROJECT_VARIABLE}: {bodies.PROJECT_ID_FORM}", steps_for_project(project)) from None
-
-
-def steps_for_url(url: str, key: str) -> list[Step]:
-    """Return what to do about a malformed WEBSIM_URL."""
-    corrected = _correct(url, key)
-    if corrected in ("", DEFAULT_URL):
-        return [Step(f"Use the default, {DEFAULT_URL}:", (USE_DEFAULT,))]
-    return [Step("Correct it:", (set_url(corrected),)), Step(f"Or use the default, {DEFAULT_URL}:", (USE_DEFAULT,))]
-
-
-def steps_for_also(url: str, key: str) -> list[Step]:
-    """Return what to do about a malformed URL after --also."""
-    corrected = _correct(url, key)
-    return [Step("Correct it:" if corrected else "Name a site, as in:", (f"{CHECK} --also {corrected or API_URL}",))]
-
-
-def steps_for_project(value: str) -> list[Step]:
-    """Return what to do about a malformed WEBSIM_PROJECT_ID."""
-    steps = [set_project("Open the project in a browser, and set"), Step("Or use random project ids:", (USE_RANDOM,))]
-    if slug := SLUG_PAGE.fullmatch(value.strip()):
-        url = f"{DEFAULT_URL}/api/v1/users/{slug[1]}/slugs/{slug[2]}"
-        steps.insert(0, Step(f"This URL does not contain the id. See {url}, which describes the project."))
-    return steps
-
-
-def steps_for_proxy(url: str) -> list[Step]:
-    """Return what to do about a malformed G4F_PROXY."""
-    scheme, _, rest = url.rpartition("://")
-    # What USE_HTTP_PROXY makes of the URL.
-    corrected = f"http://{url.split('://', 1)[-1]}"
-    if scheme in SOCKS_SCHEMES:
-        return [Step("Correct it:", (f"export {PROXY_VARIABLE}={scheme}://<host>:<port>",)), USE_NO_PROXY]
-    if HOST.fullmatch(rest.rpartition("@")[2]) and is_valid_url(DEFAULT_URL, corrected):
-        return [Step("If it is an HTTP proxy:", (USE_HTTP_PROXY,)), USE_NO_PROXY]
-    return [Step("Correct it:", (SET_PROXY,)), USE_NO_PROXY]
-
-
-def _correct(url: str, key: str) -> str:
-    """Return a valid URL with the scheme http or https and without a login, or an empty string if there is none.
-
-    Args:
-        url: the malformed URL.
-        key: a key that may have been pasted into the wrong variable.
-    """
-    rest = url.strip().rpartition("://")[2].rpartition("@")[2].rstrip("/")
-    corrected = f"{'http' if LOOPBACK.match(rest) else 'https'}://{rest}"
-    # The password may stand after the @.
-    is_secret = redact(corrected, [key]) != corrected or ("@" in url and "." not in rest)
-    return corrected if HOST.fullmatch(rest) and is_valid_url(corrected) and not is_secret else ""
-
-
-def set_url(url: str) -> str:
-    """Return a line that sets WEBSIM_URL."""
-    return f"export {URL_VARIABLE}={quoted(url)}"
-
-
-def set_project(start: str) -> Step:
-    """Return the step that sets WEBSIM_PROJECT_ID, after the beginning of its sentence."""
-    return Step(f"{start} its id, the last part of websim.com/p/<id>:", (f"export {PROJECT_VARIABLE}=<id>",))
+        message = f"{PROJECT_VARIABLE}: {bodies.PROJECT_ID_FORM}"
+        raise SettingError(message, FIND_PROJECT, SET_PROJECT, USE_RANDOM) from None
+    return Settings(site, project_id, key if is_token(key) else None, key, proxy)

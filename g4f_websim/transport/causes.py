@@ -4,9 +4,10 @@ failures.py finds the cause of an exception, and builds the errors. `g4f-websim 
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from g4f.requests.raise_for_status import is_cloudflare, is_openai
 
@@ -15,7 +16,7 @@ from ..wire.endpoints import URL_VARIABLE
 from ..wire.redaction import MAX_SEARCHED_CHARS, is_html, redact
 from ..wire.response import RATE_LIMIT_WORDS, UnexpectedBodyError
 from ..wire.tokens import is_expired, token_expiry
-from .target import PROXY_VARIABLE, Target, is_valid_url, origin_in
+from .target import HTTP_SCHEMES, PROXY_VARIABLE, SOCKS_SCHEMES, Target, is_valid_url, origin_in
 
 # Cloudflare sets this header when it sends a challenge instead of the response.
 CHALLENGE_HEADER = "cf-mitigated"
@@ -29,10 +30,8 @@ NO_CREDITS_WORDS = re.compile(
 LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # A server chooses where a redirect leads. A user may paste advice into a shell, so it names only a plain host and port.
 PLAIN_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?")
-SHELL_CHARACTER = re.compile(r"[^\w/:@%\[\]=+,~.-]")
-# A longer origin would leave no room for the rest of an error.
-MAX_ORIGIN_CHARS = 80
-DEFAULT_PORTS = {"http": 80, "https": 443}
+# A project id is refused with one of these statuses and a body that mentions a project.
+PROJECT_STATUSES = (400, 403, 404, 422)
 
 LOG_IN = "log in with a Websim token as api_key or in WEBSIM_API_KEY"
 LOG_IN_AGAIN = "log in again (websim-cli login) and set WEBSIM_API_KEY to the new token"
@@ -49,9 +48,6 @@ class Step(NamedTuple):
     lines: tuple[str, ...] = ()
 
 
-USE_NO_PROXY = Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))
-
-
 class Cause(NamedTuple):
     """Why a call failed.
 
@@ -62,7 +58,6 @@ class Cause(NamedTuple):
         error: the class of the error.
         steps: what to do about this cause in particular, for `g4f-websim check`.
         is_retryable: whether a request that failed before a response may be sent again.
-        is_within_site: whether the response is a redirect within the site.
     """
 
     reason: Reason
@@ -71,8 +66,15 @@ class Cause(NamedTuple):
     error: type[WebsimError] = ResponseStatusError
     steps: tuple[Step, ...] = ()
     is_retryable: bool = False
-    is_within_site: bool = False
 
+
+def set_proxy(url: str | None = None, host: str = "<host>:<port>") -> str:
+    """Return a line that sets G4F_PROXY to the URL of a proxy, with the scheme of another URL if that is valid."""
+    scheme = (url or "").partition("://")[0]
+    return f"export {PROXY_VARIABLE}={scheme if scheme in HTTP_SCHEMES + SOCKS_SCHEMES else 'http'}://{host}"
+
+
+USE_NO_PROXY = Step("Or use no proxy:", (f"unset {PROXY_VARIABLE}",))
 
 PROJECT_REFUSED = Cause(
     Reason.PROJECT_REFUSED,
@@ -112,9 +114,6 @@ BY_STATUS = {
     422: API_CHANGED,
     451: REGION_BLOCKED,
 }
-# A project id is refused with one of these statuses and a body that mentions a project.
-PROJECT_STATUSES = (400, 403, 404, 422)
-
 # The advice for a successful response that cannot be used.
 ADVICE_FOR_BODY = {
     Reason.API_MOVED: "a captive portal or a proxy may respond instead, or WEBSIM_URL is wrong: set WEBSIM_URL; "
@@ -128,7 +127,7 @@ ADVICE_FOR_BODY = {
 def cause_of_body(
     unexpected: UnexpectedBodyError, status: int, headers: Mapping[str, str], body: str, target: Target
 ) -> Cause:
-    """Return why a successful response cannot be used; for the arguments, see `cause_of_response`."""
+    """Return why a successful response cannot be used."""
     cause = _cause_in_words(status, headers, body, target)
     if cause is None:
         return Cause(unexpected.reason, unexpected.summary, ADVICE_FOR_BODY[unexpected.reason], unexpected.kind)
@@ -137,14 +136,7 @@ def cause_of_body(
 
 
 def cause_of_response(status: int, headers: Mapping[str, str], body: str, target: Target) -> Cause:
-    """Return why a response whose status is not successful is an error.
-
-    Args:
-        status: the HTTP status.
-        headers: the response headers, with case-insensitive names.
-        body: the response body.
-        target: where the request went.
-    """
+    """Return why a response whose status is not successful is an error."""
     cause = _cause_in_words(status, headers, body, target)
     if cause:
         return cause
@@ -181,65 +173,47 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     try:
         destination = urlsplit(urljoin(target.url, location))
     except ValueError:
-        location, destination = "", site
-    origin = _plain_origin(destination, target) if location else ""
-    is_within_site = origin == origin_in(site)
-    is_login_page = LOGIN_PAGE.search(destination.path)
-    # The query of the location is not shown: it may contain a token.
-    kind = ", a login page" if is_login_page else ""
-    summary = f"a redirect to {origin_in(destination)}{destination.path}{kind}, which was not followed"
+        destination = site
+    origin = origin_in(destination)
+    is_plain = PLAIN_ORIGIN.fullmatch(origin) and origin == redact(origin, target.secrets) and is_valid_url(origin)
     steps: tuple[Step, ...] = ()
-    if origin and not is_within_site:
+    if origin != origin_in(site) and is_plain:
         steps = (
             Step(f"If {origin} is the login page of your network, open it in a browser and log in."),
             Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
             Step("And if it responds, use it:", (f"export {URL_VARIABLE}={origin}",)),
         )
-    if is_login_page:
+    # The query of the location is not shown: it may contain a token.
+    shown = f"a redirect to {origin}{destination.path}"
+    if LOGIN_PAGE.search(destination.path):
+        summary = f"{shown}, a login page, which was not followed"
         advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser; {IF_MOVED}"
         return Cause(Reason.LOGIN_NEEDED, summary, advice, steps=steps[:1])
-    is_named = steps and len(origin) <= MAX_ORIGIN_CHARS
-    advice = f"if you trust this host, set {URL_VARIABLE}={origin}; run {CHECK}" if is_named else IF_MOVED
-    return Cause(Reason.API_MOVED, summary, advice, steps=steps, is_within_site=is_within_site)
-
-
-def _plain_origin(destination: SplitResult, target: Target) -> str:
-    """Return the scheme, host and port of a redirect, or an empty string if advice may not name them."""
-    origin, site = origin_in(destination), urlsplit(target.url)
-    if not PLAIN_ORIGIN.fullmatch(origin) or origin != redact(origin, target.secrets) or not is_valid_url(origin):
-        return ""
-    # The site may be written in another way, with the default port for instance.
-    ports = [url.port or DEFAULT_PORTS[url.scheme] for url in (destination, site)]
-    is_same = (destination.scheme, destination.hostname, ports[0]) == (site.scheme, site.hostname, ports[1])
-    return origin_in(site) if is_same else origin
+    return Cause(Reason.API_MOVED, f"{shown}, which was not followed", IF_MOVED, steps=steps)
 
 
 def _cause_of_missing_login(cause: Cause, target: Target) -> Cause:
     """Return the cause of a 401 or a 403, with what is known of the login that was sent."""
-    if target.token and is_expired(target.token):
-        return _expired_login(target.token)._replace(error=cause.error)
     if target.token:
-        return TOKEN_REFUSED._replace(error=cause.error)
+        known = _expired_login(target.token) if is_expired(target.token) else TOKEN_REFUSED
+        return known._replace(error=cause.error)
     if target.unsent_key:
         return cause._replace(summary=f"{cause.summary}; the given key is not a Websim token, so it was not sent")
     return cause
-
-
-def needs_proxy_login(target: Target, kind: type[WebsimError]) -> Cause:
-    """Return the cause of a proxy that refuses requests without the right user and password."""
-    scheme, host = urlsplit(target.proxy or "http:").scheme, target.proxy_host
-    pasted = f"export {PROXY_VARIABLE}={scheme}://<user>:<password>@{quoted(host) or '<host>:<port>'}"
-    step = Step("Put its user and password into its URL:", (pasted,))
-    summary = f"the proxy {host} needs a login" if host else "a proxy needs a login"
-    return Cause(Reason.PROXY_FAILED, summary, PROXY_LOGIN, kind, (step, USE_NO_PROXY))
-
-
-def quoted(url: str) -> str:
-    """Return a URL whose special characters are percent-encoded, so that a shell does not interpret them."""
-    return SHELL_CHARACTER.sub(lambda match: quote(match[0]), url)
 
 
 def _expired_login(token: str | None) -> Cause:
     if not is_expired(token):
         return LOGIN_EXPIRED
     return LOGIN_EXPIRED._replace(summary=f"the login token expired on {token_expiry(token):%Y-%m-%d %H:%M} UTC")
+
+
+def needs_proxy_login(target: Target, kind: type[WebsimError]) -> Cause:
+    """Return the cause of a proxy that refuses requests without the right user and password."""
+    host = target.proxy_host
+    line = set_proxy(
+        target.proxy, f"<user>:<password>@{shlex.quote(host)}" if host else "<user>:<password>@<host>:<port>"
+    )
+    summary = f"the proxy {host} needs a login" if host else "a proxy needs a login"
+    steps = (Step("Put its user and password into its URL:", (line,)), USE_NO_PROXY)
+    return Cause(Reason.PROXY_FAILED, summary, PROXY_LOGIN, kind, steps)

@@ -6,6 +6,7 @@ causes.py finds the cause of a response. The functions return the errors; attemp
 import math
 import os
 import re
+import shlex
 import ssl
 from urllib.parse import urlsplit
 
@@ -23,8 +24,8 @@ from ..errors import (
 )
 from ..wire.endpoints import URL_VARIABLE
 from ..wire.redaction import excerpt
-from .causes import CHECK, TRY_LATER, USE_NO_PROXY, Cause, Step, needs_proxy_login, quoted
-from .target import PROXY_VARIABLE, Target
+from .causes import CHECK, TRY_LATER, USE_NO_PROXY, Cause, Step, needs_proxy_login, set_proxy
+from .target import Target
 
 # The maximum length of a message.
 MAX_MESSAGE_CHARS = 300
@@ -41,14 +42,13 @@ SOCKS_LOGIN_WORDS = re.compile("authentication failure|acceptable authentication
 
 CHECK_NETWORK = f"check the network, or set WEBSIM_URL; run {CHECK}"
 USE_HTTP = "the server does not speak https: write http:// in WEBSIM_URL, or name another port"
-# Replaces the scheme of the proxy's URL. The shell inserts the rest, so that no password is shown.
-USE_HTTP_PROXY = f'export {PROXY_VARIABLE}="http://${{{PROXY_VARIABLE}#*://}}"'
-CHECK_PROXY = "use another proxy or none, or check that it runs and that its URL is right"
+CHECK_PROXY = "use another proxy or none, or check that it runs and that its URL is right (most begin with http://)"
 
 BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, ResponseError)
 TOO_LARGE = BROKEN_RESPONSE._replace(summary="a response of more than 32 MiB, or of 16 MiB that are not ASCII")
 NOT_HTTP = Cause(Reason.BROKEN_RESPONSE, "the response is not valid HTTP", CHECK_NETWORK, ResponseError)
-NO_CONNECTION = Cause(Reason.NO_CONNECTION, "no connection", CHECK_NETWORK, ResponseError, is_retryable=True)
+OPEN_SITE = (Step("Open the site in a browser, to see whether this machine reaches it."),)
+NO_CONNECTION = Cause(Reason.NO_CONNECTION, "no connection", CHECK_NETWORK, ResponseError, OPEN_SITE, is_retryable=True)
 CLOSED_CONNECTION = NO_CONNECTION._replace(summary="the connection was closed")
 INVALID_CERTIFICATE = Cause(
     Reason.NO_CONNECTION,
@@ -79,15 +79,7 @@ def with_delay(cause: Cause, retry_after: float | None) -> Cause:
 def error_of(
     cause: Cause, target: Target, detail: str = "", status: int | None = None, retry_after: float | None = None
 ) -> WebsimError:
-    """Return the error for an attempt that failed.
-
-    Args:
-        cause: why it failed.
-        target: where the request went.
-        detail: the response body or the text of an exception; the message contains an excerpt.
-        status: the HTTP status, if a response had begun.
-        retry_after: the seconds in the header `Retry-After`, if any.
-    """
+    """Return the error for an attempt that failed, with an excerpt of a response body or of an exception's text."""
     end = f": {cause.advice}"
     start = f"Response {status}" if status else "No response"
     # The summary may contain parts of the response, such as the path of a redirect or the names of fields.
@@ -105,7 +97,7 @@ def timeout_error(seconds: float, target: Target) -> WebsimError:
 
 def timed_out(seconds: float) -> Cause:
     """Return the cause of a `timeout_error`, for `g4f-websim check`."""
-    return Cause(Reason.TIMEOUT, f"no response within {seconds:g} s", TRY_LATER, TimeoutError)
+    return Cause(Reason.TIMEOUT, f"no response within {seconds:g} s", TRY_LATER, TimeoutError, OPEN_SITE)
 
 
 def queue_error(seconds: float, retry_after: float, max_wait: float, target: Target) -> WebsimError:
@@ -118,13 +110,7 @@ def queue_error(seconds: float, retry_after: float, max_wait: float, target: Tar
 
 
 def cause_of_exception(error: Exception, target: Target, status: int | None) -> Cause | None:
-    """Return why an attempt ended with an exception, or None if the exception is not the network's.
-
-    Args:
-        error: the exception.
-        target: where the request went.
-        status: the HTTP status, if the response had begun.
-    """
+    """Return why an attempt ended with an exception, or None if the exception is not the network's."""
     if isinstance(error, ResponseTooLargeError):
         return TOO_LARGE
     if isinstance(error, g4f.errors.MissingRequirementsError):
@@ -143,8 +129,8 @@ def _cause_of_connection(error: Exception, target: Target) -> Cause:
     if isinstance(error, ssl.CertificateError):
         return INVALID_CERTIFICATE
     if isinstance(error, ssl.SSLError) and any(name in str(error) for name in NO_TLS_NAMES):
-        url = f"http://{quoted(target.host)}"
-        step = Step("The server does not speak https. Use http:", (f"export {URL_VARIABLE}={url}",))
+        line = f"export {URL_VARIABLE}=http://{shlex.quote(target.host)}"
+        step = Step("The server does not speak https. Use http:", (line,))
         return NO_CONNECTION._replace(advice=USE_HTTP, steps=(step,))
     is_unconnected = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     return NO_CONNECTION if is_unconnected else CLOSED_CONNECTION
@@ -157,16 +143,14 @@ def _cause_at_proxy(error: Exception, target: Target) -> Cause | None:
         return needs_proxy_login(target, ResponseError)
     if not (status or _is_socks_error(error) or _is_at_http_proxy(error, target)):
         return None
-    scheme = urlsplit(target.proxy or "http:").scheme
-    set_proxy = f"export {PROXY_VARIABLE}={scheme}://<host>:<port>"
-    steps: tuple[Step, ...] = (Step("Check that the proxy works, and correct its URL:", (set_proxy,)), USE_NO_PROXY)
-    advice = CHECK_PROXY
-    if scheme == "https" and not isinstance(error, ssl.CertificateError):
-        advice = f"{CHECK_PROXY}: most HTTP proxies are written http://"
-        steps = (Step("If it is one of the many proxies whose URL begins with http://:", (USE_HTTP_PROXY,)), *steps)
     summary = f"no connection through the proxy {target.proxy_host}"
+    check = Step(
+        "Check that the proxy works, and correct its URL (most begin with http://):", (set_proxy(target.proxy),)
+    )
     is_lasting = isinstance(error, ssl.CertificateError) or (status and status not in RETRYABLE_STATUSES)
-    return Cause(Reason.PROXY_FAILED, summary, advice, ResponseError, steps, is_retryable=not is_lasting)
+    return Cause(
+        Reason.PROXY_FAILED, summary, CHECK_PROXY, ResponseError, (check, USE_NO_PROXY), is_retryable=not is_lasting
+    )
 
 
 def _is_at_http_proxy(error: Exception, target: Target) -> bool:

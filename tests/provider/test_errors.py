@@ -9,12 +9,11 @@ import pytest
 from g4f.requests.raise_for_status import CloudflareError
 
 from g4f_websim import Websim, WebsimError, errors
-from g4f_websim.emulator import Fault
 from g4f_websim.errors import Reason
 from g4f_websim.transport.causes import SERVER_ERROR
 from g4f_websim.transport.failures import MAX_MESSAGE_CHARS, error_of, queue_error, timeout_error
 from g4f_websim.transport.target import Target
-from tests.support.calls import HELLO, JWT, call_websim
+from tests.support.calls import HELLO, call_websim
 from tests.support.raw_server import http_response
 
 SITE = "https://websim.com"
@@ -34,26 +33,21 @@ CLASSES = [
 ]
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
 @pytest.mark.parametrize(("kind", "base"), CLASSES)
-def test_error_is_of_both_classes_and_can_be_copied(kind, base, duplicate):
+def test_error_is_of_both_classes_and_can_be_copied(kind, base):
     error = kind("no: try later", Reason.NO_CREDITS, status=402, retry_after=1.5)
     error.add_note("a note")
-    for each in (error, duplicate(error)):
+    for each in (error, copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
         assert isinstance(each, WebsimError)
         assert isinstance(each, base)
         assert (type(each), str(each), each.args) == (kind, "no: try later", ("no: try later",))
-        assert (each.reason, each.status, each.retry_after) == ("no_credits", 402, 1.5)
+        assert (f"{each.reason}", each.status, each.retry_after) == ("no_credits", 402, 1.5)
         assert each.__notes__ == ["a note"]
 
 
 @pytest.mark.parametrize(("retry_after", "kept"), [(None, None), (0.0, 0.0), (899.5, 899.5), (86400.0, 900.0)])
 def test_retry_after_is_at_most_15_minutes(retry_after, kept):
     assert errors.RateLimitError("no", Reason.RATE_LIMITED, retry_after=retry_after).retry_after == kept
-
-
-def test_reason_is_a_string():
-    assert f"{errors.ResponseError('no', Reason.NO_CONTENT).reason}" == "no_content"
 
 
 async def message_of(server, status, body, headers=(), model=None):
@@ -112,15 +106,15 @@ LONG_BODIES = {
 }
 
 
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 402, 403, 404, 407, 413, 422, 429, 451, 500])
 @pytest.mark.parametrize("body", LONG_BODIES.values(), ids=LONG_BODIES)
-async def test_message_is_one_short_printable_line(server, monkeypatch, body, status):
+async def test_message_is_one_short_printable_line(server, monkeypatch, body):
     monkeypatch.setattr(Websim, "max_attempts", 1)
     headers = [("Location", f"https://{'b' * 500}.example/")]
-    message = await message_of(server, status, body, headers=headers, model="flux")
-    assert len(message) <= MAX_MESSAGE_CHARS
-    assert message.isprintable()
-    assert message.startswith(f"Response {status} from HOST: ")
+    for status in (200, 302, 400, 401, 402, 403, 404, 407, 413, 422, 429, 451, 500):
+        message = await message_of(server, status, body, headers=headers, model="flux")
+        assert len(message) <= MAX_MESSAGE_CHARS
+        assert message.isprintable()
+        assert message.startswith(f"Response {status} from HOST: ")
 
 
 def test_long_host_leaves_room_for_the_advice():
@@ -150,9 +144,3 @@ def test_call_without_event_loop_raises_the_error_of_asyncio(websim_server):
     with pytest.raises(RuntimeError, match="no running event loop"):
         call.send(None)
     assert not websim_server.requests
-
-
-async def test_token_in_a_message_of_the_server_is_not_shown(websim_server):
-    websim_server.inject(Fault(status=400, body=json.dumps({"error": {"message": f"{JWT} is bad"}}).encode()))
-    with pytest.raises(WebsimError, match=r"\(\*\*\* is bad\)"):
-        await call_websim(None, HELLO, api_key=JWT)

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import traceback
+from contextlib import suppress
 from http.client import HTTPConnection
 from urllib.parse import quote, urlsplit
 
@@ -25,7 +26,7 @@ from tests.support.fast_server import socks_proxy
 from tests.support.interpreter import run_python
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
-from tests.support.raw_server import Request, Step, http_response, raw_server
+from tests.support.raw_server import OK_RESPONSE, RawServer, Request, Step, http_response, raw_server
 from tests.support.tls import server_context
 
 KEY = "sk-marker-of-key"
@@ -35,18 +36,43 @@ EMAIL = f"{LOCAL_PART}@example.com"
 CLAIMS = base64url(json.dumps({"sub": "1", "email": EMAIL}))
 SIGNATURE = "marker-of-signature"
 JWT = ".".join([base64url(json.dumps({"alg": "HS256"})), CLAIMS, SIGNATURE])
-
 USER = "user"
 PASSWORD = "marker@of/pass?word"
 QUOTED_PASSWORD = quote(PASSWORD, safe="")
 BASIC_LOGIN = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
-UNUSUAL_PASSWORDS = ("marker of password", "marker%", "marker'\"\\", "markér", "€marker", "[marker", QUOTED_PASSWORD)
-# No error and no log may contain one of these; some are the beginning of a secret that may be truncated.
-MARKERS = (KEY, ENVIRONMENT_KEY, LOCAL_PART, CLAIMS[:20], SIGNATURE, PASSWORD, QUOTED_PASSWORD, BASIC_LOGIN[:12])
+# What shows a secret; of some secrets the beginning, because a text may be truncated.
+FORMS = {
+    "key": KEY,
+    "other key": ENVIRONMENT_KEY,
+    "e-mail address": LOCAL_PART,
+    "claims of the token": CLAIMS[:20],
+    "signature of the token": SIGNATURE,
+    "password of the proxy": PASSWORD,
+    "percent-encoded password": QUOTED_PASSWORD,
+    "login of the proxy": BASIC_LOGIN[:12],
+}
+# Where an error may show a secret.
+PLACES = {
+    "message": str,
+    "repr": repr,
+    "arguments": lambda error: repr(error.args),
+    "attributes": lambda error: repr(vars(error)),
+    "traceback": lambda error: "".join(traceback.format_exception(error)),
+}
 
-# Long enough for the request to arrive.
-STALL_TIMEOUT = 1
+
+def leaks_in(text: str) -> list[str]:
+    """Return the names of the secrets in a text."""
+    return [name for name, form in FORMS.items() if form in text]
+
+
+def leaks_of(error: BaseException | None) -> list[tuple[str, list[str]]]:
+    """Return where an error, its cause or its context shows which secrets."""
+    if error is None:
+        return []
+    leaks = [(place, leaks_in(show(error))) for place, show in PLACES.items() if leaks_in(show(error))]
+    return leaks + leaks_of(error.__cause__) + leaks_of(error.__context__)
 
 
 @pytest.fixture
@@ -59,27 +85,12 @@ async def output(debug_lines, caplog, capfd):
     logging.captureWarnings(False)
 
 
-def markers_in(text: str) -> list[str]:
-    return [marker for marker in MARKERS if marker in text]
-
-
-def texts_of(error: BaseException | None) -> str:
-    """Return everything that an error, its cause and its context can show."""
-    if error is None:
-        return ""
-    texts = [str(error), repr(error), repr(error.args), repr(vars(error)), *traceback.format_exception(error)]
-    return "\n".join([*texts, texts_of(error.__cause__), texts_of(error.__context__)])
-
-
 async def error_of(model: str | None = None, **arguments: object) -> Exception:
-    with pytest.raises(Exception) as raised:
+    """Return the error of a call, which shows no secret."""
+    with pytest.raises((*G4F_ERRORS, ValueError)) as raised:
         await call_websim(model, HELLO, **{"api_key": JWT, **arguments})
-    assert isinstance(raised.value, G4F_ERRORS)
+    assert leaks_of(raised.value) == []
     return raised.value
-
-
-def truncated_at_many_places(text: str) -> str:
-    return " ".join(f"{text[:length]}\n{' ' * 50}" for length in range(0, len(text), 7))
 
 
 # After this many characters, a message of the maximum length ends in the middle of the token.
@@ -93,18 +104,14 @@ ECHOES = {
     "in escaped JSON": lambda text: json.dumps({"error": text}).replace("/", "\\/").replace("@", "\\u0040"),
     "percent-encoded": lambda text: quote(text, safe=""),
     "after an escaped line break": lambda text: text.replace("Bearer ", "Bearer\\n").replace(EMAIL, f"\\n{EMAIL}"),
-    "e-mail in a title": lambda text: f"<html><title>{EMAIL}</title>{text}",
     "token in a title": lambda text: f"<html><title>{JWT[:90]}</title>{text}",
     "field names": lambda text: json.dumps(dict.fromkeys(text.split())),
-    "truncated": truncated_at_many_places,
-    "truncated after a letter": lambda text: f"n{JWT[:-5]}",
     "truncated by the message": lambda text: "x" * CHARS_BEFORE_SECRET + text,
     "truncated by the search limit": lambda text: " " * (MAX_SEARCHED_CHARS - len("Bearer ") - KEPT_CHARS) + text,
-    "e-mail truncated by the search limit": lambda text: " " * (MAX_SEARCHED_CHARS - len(LOCAL_PART) - 1) + EMAIL,
 }
 
 
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 429, 500, 504])
+@pytest.mark.parametrize("status", [200, 302, 403, 429, 500])
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 async def test_error_does_not_show_secrets_that_a_server_echoes(server, output, monkeypatch, echo, status):
     def respond(request: Request) -> list[bytes]:
@@ -114,26 +121,32 @@ async def test_error_does_not_show_secrets_that_a_server_echoes(server, output, 
 
     server.respond = respond
     monkeypatch.setenv("WEBSIM_API_KEY", ENVIRONMENT_KEY)
-    error = await error_of("flux")
-    assert markers_in(texts_of(error) + output()) == []
+    await error_of("flux")
+    assert leaks_in(output()) == []
 
 
-@pytest.mark.parametrize("with_proxy", [False, True], ids=["direct", "through a proxy"])
-async def test_error_does_not_show_token_of_unusual_form(server, monkeypatch, with_proxy):
+def proxy_url(server: RawServer) -> str:
+    """Return the URL of a server as a proxy with a login."""
+    return f"http://{USER}:{QUOTED_PASSWORD}@{server.host}"
+
+
+def login_headers(request: Request) -> bytes:
+    """Return the headers of a request that contain a token or a password."""
+    return b"\n".join(line for line in request.head.splitlines() if b"uthorization" in line)
+
+
+async def test_error_does_not_show_token_of_unusual_form(server, monkeypatch):
     token = f"{base64url('{' + chr(10) + json.dumps('alg') + ': 1}')}.{CLAIMS}.{SIGNATURE}"
     assert Websim.is_provider_api_key(token)
     monkeypatch.setenv("WEBSIM_API_KEY", token)
     server.respond = lambda request: [http_response(login_headers(request), 400)]
-    proxy = f"http://{USER}:{QUOTED_PASSWORD}@{server.host}" if with_proxy else None
-    error = await error_of(api_key=KEY, proxy=proxy)
+    error = await error_of(api_key=KEY, proxy=proxy_url(server))
     assert "authorization: Bearer ***" in str(error)
-    assert markers_in(texts_of(error)) == []
 
 
 FAILURES = {
     "closed": [],
     "reset": [Step.RESET],
-    "stalled": [Step.STALL],
     "malformed": [f"HTTP/1.1 200 OK\r\nContent-Length: {JWT} {PASSWORD}\r\n\r\n".encode()],
     "malformed header": [f"HTTP/1.1 200 OK\r\n{JWT}\0{BASIC_LOGIN}: x\r\n\r\n".encode()],
     "login in the body": [http_response(BASIC_LOGIN.encode(), 407)],
@@ -147,39 +160,37 @@ FAILURES = {
 async def test_error_of_http_proxy_does_not_show_secrets(server, output, monkeypatch, script, scheme):
     server.respond = lambda request: script
     monkeypatch.setattr(Websim, "url", f"{scheme}://websim.example")
-    timeout = STALL_TIMEOUT if Step.STALL in script else MAX_SECONDS
-    error = await error_of(proxy=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}", timeout=timeout)
+    await error_of(proxy=proxy_url(server), timeout=MAX_SECONDS)
     assert server.requests
-    assert markers_in(texts_of(error) + output()) == []
+    assert leaks_in(output()) == []
+
+
+async def test_timeout_at_a_proxy_does_not_show_secrets(server, output, monkeypatch):
+    server.respond = lambda request: [Step.STALL]
+    monkeypatch.setattr(Websim, "url", "https://websim.example")
+    error = await error_of(proxy=proxy_url(server), timeout=0.5)
+    assert isinstance(error, TimeoutError)
+    assert leaks_in(output()) == []
+
+
+UNUSUAL_PASSWORDS = ("marker of password", "marker%", "marker'\"\\", "markér", "€marker", "[marker", "marker" * 50)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks4", "socks5", "socks5h", "ftp"])
-@pytest.mark.parametrize("password", UNUSUAL_PASSWORDS)
-async def test_error_of_dead_proxy_does_not_show_password(server, output, closed_port, password, scheme):
-    proxy = f"{scheme}://{USER}:{password}@{HOST}:{closed_port}"
-    with pytest.raises((ValueError, g4f.errors.ResponseError)) as raised:
-        await call_websim(None, HELLO, proxy=proxy)
-    assert "marker" not in texts_of(raised.value) + output()
+async def test_error_of_dead_proxy_does_not_show_password(server, output, monkeypatch, closed_port, scheme):
+    for password in (*UNUSUAL_PASSWORDS, QUOTED_PASSWORD):
+        monkeypatch.setitem(FORMS, "unusual password", "mark")
+        error = await error_of(proxy=f"{scheme}://{USER}:{password}@{HOST}:{closed_port}")
+        assert isinstance(error, ValueError | g4f.errors.ResponseError)
+    assert leaks_in(output()) == []
 
 
-@pytest.mark.parametrize("echo", [PASSWORD, QUOTED_PASSWORD], ids=["plain", "percent-encoded"])
-async def test_error_behind_socks_proxy_does_not_show_password(server, echo):
-    server.respond = lambda request: [http_response(echo.encode(), 400)]
+async def test_error_behind_socks_proxy_does_not_show_password(server):
     with socks_proxy(PASSWORD) as host:
-        error = await error_of(proxy=f"socks5://{USER}:{QUOTED_PASSWORD}@{host}")
-    assert "Websim refused the request (***)" in str(error)
-
-
-@pytest.mark.parametrize("password", ["markér", "marker" * 50], ids=["not ASCII", "too long"])
-async def test_error_of_socks_login_does_not_show_password(server, output, password):
-    with pytest.raises(ValueError, match="^proxy: the URL of a SOCKS proxy") as raised:
-        await call_websim(None, HELLO, proxy=f"socks5://{USER}:{password}@{HOST}:1080")
-    assert "mark" not in texts_of(raised.value) + output()
-
-
-def login_headers(request: Request) -> bytes:
-    """Return the headers of a request that contain a token or a password."""
-    return b"\n".join(line for line in request.head.splitlines() if b"uthorization" in line)
+        for echo in (PASSWORD, QUOTED_PASSWORD):
+            server.respond = lambda request, echo=echo: [http_response(echo.encode(), 400)]
+            error = await error_of(proxy=f"socks5://{USER}:{QUOTED_PASSWORD}@{host}")
+            assert "Websim refused the request (***)" in str(error)
 
 
 async def test_error_through_g4f_client_does_not_show_secrets(server, output, monkeypatch):
@@ -188,7 +199,28 @@ async def test_error_through_g4f_client_does_not_show_secrets(server, output, mo
     for key in (KEY, JWT):
         with pytest.raises(g4f.errors.ResponseStatusError) as raised:
             await AsyncClient(provider="Websim", api_key=key).chat.completions.create(HELLO)
-        assert markers_in(texts_of(raised.value) + output()) == []
+        assert leaks_of(raised.value) == []
+    assert leaks_in(output()) == []
+
+
+# The tests of the check hold that it prints no secret.
+@pytest.mark.parametrize(("key", "options"), [(JWT, []), (JWT, ["--debug"]), (ENVIRONMENT_KEY, ["--debug"])])
+async def test_command_does_not_print_secrets(server, key, options):
+    server.respond = lambda request: [http_response(login_headers(request) + f" {EMAIL}".encode(), 400)]
+    stdout, stderr = await asyncio.to_thread(
+        run_python,
+        *("-X", "dev", "-m", "g4f_websim", "client", *options, "Hello"),
+        status=1,
+        WEBSIM_URL="http://websim.example",
+        WEBSIM_API_KEY=key,
+        G4F_PROXY=proxy_url(server),
+        G4F_DISABLE_VERSION_CHECK="1",
+    )
+    assert "400" in stdout + stderr
+    assert leaks_in(stdout + stderr) == []
+
+
+# What is sent
 
 
 @pytest.mark.parametrize("model", ["", "flux"])
@@ -199,7 +231,7 @@ async def test_other_keys_are_sent_nowhere(server, monkeypatch, model):
         await call_websim(model, HELLO, api_key=key)
     assert len(server.requests) == 4
     for request in server.requests:
-        assert markers_in((request.head + request.body).decode()) == []
+        assert leaks_in((request.head + request.body).decode()) == []
         assert b"authorization" not in request.head.lower()
 
 
@@ -208,103 +240,69 @@ async def test_token_is_sent_in_one_header_only(server):
     (request,) = server.requests
     without_header = request.head.replace(f"authorization: Bearer {JWT}\r\n".encode(), b"", 1)
     assert without_header != request.head
-    assert markers_in((without_header + request.body).decode()) == []
+    assert leaks_in((without_header + request.body).decode()) == []
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-async def test_redirect_target_receives_no_request(server, status):
+# What names another server, and how.
+OTHER_TARGETS = [
+    *(("status", status) for status in (300, 301, 302, 303, 305, 307, 308)),
+    *(("header", name) for name in ("Refresh", "Alt-Svc", "Content-Location", "Link")),
+    *(("argument", name) for name in ("base_url", "api_base", "url", "host", "api_endpoint", "chat_api_endpoint")),
+    *(("variable", name) for name in ("HTTP_PROXY", "http_proxy")),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), OTHER_TARGETS)
+async def test_other_server_receives_no_request(server, monkeypatch, kind, name):
     async with raw_server() as other:
-        server.respond = lambda request: [http_response(status=status, headers=[("Location", other.url)])]
-        await error_of()
+        if kind == "status":
+            server.play([http_response(status=name, headers=[("Location", other.url)])])
+        if kind == "header":
+            server.play([http_response(b'{"content": "fine"}', headers=[(name, f"0; url={other.url}")])])
+        if kind == "variable":
+            monkeypatch.setenv(name, other.url)
+        for _ in range(2):
+            with suppress(g4f.errors.ResponseStatusError):
+                await call_websim(None, HELLO, api_key=JWT, **({name: other.url} if kind == "argument" else {}))
+    assert len(server.requests) == 2
     assert not other.requests
 
 
-@pytest.mark.parametrize("header", ["Refresh", "Alt-Svc", "Content-Location", "Link"])
-async def test_response_headers_do_not_redirect_requests(server, header):
-    async with raw_server() as other:
-        server.play([http_response(b'{"content": "fine"}', headers=[(header, f"0; url={other.url}")])])
-        await call_websim(None, HELLO, api_key=JWT)
-        await call_websim(None, HELLO, api_key=JWT)
-    assert not other.requests
-
-
-@pytest.mark.parametrize("name", ["base_url", "api_base", "url", "host", "api_endpoint", "chat_api_endpoint"])
-async def test_arguments_do_not_redirect_requests(server, name):
-    async with raw_server() as other:
-        assert await call_websim(None, HELLO, api_key=JWT, **{name: other.url}) == ["fine"]
-    assert not other.requests
-
-
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
-async def test_proxy_of_other_programs_is_ignored(server, monkeypatch, name):
-    async with raw_server() as other:
-        monkeypatch.setenv(name, other.url)
-        assert await call_websim(None, HELLO, api_key=JWT) == ["fine"]
-    assert not other.requests
-
-
-async def test_netrc_is_ignored(server, monkeypatch, tmp_path):
+async def test_netrc_and_cookies_are_ignored(server, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine {HOST} login {USER} password {KEY}")
     monkeypatch.setenv("NETRC", str(netrc))
-    await call_websim(None, HELLO)
-    (request,) = server.requests
-    assert b"authorization" not in request.head.lower()
-
-
-async def test_cookies_are_not_kept(server):
     server.play([http_response(b'{"content": "fine"}', headers=[("Set-Cookie", f"session={SIGNATURE}; Path=/")])])
     await call_websim(None, HELLO)
     await call_websim(None, HELLO)
-    assert b"cookie" not in server.requests[1].head.lower()
+    for request in server.requests:
+        assert b"authorization" not in request.head.lower()
+        assert b"cookie" not in request.head.lower()
 
 
-async def test_http_proxy_receives_its_own_login_only(server, monkeypatch):
-    monkeypatch.setattr(Websim, "url", "http://websim.example")
-    await call_websim(None, HELLO, proxy=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}")
+@pytest.mark.parametrize(("scheme", "method"), [("http", "POST"), ("https", "CONNECT")])
+async def test_http_proxy_receives_its_own_login_only(server, monkeypatch, scheme, method):
+    monkeypatch.setattr(Websim, "url", f"{scheme}://websim.example")
+    server.respond = lambda request: [http_response(status=403) if scheme == "https" else OK_RESPONSE]
+    with suppress(g4f.errors.ResponseError):
+        await call_websim(None, HELLO, api_key=KEY if scheme == "http" else JWT, proxy=proxy_url(server))
     head = server.requests[0].head.decode()
+    assert head.startswith(f"{method} ")
     assert f"Proxy-Authorization: Basic {BASIC_LOGIN}\r\n" in head
-    assert markers_in(head.replace(BASIC_LOGIN, "")) == []
-
-
-async def test_connect_request_does_not_contain_token(server, monkeypatch):
-    monkeypatch.setattr(Websim, "url", "https://websim.example")
-    server.respond = lambda request: [http_response(status=403)]
-    await error_of(proxy=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}")
-    head = server.requests[0].head.decode()
-    assert head.startswith("CONNECT websim.example:443 ")
-    assert markers_in(head.replace(BASIC_LOGIN, "")) == []
-
-
-NO_VERIFICATION = {"ssl": False, "verify": False, "verify_ssl": False, "ssl_context": None, "insecure": True}
+    assert leaks_in(head.replace(BASIC_LOGIN, "")) == []
 
 
 async def test_tls_verification_cannot_be_switched_off(monkeypatch):
     for name, value in (("PYTHONHTTPSVERIFY", "0"), ("CURL_CA_BUNDLE", ""), ("NODE_TLS_REJECT_UNAUTHORIZED", "0")):
         monkeypatch.setenv(name, value)
+    arguments = {"ssl": False, "verify": False, "verify_ssl": False, "ssl_context": None, "insecure": True}
     async with raw_server(tls=server_context(trustme.CA(), HOST)) as untrusted:
         monkeypatch.setattr(Websim, "url", untrusted.url)
-        assert "the certificate is not valid" in str(await error_of(**NO_VERIFICATION))
+        assert "the certificate is not valid" in str(await error_of(**arguments))
     assert not untrusted.requests
 
 
-@pytest.mark.parametrize(
-    "argv", [["check", "--report"], ["client", "Hello"], ["client", "--debug", "Hello"]], ids=" ".join
-)
-@pytest.mark.parametrize("key", [JWT, ENVIRONMENT_KEY], ids=["token", "other key"])
-async def test_command_does_not_print_secrets(server, key, argv):
-    server.respond = lambda request: [http_response(login_headers(request) + f" {EMAIL}".encode(), 400)]
-    stdout, stderr = await asyncio.to_thread(
-        run_python,
-        *("-X", "dev", "-m", "g4f_websim", *argv),
-        status=1,
-        WEBSIM_URL="http://websim.example",
-        WEBSIM_API_KEY=key,
-        G4F_PROXY=f"http://{USER}:{QUOTED_PASSWORD}@{server.host}",
-        G4F_DISABLE_VERSION_CHECK="1",
-    )
-    assert "400" in stdout + stderr
-    assert markers_in(stdout + stderr) == []
+# The emulator
 
 
 def request_emulator(emulator: Emulator, method: str, path: str, body: bytes = b"", **headers: str):
@@ -322,35 +320,19 @@ def request_emulator(emulator: Emulator, method: str, path: str, body: bytes = b
 
 
 FILE_PATHS = [
-    "/etc/passwd",
-    "//etc/passwd",
-    "/../../../../etc/passwd",
-    "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
-    "/..%2f..%2f..%2f..%2fetc/passwd",
-    "/\\..\\..\\etc\\passwd",
-    "/etc/passwd%00.png",
-    "file:///etc/passwd",
-    "/offline/../../../etc/passwd",
-    "/offline/1x1/../../../../etc/passwd",
-    "/offline/1x1/..%2f..%2f..%2fetc%2fpasswd.png",
-    "/offline/1x1/000000000000.png/../../../../etc/passwd",
-    "/.env",
-    "/emulator/server.py",
-    "/static/server.py",
+    *("/etc/passwd", "//etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd"),
+    *("/..%2f..%2f..%2f..%2fetc/passwd", "/\\..\\..\\etc\\passwd", "/etc/passwd%00.png", "file:///etc/passwd"),
+    *("/offline/../../../etc/passwd", "/offline/1x1/..%2f..%2f..%2fetc%2fpasswd.png", "/emulator/server.py"),
 ]
 
 
-@pytest.mark.parametrize("path", FILE_PATHS)
-def test_emulator_serves_no_files(websim_server, path):
-    status, body = request_emulator(websim_server, "GET", path)
-    assert status in (400, 404)
-    assert len(body) < 100
-
-
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "GET"])
-def test_emulator_rejects_other_methods(websim_server, method):
-    status, _ = request_emulator(websim_server, method, CHAT_PATH)
-    assert status == 405
+def test_emulator_serves_no_files_and_rejects_other_methods(websim_server):
+    for path in FILE_PATHS:
+        status, body = request_emulator(websim_server, "GET", path)
+        assert (path, status) in ((path, 400), (path, 404))
+        assert len(body) < 100
+    for method in ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "GET"):
+        assert request_emulator(websim_server, method, CHAT_PATH)[0] == 405
 
 
 def test_emulator_listens_on_loopback_only(websim_server):
@@ -361,12 +343,8 @@ def test_emulator_listens_on_loopback_only(websim_server):
 
 
 def test_emulator_rejects_large_body(websim_server):
-    status, _ = request_emulator(websim_server, "POST", CHAT_PATH, b" " * (MAX_REQUEST_BYTES + 1))
-    assert status == 413
+    large = bytes(MAX_REQUEST_BYTES + 1)
+    assert request_emulator(websim_server, "POST", CHAT_PATH, large)[0] == 413
+    compressed = gzip.compress(large, 1)
+    assert request_emulator(websim_server, "POST", CHAT_PATH, compressed, Content_Encoding="gzip")[0] == 413
     assert not websim_server.requests
-
-
-def test_emulator_rejects_large_compressed_body(websim_server):
-    compressed = gzip.compress(bytes(MAX_REQUEST_BYTES + 1), 1)
-    status, _ = request_emulator(websim_server, "POST", CHAT_PATH, compressed, Content_Encoding="gzip")
-    assert status == 413

@@ -6,7 +6,7 @@ import pytest
 from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, ResponseError, ResponseStatusError
 from g4f.requests.raise_for_status import CloudflareError
 
-from g4f_websim import Websim, WebsimError
+from g4f_websim import Websim, WebsimError, errors
 from g4f_websim.emulator import Fault
 from g4f_websim.errors import Reason
 from g4f_websim.transport.causes import cause_of_response
@@ -16,6 +16,7 @@ from tests.support.calls import HELLO, JWT, call_websim, make_token
 from tests.support.responses import CHALLENGE_PAGE
 
 SITE = "https://websim.com"
+KEY = "sk-another-key"
 PAGE = "<!DOCTYPE html><html><head><title>Our project</title></head><body>project not found</body></html>"
 EXPIRED = '{"error": {"code": "ERR_JWT_EXPIRED"}}'
 EXPIRED_CAUSE = '{"error": {"cause": {"code": "ERR_JWT_EXPIRED", "payload": {"email": "ann@example.com"}}}}'
@@ -87,19 +88,18 @@ async def error_of(model: str | None = None, **arguments: object) -> WebsimError
     return raised.value
 
 
-@pytest.mark.parametrize("model", [None, "flux"], ids=["chat", "image"])
 @pytest.mark.parametrize(("status", "body", "kind", "reason", "advice"), RESPONSES.values(), ids=RESPONSES)
-async def test_response_selects_class_reason_and_advice(websim_server, status, body, kind, reason, advice, model):
-    if model and body == '{"content": ""}':
-        body = '{"url": null}'
-    websim_server.inject(Fault(status=status, body=body.encode()), times=Websim.max_attempts)
-    error = await error_of(model)
-    kind = CLASSES_OF_IMAGES.get(kind, kind) if model else kind
-    assert isinstance(error, kind)
-    assert isinstance(error, RateLimitError) is (kind is RateLimitError)
-    assert (error.status, error.reason) == (status, reason)
-    assert str(error).startswith(f"Response {status} from 127.0.0.1:")
-    assert advice in str(error)
+async def test_response_selects_class_reason_and_advice(websim_server, status, body, kind, reason, advice):
+    for model, kind_of_model in ((None, kind), ("flux", CLASSES_OF_IMAGES.get(kind, kind))):
+        body_of_model = body.replace('"content": ""', '"url": null') if model else body
+        websim_server.inject(Fault(status=status, body=body_of_model.encode()), times=Websim.max_attempts)
+        error = await error_of(model)
+        websim_server.reset()
+        assert isinstance(error, kind_of_model)
+        assert isinstance(error, RateLimitError) is (kind is RateLimitError)
+        assert (error.status, error.reason) == (status, reason)
+        assert str(error).startswith(f"Response {status} from 127.0.0.1:")
+        assert advice in str(error)
 
 
 @pytest.mark.parametrize("status", [200, 403, 503])
@@ -109,98 +109,80 @@ async def test_challenge_header_is_a_challenge(websim_server, status):
     assert (await error_of()).reason == "bot_challenge"
 
 
-# Each row: Location, reason, the URL that the message shows, the advice.
+# Each row: Location, the URL that the message shows, the origin that the check proposes as a new WEBSIM_URL, if any.
 REDIRECTS = {
-    "login page": (f"{SITE}/login?next=%2F", Reason.LOGIN_NEEDED, f"{SITE}/login", LOG_IN),
-    "login path": ("/auth/sign-in", Reason.LOGIN_NEEDED, f"{SITE}/auth/sign-in", LOG_IN),
-    "login page of a network": (
-        "http://10.0.0.1/signin",
-        Reason.LOGIN_NEEDED,
-        "http://10.0.0.1/signin",
-        "if the page is the login page of your network, open it in a browser; if Websim has moved, set WEBSIM_URL",
-    ),
     "other host": (
         f"https://websim.example{CHAT_PATH}",
-        Reason.API_MOVED,
         f"https://websim.example{CHAT_PATH}",
-        "if you trust this host, set WEBSIM_URL=https://websim.example; run g4f-websim check",
+        "https://websim.example",
     ),
-    "other scheme": (
-        "http://websim.com/x",
-        Reason.API_MOVED,
-        "http://websim.com/x",
-        "if you trust this host, set WEBSIM_URL=http://websim.com; run",
-    ),
-    "other host with a login": (
-        "https://ann:pass@websim.example/x?token=secret",
-        Reason.API_MOVED,
-        "https://websim.example/x",
-        "set WEBSIM_URL=https://websim.example;",
-    ),
-    "same host": ("/v2", Reason.API_MOVED, f"{SITE}/v2", f"if Websim has moved, {SET_URL}"),
-    "blog about login": ("/author", Reason.API_MOVED, f"{SITE}/author", f"if Websim has moved, {SET_URL}"),
-    "no location": ("", Reason.API_MOVED, SITE + CHAT_PATH, f"if Websim has moved, {SET_URL}"),
-    "malformed location": ("//[", Reason.API_MOVED, SITE + CHAT_PATH, f"if Websim has moved, {SET_URL}"),
-    "unprintable host": ("https://a\u202eb", Reason.API_MOVED, "https://a", f"if Websim has moved, {SET_URL}"),
-    "invalid port": ("https://a.example:99999/", Reason.API_MOVED, "https://a.example:99999/", SET_URL),
-    "long host": (f"https://{'a' * 80}.example", Reason.API_MOVED, "https://aaa", f"if Websim has moved, {SET_URL}"),
+    "other scheme": ("http://websim.com/x", "http://websim.com/x", "http://websim.com"),
+    "other port": ("https://websim.com:8443/", "https://websim.com:8443/", "https://websim.com:8443"),
+    "login in the URL": ("https://ann:pass@a.example/x?token=secret", "https://a.example/x", "https://a.example"),
+    "same host": ("/v2", f"{SITE}/v2", ""),
+    "blog about login": ("/author", f"{SITE}/author", ""),
+    "no location": ("", SITE + CHAT_PATH, ""),
+    "malformed location": ("//[", SITE + CHAT_PATH, ""),
+    "unprintable host": ("https://a\u202eb", "https://a", ""),
+    "invalid port": ("https://a.example:99999/", "https://a.example:99999/", ""),
+    "port 0": ("https://a.example:0/", "https://a.example:0/", ""),
+    "other protocol": ("ftp://a.example", "ftp://a.example", ""),
+    "command": ("https://a$(pwned)/", "https://a$(pwned)/", ""),
+    "IPv6 address": ("http://[::1]:8080/x", "http://[::1]:8080/x", ""),
+    "token as a host": (f"https://{JWT[:60]}/", "https://ey", ""),
+    "key as a host": (f"https://{KEY}/", f"https://{KEY}/", ""),
 }
 
 
-def cause_of_redirect(location, site=SITE, **options):
-    return cause_of_response(308, {"Location": location}, "", Target(site + CHAT_PATH, **options))
+def cause_of_redirect(location, site=SITE):
+    return cause_of_response(308, {"Location": location}, "", Target(site + CHAT_PATH, api_key=KEY))
 
 
-@pytest.mark.parametrize(("location", "reason", "shown", "advice"), REDIRECTS.values(), ids=REDIRECTS)
-def test_redirect_names_target_and_advice(location, reason, shown, advice):
+@pytest.mark.parametrize(("location", "shown", "origin"), REDIRECTS.values(), ids=REDIRECTS)
+def test_redirect_names_its_target_and_proposes_only_a_plain_origin_of_another_site(location, shown, origin):
     cause = cause_of_redirect(location)
-    assert cause.reason is reason
+    assert (cause.reason, cause.error) == (Reason.API_MOVED, errors.ResponseStatusError)
     assert cause.summary.startswith(f"a redirect to {shown}")
     assert cause.summary.endswith(", which was not followed")
-    assert advice in cause.advice
-    assert "WEBSIM_URL" in cause.advice
-
-
-@pytest.mark.parametrize(
-    ("location", "origin"),
-    [
-        ("https://ann:pass@websim.example:8443/x", "https://websim.example:8443"),
-        ("http://my_host:8080/x", "http://my_host:8080"),
-        (f"https://{'a' * 80}.example/", f"https://{'a' * 80}.example"),
-        ("https://websim.com:8443/", "https://websim.com:8443"),
-        *((within_site, "") for within_site in ("/v2", "https://websim.com:443/x", "https://WebSim.com/x")),
-        *((malformed, "") for malformed in ("", "//[", "https://websim.example:0/", "ftp://websim.example")),
-        *((unsafe, "") for unsafe in ("https://a$(pwned)/", f"https://{JWT[:60]}/", "http://[::1]:8080/x")),
-    ],
-)
-def test_only_plain_origin_of_another_site_is_proposed(location, origin):
-    lines = [line for step in cause_of_redirect(location).steps for line in step.lines]
+    assert cause.advice == f"if Websim has moved, {SET_URL}"
+    lines = [line for step in cause.steps for line in step.lines]
     assert lines == ([f"g4f-websim check --also {origin}", f"export WEBSIM_URL={origin}"] if origin else [])
 
 
+def test_redirect_within_a_site_with_a_password_proposes_nothing():
+    assert cause_of_redirect("https://websim.example/v2", site="https://ann:pass@websim.example").steps == ()
+
+
 @pytest.mark.parametrize(
-    ("location", "options"),
+    ("location", "shown"),
     [
-        ("https://sk-another-key/", {"api_key": "sk-another-key"}),
-        (f"https://{JWT[:60]}/", {}),
-        ("https://websim.example/v2", {"site": "https://ann:pass@websim.example"}),
+        (f"{SITE}/login?next=%2F", f"{SITE}/login"),
+        ("/auth/sign-in", f"{SITE}/auth/sign-in"),
+        ("http://10.0.0.1/signin", "http://10.0.0.1/signin"),
     ],
-    ids=["key as a host", "token as a host", "site with a password"],
 )
-def test_redirect_does_not_advise_a_secret_or_the_same_site(location, options):
-    assert cause_of_redirect(location, **options).advice == f"if Websim has moved, {SET_URL}"
+def test_redirect_to_login_page_advises_to_log_in(location, shown):
+    cause = cause_of_redirect(location)
+    assert (cause.reason, cause.error) == (Reason.LOGIN_NEEDED, errors.ResponseStatusError)
+    assert cause.summary == f"a redirect to {shown}, a login page, which was not followed"
+    assert cause.advice == (
+        f"{LOG_IN}; if the page is the login page of your network, open it in a browser; if Websim has moved, {SET_URL}"
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_refused_token_advises_new_login(websim_server, status):
+async def test_error_says_which_login_was_refused(websim_server, status):
     websim_server.inject(Fault(status=status, body=b""), times=2)
-    error = await error_of(api_key=JWT)
-    assert error.reason == "login_needed"
-    assert "Websim refused the login token: log in again (websim-cli login)" in str(error)
     expired = make_token(exp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
-    error = await error_of(api_key=expired)
-    assert error.reason == "login_expired"
-    assert "the login token expired on 2026-01-02 03:04 UTC: log in again" in str(error)
+    kind = MissingAuthError if status == 401 else ResponseStatusError
+    for token, reason, words in (
+        (JWT, "login_needed", "Websim refused the login token: log in again (websim-cli login)"),
+        (expired, "login_expired", "the login token expired on 2026-01-02 03:04 UTC: log in again"),
+    ):
+        error = await error_of(api_key=token)
+        assert isinstance(error, kind)
+        assert error.reason == reason
+        assert words in str(error)
 
 
 @pytest.mark.parametrize(("status", "sent"), [(401, None), (403, None), (401, JWT)])
@@ -213,3 +195,11 @@ def test_proxy_that_needs_a_login_is_named():
     cause = cause_of_response(407, {}, "", Target(SITE, proxy="http://127.0.0.1:3128"))
     assert cause.summary == "the proxy 127.0.0.1:3128 needs a login"
     assert cause.advice.endswith("as in http://user:password@host:3128")
+
+
+def test_any_other_status_is_a_refusal_or_a_failure_of_the_server():
+    in_table = {status for status, *_ in RESPONSES.values()}
+    for status in set(range(400, 1000)) - in_table:
+        cause = cause_of_response(status, {}, "no", Target(SITE))
+        assert cause.reason is (Reason.REQUEST_REFUSED if status < 500 else Reason.SERVER_ERROR)
+        assert cause.error is errors.ResponseStatusError

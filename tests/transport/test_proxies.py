@@ -107,14 +107,17 @@ async def error_of(proxy: str) -> Exception:
         ("socks5h", HTTP_SITE, SOCKS5_RESPONSE, b"websim.example"),
     ],
 )
-async def test_call_succeeds_through_socks_proxy(monkeypatch, scheme, site, replies, address):
+async def test_call_succeeds_through_socks_proxy_that_first_closes_a_connection(
+    monkeypatch, log, scheme, site, replies, address
+):
     monkeypatch.setattr(Websim, "url", site)
     messages = []
-    async with socks_script(replies, messages=messages) as host:
+    async with socks_script([], replies, messages=messages) as host:
         assert await call_through(f"{scheme}://{host}") == ["fine"]
     *_, connect, request = messages
     assert address in connect
     assert request.startswith(b"POST /api/")
+    assert len(log.messages) == 1
 
 
 async def test_call_succeeds_through_https_proxy(tmp_path):
@@ -170,8 +173,7 @@ async def test_error_says_why_http_proxy_fails(server, monkeypatch, site, status
     assert len(server.requests) == requests
 
 
-async def test_retries_temporary_failure_behind_http_proxy(server, monkeypatch):
-    monkeypatch.setattr(Websim, "url", HTTP_SITE)
+async def test_call_succeeds_through_http_proxy_after_a_temporary_failure(server):
     server.play([http_response(status=503)], [OK_RESPONSE])
     assert await call_through(f"http://{server.host}") == ["fine"]
     assert len(server.requests) == 2
@@ -196,13 +198,3 @@ async def test_error_says_why_socks_proxy_fails(monkeypatch, log, scheme, login,
     assert ("needs a login" in str(error), str(error).endswith(f": {PROXY_LOGIN}")) == (needs_login, needs_login)
     assert not needs_login or not log.messages
     assert not re.search("wrong@|right@|wrong$", str(error))
-
-
-@pytest.mark.parametrize(
-    ("scheme", "replies"), [("socks4", SOCKS4_RESPONSE), ("socks5", SOCKS5_RESPONSE), ("socks5h", SOCKS5_RESPONSE)]
-)
-async def test_retries_socks_proxy_that_closes_connection(monkeypatch, log, scheme, replies):
-    monkeypatch.setattr(Websim, "url", IP_SITE)
-    async with socks_script([], replies) as host:
-        assert await call_through(f"{scheme}://{host}") == ["fine"]
-    assert len(log.messages) == 1

@@ -80,38 +80,28 @@ async def in_finally_of_cancelled_task(work: Work) -> None:
     assert task.cancelled()
 
 
-async def after_cancellation(work: Work, times: int = 1) -> None:
+async def after_two_cancellations(work: Work) -> None:
     async def survive() -> None:
-        for _ in range(times):
+        for _ in range(2):
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
         await work()
 
     task = asyncio.create_task(survive())
-    for _ in range(times):
+    for _ in range(2):
         await asyncio.sleep(0)
         task.cancel()
     await task
 
 
-async def after_two_cancellations(work: Work) -> None:
-    await after_cancellation(work, 2)
-
-
-async def fail() -> None:
-    raise ZeroDivisionError
-
-
 async def in_failed_task_group(work: Work) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
             await wait_and_finally(work)
-
-
-async def after_failed_task_group(work: Work) -> None:
-    await in_failed_task_group(lambda: asyncio.sleep(0))
-    await work()
 
 
 async def in_shielded_scope_of_anyio(work: Work) -> None:
@@ -133,8 +123,8 @@ async def in_expired_asyncio_timeout(work: Work) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        *(in_finally_of_cancelled_task, after_cancellation, after_two_cancellations),
-        *(in_failed_task_group, after_failed_task_group, in_shielded_scope_of_anyio, in_expired_asyncio_timeout),
+        *(in_finally_of_cancelled_task, after_two_cancellations, in_failed_task_group),
+        *(in_shielded_scope_of_anyio, in_expired_asyncio_timeout),
     ],
     ids=lambda place: place.__name__,
 )
@@ -167,7 +157,7 @@ async def test_fallback_provider_takes_over_after_timeout_in_cancelled_task():
     async def call() -> None:
         texts.append(text_of(await client.chat.completions.create(HELLO, timeout=TIMEOUT)))
 
-    await after_cancellation(call)
+    await after_two_cancellations(call)
     assert texts == ["fallback"]
 
 

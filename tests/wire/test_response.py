@@ -5,134 +5,136 @@ import sys
 import time
 import tracemalloc
 from contextlib import suppress
+from functools import partial
 
 import pytest
-from g4f.errors import NoMediaResponseError, ResponseError
 
-from g4f_websim.errors import Reason
+from g4f_websim.errors import NoMediaResponseError, Reason, ResponseError
 from g4f_websim.wire.response import UnexpectedBodyError, chat_text, decode, error_words, image_url, json_text
 from tests.support.calls import PNG_URI
 
 SITE = "https://websim.com"
-DEEP_JSON = pytest.param("[" * 200_000, id="nested too deeply")
-PAGE = "<!DOCTYPE html><html><head><title>Sign in to the network</title></head><body>Hello</body></html>"
+read_image = partial(image_url, site=SITE)
 
-
-def image(body):
-    return image_url(body, SITE)
-
-
-def image_cause(body):
-    with pytest.raises(UnexpectedBodyError) as raised:
-        image(body)
-    assert issubclass(raised.value.kind, NoMediaResponseError)
-    return raised.value
-
-
-def chat_cause(body):
-    with pytest.raises(UnexpectedBodyError) as raised:
-        chat_text(body)
-    assert issubclass(raised.value.kind, ResponseError)
-    return raised.value
-
-
+# Each row: body, text.
 CHAT_BODIES = {
-    "plain": ('{"role": "assistant", "content": "Hi"}', "Hi"),
-    "surrounded by blanks": ('{"content": " \\n Hi there \\t"}', "Hi there"),
-    "JSON in the content": ('{"content": "{\\"a\\": 1}"}', '{"a": 1}'),
-    "integer of 5000 digits": ('{"content": "a\\u0000b", "n": ' + "1" * 5000 + "}", "a\0b"),
-    "lone surrogate": ('{"content": "\\ud83c\\udf0d and \\ud83c."}', "🌍 and \ufffd."),
-    "body that is text": (" just text, no JSON ", "just text, no JSON"),
-    "body that is text with a tag": ("a < b, and <p> is a tag", "a < b, and <p> is a tag"),
+    "plain": (b'{"role": "assistant", "content": "Hi", "usage": null, "x": [1]}', "Hi"),
+    "surrounded by blanks": (b' \r\n\t{"content": " \\n Hi there \\t"} \n', "Hi there"),
+    "JSON in the content": (b'{"content": "{\\"a\\": 1}"}', '{"a": 1}'),
+    "duplicate keys": (b'{"content": "first", "content": "last"}', "last"),
+    "integer of 5000 digits": (b'{"content": "a\\u0000b", "n": ' + b"1" * 5000 + b"}", "a\0b"),
+    "numbers that are no JSON": (b'{"a": 1e999999, "b": NaN, "content": "Hi"}', "Hi"),
+    "lone surrogate": (b'{"content": "\\ud83c\\udf0d and \\ud83c."}', "🌍 and \ufffd."),
+    "byte order mark": (b'\xef\xbb\xbf{"content": "Hi"}', "Hi"),
+    "UTF-16": ('{"content": "é"}'.encode("utf-16"), "é"),
+    "UTF-16 without a byte order mark": ('{"content": "é"}'.encode("utf-16-le"), "é"),
+    "UTF-32": ('{"content": "é"}'.encode("utf-32"), "é"),
+    "nested deeply": (b'{"content": "Hi", "deep": ' + b"[" * 500 + b"]" * 500 + b"}", "Hi"),
+    "words about a rate limit": (b'{"content": "Rate limit exceeded means"}', "Rate limit exceeded means"),
+    "body that is text": (b" just text, no JSON ", "just text, no JSON"),
+    "body that is text with a tag": (b"a < b, and <p> is a tag", "a < b, and <p> is a tag"),
 }
 
 
 @pytest.mark.parametrize(("body", "text"), CHAT_BODIES.values(), ids=CHAT_BODIES)
 def test_reads_chat_text(body, text):
-    assert chat_text(body) == text
-
-
-@pytest.mark.parametrize("body", ["", " ", '{"content": ""}', '{"content": " \\n "}', '{"content": null}'])
-def test_empty_chat_response_has_no_content(body):
-    cause = chat_cause(body)
-    assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without content")
-
-
-@pytest.mark.parametrize("body", ["[]", "7", "null", '"Hi"', DEEP_JSON])
-def test_chat_response_that_is_not_an_object_is_a_changed_api(body):
-    cause = chat_cause(body)
-    assert cause.reason is Reason.API_CHANGED
-    assert cause.summary == "a response that is not a JSON object with the field content"
-
-
-def test_body_that_is_text_about_a_rate_limit_is_a_rate_limit():
-    assert chat_cause("Error: Rate limit exceeded.\n").reason is Reason.RATE_LIMITED
-    assert chat_text('{"content": "Rate limit exceeded means that you sent too much."}')
-
-
-@pytest.mark.parametrize("content", ["7", "[]", "{}", "true"])
-def test_chat_response_whose_content_is_not_text_is_a_changed_api(content):
-    cause = chat_cause(f'{{"content": {content}}}')
-    assert (cause.reason, cause.summary) == (Reason.API_CHANGED, "a response whose field content is not text")
+    assert chat_text(decode(body, None)) == text
 
 
 @pytest.mark.parametrize(
-    ("body", "fields"),
+    ("url", "read"),
     [
-        ("{}", "none"),
-        ('{"choices": [], "usage": null}', "choices, usage"),
-        (json.dumps(dict.fromkeys("abcdefghijkl")), "a, b, c, d, e, f, g, h"),
-    ],
-    ids=["no fields", "two fields", "many fields"],
-)
-def test_response_without_expected_field_shows_its_fields(body, fields):
-    chat, image = chat_cause(body), image_cause(body)
-    assert chat.reason is image.reason is Reason.API_CHANGED
-    assert chat.summary == f"a response without the field content; its fields: {fields}"
-    assert image.summary == f"a response without the field url; its fields: {fields}"
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        PAGE,
-        "\n <HTML><body>Hi</body></HTML>",
-        "<title>Hi</title>",
-        "<!-- a -->\n<!-- b -->\n<p>Hi",
-        "<?xml version='1'?><a/>",
+        ("https://example.com/a.png", "https://example.com/a.png"),
+        ("http://example.com/ä?b=c", "http://example.com/ä?b=c"),
+        ("/images/a.png", f"{SITE}/images/a.png"),
+        ("//cdn.example.com/a.png", "https://cdn.example.com/a.png"),
     ],
 )
-def test_html_page_is_not_a_response_of_the_api(page):
-    chat, image = chat_cause(page), image_cause(page)
-    assert chat.reason is image.reason is Reason.API_MOVED
-    assert chat.summary == image.summary == "something other than the API responded"
+def test_reads_image_url(url, read):
+    assert read_image(json.dumps({"url": url})) == read
 
 
-@pytest.mark.parametrize("body", ['{"content": "Hi', "{", '\n{"role": "assistant", '])
-def test_truncated_json_is_a_broken_response(body):
-    cause = chat_cause(body)
-    assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "the response broke off")
+def test_data_uri_is_not_kept_in_a_cache():
+    unique = f"{PNG_URI}not+kept"
+    url = read_image(json.dumps({"url": unique}))
+    assert url == unique
+    assert sys.getrefcount(url) == sys.getrefcount(unique)
 
 
-EVENT_STREAMS = [
+NO_JSON_OBJECT = ("[]", "7", "null", '"Hi"', "[" * 200_000)
+PAGES = (
+    "<!DOCTYPE html><html>Hi",
+    "\n <HTML>Hi",
+    "<title>Hi</title>",
+    "<!-- a -->\n<!-- b -->\n<p>Hi",
+    "<?xml v='1'?>",
+)
+EVENT_STREAMS = (
     "data: {}",
     'data: {"content": "Hi"}\n\ndata: [DONE]\n',
     "\r\n\r\nevent: message\r\nid: 1\r\ndata: Hi\r\n",
     ": " + "padding " * 200 + "\n\nretry: 10\ndata:x",
+)
+FIELDS = {
+    "{}": "none",
+    '{"choices": [], "usage": null}': "choices, usage",
+    json.dumps(dict.fromkeys("abcdefghijkl")): "a, b, c, d, e, f, g, h",
+}
+
+# Each row: reason, summary with FIELD for the name of the field, bodies of chats and images.
+UNUSABLE = [
+    (Reason.API_CHANGED, "a response that is not a JSON object with the field FIELD", NO_JSON_OBJECT),
+    (
+        Reason.API_CHANGED,
+        "a response whose field FIELD is not text",
+        ('{"FIELD": 7}', '{"FIELD": []}', '{"FIELD": {}}'),
+    ),
+    *(
+        (Reason.API_CHANGED, f"a response without the field FIELD; its fields: {names}", (body,))
+        for body, names in FIELDS.items()
+    ),
+    (Reason.API_CHANGED, "an event stream instead of JSON", EVENT_STREAMS),
+    (Reason.API_MOVED, "something other than the API responded", PAGES),
+    (Reason.BROKEN_RESPONSE, "the response broke off", ('{"FIELD": "Hi', "{", '\n{"role": "assistant", ')),
+]
+UNUSABLE_CHATS = [
+    (Reason.NO_CONTENT, "a response without content", ("", " ", '{"FIELD": " \\n "}', '{"FIELD": null}')),
+    (
+        Reason.BROKEN_RESPONSE,
+        "a response that is not text",
+        ("Hi\x00", "\x1b[31mred", "a\x7fb", "a\x9bb", "caf\udce9", "\x1f\x8b\x08"),
+    ),
+    (Reason.RATE_LIMITED, "too many requests", ("Error: Rate limit exceeded.\n",)),
+]
+URLS_OF_NO_IMAGE = [
+    *(None, "", " ", "\0", "ftp://example.com/a.png", "file:///a.png", "javascript:alert(1)", "data:text/html,Hi"),
+    *("a.png", "https://", "https://[", "//[", "https://example.com/a b", "https://example.com/\n"),
+    # Its normal form contains a slash in the host.
+    "//\u2100.example/a.png",
+    # A lone surrogate, and a character that reverses the text after it.
+    *("https://example.com/\ud83c", "https://example.com/\u202ea.png"),
+]
+UNUSABLE_IMAGES = [
+    (Reason.NO_CONTENT, "a response without an image", ("", "https://example.com/a.png")),
+    (Reason.NO_CONTENT, "a response without an image", [json.dumps({"url": url}) for url in URLS_OF_NO_IMAGE]),
 ]
 
 
-@pytest.mark.parametrize("body", EVENT_STREAMS)
-def test_event_stream_is_a_changed_api(body):
-    chat, image = chat_cause(body), image_cause(body)
-    assert chat.reason is image.reason is Reason.API_CHANGED
-    assert chat.summary == image.summary == "an event stream instead of JSON"
-
-
-@pytest.mark.parametrize("body", ["Hi\x00", "\x1b[31mred", "a\x7fb", "a\x9bb", "caf\udce9", "\x1f\x8b\x08"])
-def test_body_with_control_characters_or_invalid_bytes_is_not_text(body):
-    cause = chat_cause(body)
-    assert (cause.reason, cause.summary) == (Reason.BROKEN_RESPONSE, "a response that is not text")
+@pytest.mark.parametrize(
+    ("read", "field", "kind", "rows"),
+    [
+        (chat_text, "content", ResponseError, UNUSABLE + UNUSABLE_CHATS),
+        (read_image, "url", NoMediaResponseError, UNUSABLE + UNUSABLE_IMAGES),
+    ],
+    ids=["chat", "image"],
+)
+def test_says_why_a_response_cannot_be_used(read, field, kind, rows):
+    for reason, summary, bodies in rows:
+        for body in bodies:
+            with pytest.raises(UnexpectedBodyError) as raised:
+                read(body.replace("FIELD", field))
+            expected = (body, reason, summary.replace("FIELD", field), kind)
+            assert (body, raised.value.reason, raised.value.summary, raised.value.kind) == expected
 
 
 @pytest.mark.parametrize(
@@ -206,34 +208,35 @@ MIB = 1024 * 1024
 MAX_BODY_CHARS = 32 * MIB
 MAX_PARSED_CHARS = MIB // 2
 
-# Each row: the length, the beginning, and what is repeated up to that length.
+# Each row: what reads the body, its length, its beginning, and what is repeated up to that length.
 LARGE_BODIES = {
-    "empty lists": (MAX_BODY_CHARS, "[", "[],"),
-    "empty lists in an object": (MAX_BODY_CHARS, '{"x": [', "[],"),
-    "empty objects": (MAX_BODY_CHARS, '{"content": "", "x": [', "{},"),
-    "many contents": (MAX_BODY_CHARS, '{"x": [', '{"content": "a"},'),
-    "nested lists": (MAX_BODY_CHARS, "", "["),
-    "nested objects": (MAX_BODY_CHARS, "", '{"content":'),
-    "words": (MAX_BODY_CHARS, "", "credits "),
-    "blanks": (MAX_BODY_CHARS, "", " "),
-    "line ends": (MAX_BODY_CHARS, "", "\n"),
-    "comments": (MAX_BODY_CHARS, "", "<!--"),
-    "events": (MAX_BODY_CHARS, "", "event:\n"),
-    "fences": (MAX_BODY_CHARS, "", "```"),
-    "escapes": (MAX_BODY_CHARS, '{"content": "', "\\n"),
-    "path": (MAX_BODY_CHARS, '{"url": "', "/"),
-    "image": (MAX_BODY_CHARS, '{"url": "data:image/png;base64,', "A"),
-    "lists in a body that is parsed": (MAX_PARSED_CHARS, "[", "[],"),
-    "numbers in a body that is parsed": (MAX_PARSED_CHARS, "[", "1,"),
-    "strings in a body that is parsed": (MAX_PARSED_CHARS, '{"x": [', '"ab",'),
-    "lists in a text": (MAX_PARSED_CHARS, "", "[[],[],"),
-    "starts in a text": (MAX_PARSED_CHARS, "", '["x['),
-    "blanks in a fence": (MAX_PARSED_CHARS, "```", " "),
+    "empty lists": (chat_text, MAX_BODY_CHARS, "[", "[],"),
+    "empty lists in an object": (chat_text, MAX_BODY_CHARS, '{"x": [', "[],"),
+    "empty objects": (chat_text, MAX_BODY_CHARS, '{"content": "", "x": [', "{},"),
+    "many contents": (chat_text, MAX_BODY_CHARS, '{"x": [', '{"content": "a"},'),
+    "nested lists": (chat_text, MAX_BODY_CHARS, "", "["),
+    "nested objects": (chat_text, MAX_BODY_CHARS, "", '{"content":'),
+    "words": (chat_text, MAX_BODY_CHARS, "", "credits "),
+    "blanks": (chat_text, MAX_BODY_CHARS, "", " "),
+    "line ends": (chat_text, MAX_BODY_CHARS, "", "\n"),
+    "comments": (chat_text, MAX_BODY_CHARS, "", "<!--"),
+    "events": (chat_text, MAX_BODY_CHARS, "", "event:\n"),
+    "escapes": (chat_text, MAX_BODY_CHARS, '{"content": "', "\\n"),
+    "path": (read_image, MAX_BODY_CHARS, '{"url": "', "/"),
+    "image": (read_image, MAX_BODY_CHARS, '{"url": "data:image/png;base64,', "A"),
+    "lists of an error": (error_words, MAX_BODY_CHARS, "[", "[],"),
+    "words with JSON": (json_text, MAX_BODY_CHARS, "", "[[],"),
+    "lists in a body that is parsed": (chat_text, MAX_PARSED_CHARS, "[", "[],"),
+    "numbers in an error that is parsed": (error_words, MAX_PARSED_CHARS, "[", "1,"),
+    "strings in a body that is parsed": (read_image, MAX_PARSED_CHARS, '{"x": [', '"ab",'),
+    "lists in a text": (json_text, MAX_PARSED_CHARS, "", "[[],[],"),
+    "objects in a text": (json_text, MAX_PARSED_CHARS, "", "so: {} "),
+    "starts in a text": (json_text, MAX_PARSED_CHARS, "", '["x['),
+    "blanks in a fence": (json_text, MAX_PARSED_CHARS, "```", " "),
 }
 
 
-@pytest.mark.parametrize("read", [chat_text, image, error_words, json_text])
-@pytest.mark.parametrize(("length", "start", "repeated"), LARGE_BODIES.values(), ids=LARGE_BODIES)
+@pytest.mark.parametrize(("read", "length", "start", "repeated"), LARGE_BODIES.values(), ids=LARGE_BODIES)
 def test_reading_any_body_takes_little_time_and_memory(read, length, start, repeated):
     body = (start + repeated * (length // len(repeated)))[: length - 2]
     body += {"{": '"}', "[": "0]"}.get(start[:1], "")
@@ -252,78 +255,6 @@ def test_reads_large_text_and_large_image():
     text, uri = "words, [and] {more} " * MIB, PNG_URI + "A" * (20 * MIB)
     body = json.dumps({"role": "assistant", "content": text, "usage": {"tokens": [1]}})
     assert chat_text(body) == text.strip()
-    assert image(json.dumps({"id": 1, "url": uri})) == uri
-    assert chat_cause(json.dumps({"choices": [{"content": text}]})).summary.endswith("its fields: choices")
-
-
-@pytest.mark.parametrize(
-    "url", ["https://example.com/a.png", "http://example.com/ä?b=c", PNG_URI], ids=["https", "http", "data"]
-)
-def test_reads_image_url(url):
-    assert image_url(json.dumps({"url": url}), SITE) == url
-
-
-@pytest.mark.parametrize(
-    ("path", "url"),
-    [("/images/a.png", f"{SITE}/images/a.png"), ("//cdn.example.com/a.png", "https://cdn.example.com/a.png")],
-)
-def test_resolves_image_path_against_site(path, url):
-    assert image_url(json.dumps({"url": path}), SITE) == url
-
-
-def test_data_uri_is_not_kept_in_a_cache():
-    unique = f"{PNG_URI}not+kept"
-    url = image_url(json.dumps({"url": unique}), SITE)
-    assert url == unique
-    assert sys.getrefcount(url) == sys.getrefcount(unique)
-
-
-NOT_IMAGE_URLS = {
-    "null": None,
-    "empty": "",
-    "blank": " ",
-    "NUL": "\0",
-    "ftp": "ftp://example.com/a.png",
-    "file": "file:///a.png",
-    "script": "javascript:alert(1)",
-    "data of a page": "data:text/html,Hi",
-    "relative path": "a.png",
-    "no host": "https://",
-    "malformed host": "https://[",
-    "malformed host without a scheme": "//[",
-    "host whose normal form contains a slash": "//\u2100.example/a.png",
-    "space": "https://example.com/a b",
-    "line end": "https://example.com/\n",
-    "lone surrogate": "https://example.com/\ud83c",
-    "right-to-left override": "https://example.com/\u202ea.png",
-}
-
-
-@pytest.mark.parametrize("url", NOT_IMAGE_URLS.values(), ids=NOT_IMAGE_URLS)
-def test_rejects_other_image_urls(url):
-    cause = image_cause(json.dumps({"url": url}))
-    assert (cause.reason, cause.summary) == (Reason.NO_CONTENT, "a response without an image")
-
-
-@pytest.mark.parametrize("body", ["", "https://example.com/a.png"])
-def test_image_response_that_is_not_json_contains_no_image(body):
-    assert image_cause(body).summary == "a response without an image"
-
-
-@pytest.mark.parametrize("body", ["[]", "7", DEEP_JSON])
-def test_image_response_that_is_not_an_object_is_a_changed_api(body):
-    cause = image_cause(body)
-    assert cause.reason is Reason.API_CHANGED
-    assert cause.summary == "a response that is not a JSON object with the field url"
-
-
-@pytest.mark.parametrize("url", ["7", '["https://example.com/a.png"]'])
-def test_image_response_whose_url_is_not_text_is_a_changed_api(url):
-    cause = image_cause(f'{{"url": {url}}}')
-    assert cause.reason is Reason.API_CHANGED
-    assert cause.summary == "a response whose field url is not text"
-
-
-def test_truncated_image_response_is_a_broken_response():
-    cause = image_cause('{"url": "https://exam')
-    assert cause.reason is Reason.BROKEN_RESPONSE
+    assert read_image(json.dumps({"id": 1, "url": uri})) == uri
+    with pytest.raises(UnexpectedBodyError, match="its fields: choices$"):
+        chat_text(json.dumps({"choices": [{"content": text}]}))
