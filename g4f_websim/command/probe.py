@@ -10,7 +10,7 @@ from functools import partial
 
 from ..errors import Reason
 from ..provider import Websim
-from ..transport.causes import CHECK, USE_NO_PROXY, Cause, Step, set_proxy
+from ..transport.causes import CHECK, PLAIN_ORIGIN, USE_NO_PROXY, Cause, Step, set_proxy
 from ..transport.failures import timed_out, timeout_error
 from ..transport.post import Outcome, Request, attempt
 from ..transport.target import PROXY_VARIABLE, SITE_FORM, Target, is_valid_url
@@ -157,7 +157,7 @@ def read_settings(also: Iterable[str]) -> Settings:
     site, proxy = Websim.url.rstrip("/"), os.environ.get(PROXY_VARIABLE) or None
     key = clean_key(os.environ.get(TOKEN_VARIABLE)) or None
     if not is_valid_url(site):
-        raise SettingError(f"{URL_VARIABLE}: {SITE_FORM}", Step("Correct it:", (SET_URL,)), USE_DEFAULT)
+        raise SettingError(f"{URL_VARIABLE}: {SITE_FORM}", Step("Correct it:", (_corrected(site, key),)), USE_DEFAULT)
     if not all(map(is_valid_url, also)):
         raise SettingError(f"--also: {SITE_FORM}", Step("Name a site, as in:", (f"{CHECK} --also {API_URL}",)))
     try:
@@ -170,3 +170,11 @@ def read_settings(also: Iterable[str]) -> Settings:
         message = f"{PROJECT_VARIABLE}: {bodies.PROJECT_ID_FORM}"
         raise SettingError(message, FIND_PROJECT, SET_PROJECT, USE_RANDOM) from None
     return Settings(site, project_id, key if is_token(key) else None, key, proxy)
+
+
+def _corrected(site: str, key: str | None) -> str:
+    """Return a line that sets WEBSIM_URL to a malformed URL with the scheme https, if only that is missing."""
+    url = f"https://{site.strip()}"
+    # A key may have been pasted into the wrong variable.
+    is_secret = "." not in site or "@" in site or redact(url, [key or ""]) != url
+    return f"export {URL_VARIABLE}={url}" if not is_secret and PLAIN_ORIGIN.fullmatch(url) else SET_URL

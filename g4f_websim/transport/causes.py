@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from g4f.requests.raise_for_status import is_cloudflare, is_openai
 
@@ -30,6 +30,9 @@ NO_CREDITS_WORDS = re.compile(
 LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # A server chooses where a redirect leads. A user may paste advice into a shell, so it names only a plain host and port.
 PLAIN_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?")
+# A longer origin would leave no room for the rest of an error.
+MAX_ORIGIN_CHARS = 80
+DEFAULT_PORTS = {"http": 80, "https": 443}
 # A project id is refused with one of these statuses and a body that mentions a project.
 PROJECT_STATUSES = (400, 403, 404, 422)
 
@@ -177,7 +180,7 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
     origin = origin_in(destination)
     is_plain = PLAIN_ORIGIN.fullmatch(origin) and origin == redact(origin, target.secrets) and is_valid_url(origin)
     steps: tuple[Step, ...] = ()
-    if origin != origin_in(site) and is_plain:
+    if is_plain and not _is_same_site(destination, site):
         steps = (
             Step(f"If {origin} is the login page of your network, open it in a browser and log in."),
             Step("If you trust it as a new host of Websim, check it:", (f"{CHECK} --also {origin}",)),
@@ -189,7 +192,15 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
         summary = f"{shown}, a login page, which was not followed"
         advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser; {IF_MOVED}"
         return Cause(Reason.LOGIN_NEEDED, summary, advice, steps=steps[:1])
-    return Cause(Reason.API_MOVED, f"{shown}, which was not followed", IF_MOVED, steps=steps)
+    is_named = steps and len(origin) <= MAX_ORIGIN_CHARS
+    advice = f"if you trust this host, set {URL_VARIABLE}={origin}; run {CHECK}" if is_named else IF_MOVED
+    return Cause(Reason.API_MOVED, f"{shown}, which was not followed", advice, steps=steps)
+
+
+def _is_same_site(first: SplitResult, second: SplitResult) -> bool:
+    """Return whether two URLs have the same scheme, host and port, even if one of them names the default port."""
+    ports = [url.port or DEFAULT_PORTS.get(url.scheme) for url in (first, second)]
+    return (first.scheme, first.hostname, ports[0]) == (second.scheme, second.hostname, ports[1])
 
 
 def _cause_of_missing_login(cause: Cause, target: Target) -> Cause:

@@ -25,7 +25,7 @@ from ..errors import (
 from ..wire.endpoints import URL_VARIABLE
 from ..wire.redaction import excerpt
 from .causes import CHECK, TRY_LATER, USE_NO_PROXY, Cause, Step, needs_proxy_login, set_proxy
-from .target import Target
+from .target import PROXY_VARIABLE, Target
 
 # The maximum length of a message.
 MAX_MESSAGE_CHARS = 300
@@ -42,6 +42,11 @@ SOCKS_LOGIN_WORDS = re.compile("authentication failure|acceptable authentication
 
 CHECK_NETWORK = f"check the network, or set WEBSIM_URL; run {CHECK}"
 USE_HTTP = "the server does not speak https: write http:// in WEBSIM_URL, or name another port"
+# Replaces the scheme of the proxy's URL. The shell inserts the rest, so that no password is shown.
+USE_HTTP_PROXY = Step(
+    "If it is one of the many proxies whose URL begins with http://:",
+    (f'export {PROXY_VARIABLE}="http://${{{PROXY_VARIABLE}#*://}}"',),
+)
 CHECK_PROXY = "use another proxy or none, or check that it runs and that its URL is right (most begin with http://)"
 
 BROKEN_RESPONSE = Cause(Reason.BROKEN_RESPONSE, "the response broke off", TRY_LATER, ResponseError)
@@ -144,13 +149,12 @@ def _cause_at_proxy(error: Exception, target: Target) -> Cause | None:
     if not (status or _is_socks_error(error) or _is_at_http_proxy(error, target)):
         return None
     summary = f"no connection through the proxy {target.proxy_host}"
-    check = Step(
-        "Check that the proxy works, and correct its URL (most begin with http://):", (set_proxy(target.proxy),)
-    )
-    is_lasting = isinstance(error, ssl.CertificateError) or (status and status not in RETRYABLE_STATUSES)
-    return Cause(
-        Reason.PROXY_FAILED, summary, CHECK_PROXY, ResponseError, (check, USE_NO_PROXY), is_retryable=not is_lasting
-    )
+    steps = [Step("Check that the proxy works, and correct its URL:", (set_proxy(target.proxy),)), USE_NO_PROXY]
+    is_unverified = isinstance(error, ssl.CertificateError)
+    if urlsplit(target.proxy or "").scheme == "https" and not is_unverified:
+        steps.insert(0, USE_HTTP_PROXY)
+    is_lasting = is_unverified or (status and status not in RETRYABLE_STATUSES)
+    return Cause(Reason.PROXY_FAILED, summary, CHECK_PROXY, ResponseError, tuple(steps), is_retryable=not is_lasting)
 
 
 def _is_at_http_proxy(error: Exception, target: Target) -> bool:
