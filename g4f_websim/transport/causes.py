@@ -30,6 +30,8 @@ NO_CREDITS_WORDS = re.compile(
 LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|auth|oauth)\b", re.IGNORECASE)
 # A server chooses where a redirect leads. A user may paste advice into a shell, so it names only a plain host and port.
 PLAIN_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?")
+# A longer origin would leave no room for the rest of an error.
+MAX_ORIGIN_CHARS = 80
 # A project id is refused with one of these statuses and a body that mentions a project.
 PROJECT_STATUSES = (400, 403, 404, 422)
 
@@ -189,7 +191,9 @@ def _cause_of_redirect(location: str, target: Target) -> Cause:
         summary = f"{shown}, a login page, which was not followed"
         advice = f"{LOG_IN}; if the page is the login page of your network, open it in a browser; {IF_MOVED}"
         return Cause(Reason.LOGIN_NEEDED, summary, advice, steps=steps[:1])
-    return Cause(Reason.API_MOVED, f"{shown}, which was not followed", IF_MOVED, steps=steps)
+    is_named = steps and len(origin) <= MAX_ORIGIN_CHARS
+    advice = f"if you trust this host, set {URL_VARIABLE}={origin}; run {CHECK}" if is_named else IF_MOVED
+    return Cause(Reason.API_MOVED, f"{shown}, which was not followed", advice, steps=steps)
 
 
 def _cause_of_missing_login(cause: Cause, target: Target) -> Cause:
