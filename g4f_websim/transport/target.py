@@ -119,10 +119,10 @@ class Target:
         return [secret for secret in secrets if secret]
 
 
-def is_valid_url(url: str, proxy: str | None = None) -> bool:
-    """Return whether requests can be sent to a URL through a proxy."""
+def is_valid_url(url: str) -> bool:
+    """Return whether requests can be sent to a URL."""
     try:
-        Target(url, proxy=proxy)
+        Target(url)
     except ValueError:
         return False
     return True

@@ -119,6 +119,7 @@ REDIRECTS = {
     "other scheme": ("http://websim.com/x", "http://websim.com/x", "http://websim.com"),
     "other port": ("https://websim.com:8443/", "https://websim.com:8443/", "https://websim.com:8443"),
     "login in the URL": ("https://ann:pass@a.example/x?token=secret", "https://a.example/x", "https://a.example"),
+    "long host": (f"https://{'a' * 80}.example/", "https://aaa", f"https://{'a' * 80}.example"),
     "same host": ("/v2", f"{SITE}/v2", ""),
     "blog about login": ("/author", f"{SITE}/author", ""),
     "no location": ("", SITE + CHAT_PATH, ""),
@@ -144,7 +145,9 @@ def test_redirect_names_its_target_and_proposes_only_a_plain_origin_of_another_s
     assert (cause.reason, cause.error) == (Reason.API_MOVED, errors.ResponseStatusError)
     assert cause.summary.startswith(f"a redirect to {shown}")
     assert cause.summary.endswith(", which was not followed")
-    assert cause.advice == f"if Websim has moved, {SET_URL}"
+    is_named = origin and len(origin) <= 80
+    trust = f"if you trust this host, set WEBSIM_URL={origin}; run g4f-websim check"
+    assert cause.advice == (trust if is_named else f"if Websim has moved, {SET_URL}")
     lines = [line for step in cause.steps for line in step.lines]
     assert lines == ([f"g4f-websim check --also {origin}", f"export WEBSIM_URL={origin}"] if origin else [])
 
