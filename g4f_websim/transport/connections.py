@@ -5,6 +5,7 @@ with `loop.shutdown_asyncgens()`. The garbage collector closes the sockets of an
 """
 
 import asyncio
+import atexit
 import os
 import socket
 import sys
@@ -14,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 from aiohttp import AddrInfoType, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from g4f.requests.aiohttp import get_connector
@@ -104,6 +106,9 @@ class Pool:
         return new_session()
 
 
+# The event loops that have a pool.
+_loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
 # A forked child must not close its parent's connections, nor reuse their file numbers while the selector has them.
 _inherited: list[Pool] = []
 
@@ -119,6 +124,7 @@ def shared_pool() -> Pool:
     pool = Pool()
     with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
         setattr(loop, _ATTRIBUTE, pool)
+        _loops.add(loop)
         pool.closer = _close_with_loop(loop, pool)
         _start_without_finalizer(pool.closer)
     return pool
@@ -150,6 +156,15 @@ def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
         sys.set_asyncgen_hooks(*hooks)
     with suppress(StopIteration):  # the generator yields without waiting
         started.__await__().send(None)
+
+
+@atexit.register
+def _close_loops() -> None:
+    """Close event loops of asyncio that were not closed, before the interpreter closes their files in any order."""
+    for loop in list(_loops):
+        pool, is_of_asyncio = getattr(loop, _ATTRIBUTE, None), type(loop).__module__.startswith("asyncio.")
+        if pool and pool.process_id == os.getpid() and is_of_asyncio and not loop.is_running():
+            loop.close()
 
 
 def new_session(socks_proxy: str | None = None) -> ClientSession:

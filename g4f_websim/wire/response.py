@@ -34,7 +34,7 @@ _NOT_TEXT = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _EVENTS = re.compile(r"\s*+((event|id|retry)?:[^\r\n]*+\s*+)*+data:")
 # The beginning of a JSON object or array, other than a bracket in a sentence.
 _JSON_START = re.compile(r'\{\s*["}]|\[\s*(["{}\[\]0-9-]|true\b|false\b|null\b)')
-_FENCE = re.compile(r"(`{3,}+|~{3,}+)[\w-]*+\s")
+_FENCE = re.compile(r"(?<![`~])(`{3,}+|~{3,}+)[\w-]*+\s")
 
 
 class UnexpectedBodyError(Exception):

@@ -144,7 +144,7 @@ LINES = {
 MALFORMED = [
     *(
         ("WEBSIM_URL", value)
-        for value in ("websim.com", "http://localhost:99999", f"htps://ann:{MARKER}@websim.com", TOKEN, FOREIGN_KEY)
+        for value in ("websim", "http://localhost:99999", f"htps://ann:{MARKER}@websim.com", TOKEN, FOREIGN_KEY)
     ),
     *(("G4F_PROXY", value) for value in ("ftp://127.0.0.1:1", "http://127.0.0.1:99999", f"ann:{MARKER}@127.0.0.1:1")),
     *(
@@ -166,6 +166,11 @@ def test_rejects_malformed_setting_without_showing_it(websim_server, run_check, 
     assert result.to_paste == LINES[name]
     assert ("/api/v1/users/NAME/slugs/PROJECT describes" in result.advice) is (name == "WEBSIM_PROJECT_ID")
     assert not websim_server.requests
+
+
+def test_proposes_site_with_its_missing_scheme(websim_server, run_check, monkeypatch):
+    monkeypatch.setattr(Websim, "url", "websim.example:8443")
+    assert run_check().to_paste == ["export WEBSIM_URL=https://websim.example:8443", USE_DEFAULT]
 
 
 def test_rejects_malformed_site_of_also_and_socks_proxy(websim_server, run_check, monkeypatch):

@@ -34,6 +34,7 @@ from tests.support.check import (
     redirect,
     refusal,
     replace_known_hosts,
+    run_in_shell,
 )
 from tests.support.limits import MAX_SECONDS
 from tests.support.loopback import HOST
@@ -327,8 +328,10 @@ def test_names_the_proxy_that_fails(websim_server, other_server, run_check, monk
         monkeypatch.setenv("G4F_PROXY", f"{scheme}://user:{MARKER}@{host}")
         result = run_check("--report")
     assert f"no connection through the proxy {host} (" in result.cause
-    assert "correct its URL (most begin with http://):" in result.advice
-    assert result.to_paste == [f"export G4F_PROXY={scheme}://<host>:<port>", NO_PROXY]
+    *use_http, correct, use_none = result.to_paste
+    assert (correct, use_none) == (f"export G4F_PROXY={scheme}://<host>:<port>", NO_PROXY)
+    http_proxies = [run_in_shell(line, "G4F_PROXY") for line in use_http]
+    assert http_proxies == ([f"http://user:{MARKER}@{host}"] if proxy == "speaks no TLS" else [])
     assert not websim_server.requests
 
 

@@ -231,6 +231,7 @@ LARGE_BODIES = {
     "strings in a body that is parsed": (read_image, MAX_PARSED_CHARS, '{"x": [', '"ab",'),
     "lists in a text": (json_text, MAX_PARSED_CHARS, "", "[[],[],"),
     "objects in a text": (json_text, MAX_PARSED_CHARS, "", "so: {} "),
+    "fences in a text": (json_text, MAX_PARSED_CHARS, "", "```"),
     "starts in a text": (json_text, MAX_PARSED_CHARS, "", '["x['),
     "blanks in a fence": (json_text, MAX_PARSED_CHARS, "```", " "),
 }
