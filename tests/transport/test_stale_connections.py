@@ -84,6 +84,16 @@ async def test_resends_only_once(server, closing):
 
 
 @CLOSINGS
+async def test_resends_only_once_in_all_attempts(server, monkeypatch, closing):
+    monkeypatch.setattr(Websim, "max_attempts", 2)
+    await open_idle_connections(server, 2)
+    server.respond = lambda request: [BUSY, Step.KEEP] if request.connection == 3 else closing
+    with pytest.raises(ResponseError):
+        await call_in_time()
+    assert requests_of(server) == {1: 2, 2: 2, 3: 1}
+
+
+@CLOSINGS
 async def test_resending_is_not_an_attempt(server, monkeypatch, closing):
     monkeypatch.setattr(Websim, "max_attempts", 2)
     await open_idle_connections(server, 1)
