@@ -1,7 +1,8 @@
 """Connections: every event loop owns a pool, and all requests in that event loop share it.
 
 Only the event loop refers to its pool. What ends an event loop properly (`asyncio.run`, uvicorn, g4f) closes the pool
-with `loop.shutdown_asyncgens()`. The garbage collector closes the sockets of any other event loop, without a message.
+with `loop.shutdown_asyncgens()`. The garbage collector or the exit of the interpreter closes the sockets of any other
+event loop, without a message.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import atexit
 import os
 import socket
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -92,6 +94,7 @@ class Pool:
 
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
     process_id: int = field(default_factory=os.getpid)
+    thread: threading.Thread = field(default_factory=threading.current_thread)
     # Closes the session; the event loop itself refers to it only weakly.
     closer: AsyncGenerator[None, None] | None = None
 
@@ -106,7 +109,7 @@ class Pool:
         return new_session()
 
 
-# The event loops that have a pool.
+# The event loops of asyncio that have a pool.
 _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 # A forked child must not close its parent's connections, nor reuse their file numbers while the selector has them.
@@ -124,7 +127,8 @@ def shared_pool() -> Pool:
     pool = Pool()
     with suppress(AttributeError):  # an event loop with slots; each of its requests opens a connection
         setattr(loop, _ATTRIBUTE, pool)
-        _loops.add(loop)
+        if type(loop).__module__.startswith("asyncio."):
+            _loops.add(loop)
         pool.closer = _close_with_loop(loop, pool)
         _start_without_finalizer(pool.closer)
     return pool
@@ -160,10 +164,15 @@ def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
 
 @atexit.register
 def _close_loops() -> None:
-    """Close event loops of asyncio that were not closed, before the interpreter closes their files in any order."""
+    """Close event loops that were not closed, before the interpreter closes their files in any order.
+
+    An event loop of a forked child's parent or of a thread that is still alive is left alone.
+    """
     for loop in list(_loops):
-        pool, is_of_asyncio = getattr(loop, _ATTRIBUTE, None), type(loop).__module__.startswith("asyncio.")
-        if pool and pool.process_id == os.getpid() and is_of_asyncio and not loop.is_running():
+        pool: Pool | None = getattr(loop, _ATTRIBUTE, None)
+        if pool is None or pool.process_id != os.getpid() or loop.is_running():
+            continue
+        if pool.thread is threading.main_thread() or not pool.thread.is_alive():
             loop.close()
 
 
