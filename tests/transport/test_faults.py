@@ -327,17 +327,20 @@ def compression_bomb(encoding: str) -> bytes:
     return encoded(encoding, start + piece * (4 * 1024))
 
 
+MEMORY_TRAPS = {
+    **{f"{encoding} bomb": [compression_bomb(encoding)] for encoding in COMPRESSED},
+    "endless headers": Endless(b"HTTP/1.1 200 OK\r\n", LONG_HEADER),
+    "endless trailers": Endless(chunked([BODY], end=b"0\r\n"), LONG_HEADER),
+}
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from /proc")
-async def test_hostile_responses_do_not_fill_the_memory(server):
-    traps = [
-        *([compression_bomb(encoding)] for encoding in COMPRESSED),
-        Endless(b"HTTP/1.1 200 OK\r\n", LONG_HEADER),
-        Endless(chunked([BODY], end=b"0\r\n"), LONG_HEADER),
-    ]
-    scripts = [trap for trap in traps for _ in range(3)]
-    server.play([OK_RESPONSE], *scripts)
-    printed, _ = await asyncio.to_thread(run_python, "-c", MEASURE_PEAK_MEMORY, server.url, str(len(scripts)))
+@pytest.mark.parametrize("script", MEMORY_TRAPS.values(), ids=MEMORY_TRAPS)
+async def test_hostile_response_does_not_fill_the_memory(server, script):
+    calls = 3
+    server.play([OK_RESPONSE], *[script] * calls)
+    printed, _ = await asyncio.to_thread(run_python, "-c", MEASURE_PEAK_MEMORY, server.url, str(calls))
     errors, grown_mib = json.loads(printed)
-    assert [error.split(":")[0] for error in errors] == ["ResponseError"] * len(scripts)
+    assert [error.split(":")[0] for error in errors] == ["ResponseError"] * calls
     assert [error for error in errors if server.host not in error] == []
     assert grown_mib < MAX_MEMORY_MIB
