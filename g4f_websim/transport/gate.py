@@ -53,7 +53,7 @@ class Gate:
         # When requests were sent: the last one, the last one that was accepted, and those accepted in this round.
         self._last_sent = self._last_accepted = -math.inf
         self._accepted: deque[float] = deque(maxlen=MEASURED_REQUESTS)
-        # When this round began, when the gate last closed, and the latest time at which a call is told to wait for.
+        # When this round began, when the gate last closed, and the latest time until which a call had to wait.
         self._round_start = self._closed_at = self._waited_until = -math.inf
         # The pause: when it ends, and when the server presumably accepts requests again. The seconds after which a
         # request without a response is given up. The state to which the gate returns if the refusals were no limit.
