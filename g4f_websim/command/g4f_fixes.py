@@ -42,15 +42,13 @@ class Fix(NamedTuple):
     Attributes:
         target: the module and the attribute.
         replace: returns the new value for the old one.
-        reason: what g4f does without the change.
-        seen: the release of g4f that does it.
+        reason: what g4f, seen in 8.8.6, does without the change.
         since: the first release line that does it.
     """
 
     target: str
     replace: Callable[[Any], Any]
     reason: str
-    seen: str = "8.8.6"
     since: tuple[int, int] = (0, 4)
 
 
