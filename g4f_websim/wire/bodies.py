@@ -142,16 +142,11 @@ def image_body(
         form = f"pixels together with {other}, as in width=1024, height=768"
         require(name not in fields or other in fields, name, form, f"{name} alone")
     if ratio == DEFAULT_ASPECT_RATIO and "width" in fields:
-        ratio = nearest_ratio(fields["width"], fields["height"])
+        wanted = math.log(fields["width"] / fields["height"])
+        ratio = min(ASPECT_RATIOS, key=lambda known: abs(ASPECT_RATIOS[known] - wanted))
     if references:
         fields["image_inputs"] = [{"url": url} for url in references]
     return {"project_id": project_id, "prompt": text, "aspect_ratio": ratio, **fields}
-
-
-def nearest_ratio(width: int, height: int) -> str:
-    """Return the aspect ratio known to Websim that is nearest to a size in pixels."""
-    wanted = math.log(width / height)
-    return min(ASPECT_RATIOS, key=lambda ratio: abs(ASPECT_RATIOS[ratio] - wanted))
 
 
 def build_headers(site: str, page: str, token: str | None) -> dict[str, str]:
