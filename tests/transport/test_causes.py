@@ -121,6 +121,7 @@ REDIRECTS = {
     "login in the URL": ("https://ann:pass@a.example/x?token=secret", "https://a.example/x", "https://a.example"),
     "long host": (f"https://{'a' * 80}.example/", "https://aaa", f"https://{'a' * 80}.example"),
     "same host": ("/v2", f"{SITE}/v2", ""),
+    "default port": ("https://WEBSIM.com:443/v2", "https://WEBSIM.com:443/v2", ""),
     "blog about login": ("/author", f"{SITE}/author", ""),
     "no location": ("", SITE + CHAT_PATH, ""),
     "malformed location": ("//[", SITE + CHAT_PATH, ""),
