@@ -33,6 +33,7 @@ from tests.support.processes import (
     environment,
     first_on_path,
     make_home,
+    read_terminal,
     run_command,
     run_on_terminal,
     server,
@@ -578,7 +579,7 @@ def test_control_characters_reach_pipes_only(home, websim_server, on_terminal):
     screen, terminal = os.openpty()
     stdout = terminal if on_terminal else subprocess.PIPE
     done = run_command("client", "Hello", home=home, stdout=stdout, WEBSIM_URL=websim_server.url)
-    output = os.read(screen, 1000).decode() if on_terminal else done.stdout
+    output = read_terminal(screen, terminal) if on_terminal else done.stdout
     os.close(screen)
     os.close(terminal)
     expected = "a\N{REPLACEMENT CHARACTER}]0;title" + 2 * "\N{REPLACEMENT CHARACTER}" + "31m\tb\nc\n"

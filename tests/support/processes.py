@@ -42,6 +42,7 @@ SECONDS_TO_STOP = 20
 POLL_SECONDS = 0.02
 
 TERMINAL_BYTES = 10_000
+TERMINAL_END = b"\0"
 
 SETTING_PREFIXES = ("WEBSIM_", "G4F_")
 # This proxy refuses connections, so g4f's requests to the internet fail at once.
@@ -114,15 +115,21 @@ def run_command(
     )
 
 
+def read_terminal(screen: int, terminal: int) -> str:
+    """Return all that was written to a terminal; the kernel may hand it over in several pieces."""
+    os.write(terminal, TERMINAL_END)
+    shown = b""
+    while not shown.endswith(TERMINAL_END):
+        shown += os.read(screen, TERMINAL_BYTES)
+    return shown.removesuffix(TERMINAL_END).decode()
+
+
 def run_on_terminal(*words: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end with a terminal as its stderr; the arguments are those of `run_command`."""
     screen, terminal = os.openpty()
     try:
         done = run_command(*words, home=home, stderr=terminal, **variables)
-        os.set_blocking(screen, False)
-        # Nothing to read is an error: the command printed nothing.
-        with suppress(BlockingIOError):
-            done.stderr = os.read(screen, TERMINAL_BYTES).decode()
+        done.stderr = read_terminal(screen, terminal)
         return done
     finally:
         os.close(screen)
@@ -136,8 +143,7 @@ def errors_on_terminal(call: Callable[[], Any]) -> str:
     try:
         with open(terminal, "w", closefd=False) as stream, redirect_stderr(stream):
             call()
-            stream.write("\n")  # so that there is something to read
-        return os.read(screen, TERMINAL_BYTES).decode()
+        return read_terminal(screen, terminal)
     finally:
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
