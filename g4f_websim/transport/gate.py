@@ -18,11 +18,12 @@ from ..errors import MAX_RETRY_AFTER
 
 # A delay that the server did not choose is up to 25 % longer, so that refused clients do not return together.
 JITTER = 0.25
-# So many refusals without Retry-After are a limit, in the states free and paced: an overloaded server also refuses
-# single requests at random.
+# The number of refusals in a row that count as a limit, in the states free and paced, if they have no Retry-After. An
+# overloaded server also refuses single requests at random.
 FREE_REFUSALS, PACED_REFUSALS = 3, 2
-# If clearly fewer requests are refused than accepted, the server has room for all of them after the pause.
-FREE_SHARE = 0.8
+# If a free gate closed, and the server refused at most so many requests for each one that it accepted, the alarm was
+# false: the server has room for all of them. Each false alarm doubles the number of refusals for the next one.
+FREE_SHARE, MAX_FACTOR = 1.3, 8
 # Without Retry-After a pause is at least half as long as the server has refused requests, because each probe costs a
 # call one attempt. On average, the server accepts requests again after half of the last pause.
 PAUSE_SHARE = 0.5
@@ -62,6 +63,8 @@ class Gate:
         self._open_state = State.FREE
         # The pace: when the next request may be sent, and how many requests may be sent before one is accepted.
         self._next_slot, self._allowed = 0.0, 0
+        # How many times as many refusals as at first count as a limit, if the gate is free.
+        self._factor = 1
         self._become_free()
 
     def _become_free(self) -> None:
@@ -159,8 +162,10 @@ class Gate:
     def _begin_round(self, sent_at: float) -> None:
         """Open the gate, because the probe sent at `sent_at` is accepted."""
         if self._open_state is State.FREE and self._refused <= FREE_SHARE * len(self._accepted):
+            self._factor = min(2 * self._factor, MAX_FACTOR)
             self._become_free()
             return
+        self._factor = 1
         if self._accepted:
             # The fastest pace up to now: that of the last accepted request, of the last two, of the last three ...
             times = enumerate(sorted(self._accepted, reverse=True), 1)
@@ -186,8 +191,11 @@ class Gate:
         if sent_at > self._last_accepted:
             self._suspect.append(sent_at)
             self._refused += 1
-            refusals = FREE_REFUSALS if self.state is State.FREE else PACED_REFUSALS
-            is_limit = not self.is_open or retry_after is not None or len(self._suspect) >= refusals
+            is_free = self.state is State.FREE
+            refusals = 1 if retry_after is not None else FREE_REFUSALS if is_free else PACED_REFUSALS
+            if is_free:
+                refusals *= self._factor
+            is_limit = not self.is_open or len(self._suspect) >= refusals
             if is_limit and sent_at > self._closed_at:
                 self._close(now, retry_after, backoff)
                 return
