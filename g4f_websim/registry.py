@@ -33,13 +33,15 @@ def register(provider: Any, name: str) -> None:
     elif not _registered:
         _insert(sys.meta_path, 0, _GuiApiFinder())
     _registered[name] = provider
-    if hasattr(Provider, "ProviderLoader"):
+    # `hasattr` would let the module's `__getattr__` look for a provider of that name, over the network too.
+    names = vars(Provider)
+    if "ProviderLoader" in names:
         _register_with_loader(provider, name)
-    elif hasattr(Provider, "_provider_names"):
+    elif "_provider_names" in names:
         _register_with_names(provider, name)
-    elif hasattr(Provider, "__map_paths__"):
+    elif "__map_paths__" in names:
         _register_with_paths(provider, name)
-    elif hasattr(Provider, "__map__"):
+    elif "__providers__" in names:
         _register_with_lists(provider, name)
     else:
         log(logging.WARNING, "this g4f keeps its providers in an unknown way: pass the class instead of its name")
