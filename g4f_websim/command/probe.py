@@ -127,7 +127,7 @@ def send_request(kind: str, settings: Settings) -> Probe:
         target = settings.target(PROJECT_PATH.format(project_id=project_id))
         request, read = Request(target, bodies.build_headers(settings.site, page, None), b"", "GET"), str
     started = time.perf_counter()
-    # A new event loop opens a new connection. On a reused one, a request could be sent twice.
+    # Without a pool, each attempt opens a connection. On a reused one, a request could be sent twice.
     outcome = asyncio.run(_attempt(request, read))
     return Probe(kind, settings, target, time.perf_counter() - started, outcome)
 

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from ..errors import RateLimitError, WebsimError
 from . import failures
-from .connections import shared_pool
+from .connections import MAX_REQUESTS, shared_pool
 from .gate import JITTER
-from .log import log
+from .log import log, log_once
 from .post import Outcome, Request, attempt
 from .rate_limit import Call, RateLimit, rate_limit_of
 
@@ -59,14 +59,16 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
     Raises:
         WebsimError: the call failed.
     """
+    limit = rate_limit_of(request.target)
+    call = limit.new_call(policy.max_wait)
     if time_limit is None:
-        result = await _send_with_retries(request, policy, read)
+        result = await _send_with_retries(request, policy, read, limit, call)
     else:
         try:
             async with asyncio.timeout(time_limit):
-                result = await _send_with_retries(request, policy, read)
-        except TimeoutError:  # of the call: the error of an attempt is returned
-            result = failures.timeout_error(time_limit, request.target)
+                result = await _send_with_retries(request, policy, read, limit, call)
+        except TimeoutError:  # of the call; the timeout of an attempt is returned
+            result = failures.timeout_error(time_limit, request.target, call.is_queued)
     if isinstance(result, str):
         return result
     # The exceptions of aiohttp and of the SOCKS library contain the password of the proxy. Raised inside an `except`
@@ -77,21 +79,23 @@ async def send(request: Request, policy: RetryPolicy, time_limit: float | None, 
         result.__context__ = None
 
 
-async def _send_with_retries(request: Request, policy: RetryPolicy, read: Callable[[str], str]) -> str | WebsimError:
+async def _send_with_retries(
+    request: Request, policy: RetryPolicy, read: Callable[[str], str], limit: RateLimit, call: Call
+) -> str | WebsimError:
     """Return the content of the first response that is not an error, or the last error."""
-    limit = rate_limit_of(request.target)
-    call = limit.new_call(policy.max_wait)
     pool = shared_pool()
-    kept = pool if pool.keeps_connections else None
+    reusable = pool if pool.keeps_connections else None
     number, may_resend = 1, True
     while True:
         call.is_last_attempt = number >= policy.max_attempts
+        if pool.slots.locked():
+            log_once(logging.INFO, f"{MAX_REQUESTS} requests are in flight in this event loop: other calls wait")
         async with pool.slots:
             # Not before the call has a slot: other requests may have been refused in the meantime.
-            sent_at = limit.send(call)
+            sent_at = limit.admit(call)
             if sent_at is not None:
                 try:
-                    outcome = await attempt(request, read, kept, may_resend)
+                    outcome = await attempt(request, read, reusable, may_resend)
                 except (asyncio.CancelledError, Exception):
                     limit.failed(sent_at)
                     raise
@@ -135,15 +139,16 @@ async def _delay_next(
     delay = delay_after(number, error.retry_after, policy.backoff)
     next_attempt = f"attempt {number + 1} of {policy.max_attempts}"
     if isinstance(error, RateLimitError):
-        if error.retry_after is not None and delay > call.may_wait:
+        if error.retry_after is not None and delay > call.remaining_wait:
             return _queue_error(request, policy, call, delay)
         call.not_before = monotonic() + delay
         # At INFO the queue is reported, rather than each of the many calls in it.
         log(logging.DEBUG, f"{error}; waiting in the queue for {next_attempt}")
         return None
     if error.retry_after is not None:
-        call.may_wait -= delay
-        if call.may_wait < 0:
+        call.remaining_wait -= delay
+        if call.remaining_wait < 0:
+            log(logging.INFO, f"{error}; no further attempt, because Retry-After is longer than max_wait")
             return error
     log(logging.INFO, f"{error}; waiting {delay:.1f} s before {next_attempt}")
     await asyncio.sleep(delay)
@@ -152,5 +157,5 @@ async def _delay_next(
 
 def _queue_error(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> WebsimError:
     """Return the error of a call that may not wait until the next request makes sense, in `seconds`."""
-    waited = policy.max_wait - max(0.0, call.may_wait)
+    waited = policy.max_wait - max(0.0, call.remaining_wait)
     return failures.queue_error(waited + seconds, seconds, policy.max_wait, request.target)

@@ -33,8 +33,8 @@ CONNECT_TIMEOUT = 30.0
 # aiohttp refuses a response with longer header lines; Cloudflare and proxies may add cookies and policies to it.
 MAX_HEADER_BYTES = 64 * 1024
 
-# The requests that an event loop sends at the same time. aiohttp's own limit would count against the timeout.
-MAX_CONNECTIONS = 100
+# The requests in flight in an event loop. The timeout of an attempt would include waiting for aiohttp's own limit.
+MAX_REQUESTS = 100
 
 # The seconds for which the end of an event loop waits until the sockets are closed.
 CLOSE_TIMEOUT = 1.0
@@ -92,7 +92,7 @@ class Pool:
         slots: limits the number of requests in flight.
     """
 
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_REQUESTS))
     process_id: int = field(default_factory=os.getpid)
     thread: threading.Thread = field(default_factory=threading.current_thread)
     # Closes the session; the event loop itself refers to it only weakly.

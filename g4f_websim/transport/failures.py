@@ -95,9 +95,10 @@ def error_of(
     return cause.error(message, cause.reason, status=status, retry_after=retry_after)
 
 
-def timeout_error(seconds: float, target: Target) -> WebsimError:
-    """Return the error for a call or an attempt that took longer than `seconds`."""
-    return TimeoutError(f"No response from {target.host} within {seconds:g} s: {TRY_LATER}", Reason.TIMEOUT)
+def timeout_error(seconds: float, target: Target, is_queued: bool = False) -> WebsimError:
+    """Return the error for a call or an attempt that took longer than `seconds`, in the queue if `is_queued`."""
+    cause = " because of its rate limit" if is_queued else ""
+    return TimeoutError(f"No response from {target.host} within {seconds:g} s{cause}: {TRY_LATER}", Reason.TIMEOUT)
 
 
 def timed_out(seconds: float) -> Cause:

@@ -119,7 +119,7 @@ class Gate:
 
     def sent(self, now: float) -> float:
         """Record that a request is sent, and return the time that identifies it."""
-        if now <= self._last_sent:
+        if now <= self._last_sent:  # two requests in one tick of the clock
             now = math.nextafter(self._last_sent, math.inf)
         self._last_sent = now
         if self.state is State.PAUSED:

@@ -2,7 +2,7 @@
 
 All threads and event loops of the process share the queues. gate.py decides when the next request may be sent. Calls
 are served in the order of their arrival, but a call on its last attempt lets the others go first. Each call waits in
-its own event loop, and looks at the queue every second; a call that does not, because its event loop has ended or is
+its own event loop, and polls the queue every second; a call that does not, because its event loop has ended or is
 blocked, is passed over.
 """
 
@@ -21,26 +21,36 @@ from .gate import Gate, State
 from .log import log
 from .target import Target
 
-# The seconds after which a waiting call looks at the queue again, and those between two log lines about a queue.
-LOOK_INTERVAL = 1.0
+# The seconds after which a waiting call polls the queue again, and those between two log lines about a queue.
+POLL_INTERVAL = 1.0
 REPORT_INTERVAL = 5.0
 # The number of endpoints, logins and proxies whose limits are remembered.
 MAX_LIMITS = 256
 
 
 class Call:
-    """A call, which may wait for `may_wait` seconds, and for its own delay until `not_before` if the gate is open."""
+    """A call.
 
-    is_last_attempt = False
-    not_before = looked_at = -math.inf
+    Attributes:
+        arrival: the place of the call among all calls.
+        remaining_wait: the seconds that the call may still wait.
+        is_last_attempt: whether the call fails if its next request is refused.
+        is_queued: whether the call waits in the queue.
+        not_before: when its own delay is over; it counts only while the gate is open.
+        deadline: when it has waited in the queue for too long.
+        polled_at: when it last polled the queue.
+        loop, woken: the event loop in which it waits, and the event that wakes it.
+    """
+
+    is_last_attempt = is_queued = False
+    not_before = polled_at = -math.inf
     deadline = math.inf
-    # Set once the call waits.
     loop: asyncio.AbstractEventLoop
     woken: asyncio.Event
 
-    def __init__(self, arrival: int, may_wait: float) -> None:
+    def __init__(self, arrival: int, remaining_wait: float) -> None:
         self.arrival = arrival
-        self.may_wait = may_wait
+        self.remaining_wait = remaining_wait
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -63,7 +73,7 @@ class RateLimit:
         """Return a call that may wait for `max_wait` seconds, in one stretch or several."""
         return Call(next(self._arrivals), max_wait)
 
-    def send(self, call: Call) -> float | None:
+    def admit(self, call: Call) -> float | None:
         """Return the time if the call may send a request now, else None.
 
         The caller sends the request at once, and then calls `accepted`, `refused` or `failed` with that time.
@@ -80,10 +90,10 @@ class RateLimit:
             The seconds until the server accepts requests, if the call may not wait so long.
         """
         start = monotonic()
-        call.loop, call.woken = asyncio.get_running_loop(), asyncio.Event()
-        call.deadline = start + call.may_wait
+        call.loop, call.woken, call.is_queued = asyncio.get_running_loop(), asyncio.Event(), True
+        call.deadline = start + call.remaining_wait
         try:
-            while (delay := self._look(call)) > 0:
+            while (delay := self._poll(call)) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay):
                         await call.woken.wait()
@@ -91,7 +101,8 @@ class RateLimit:
             self._leave(call)
             raise
         self._leave(call)
-        call.may_wait -= monotonic() - start
+        call.is_queued = False
+        call.remaining_wait -= monotonic() - start
         return -delay if delay < 0 else None
 
     def accepted(self, sent_at: float) -> None:
@@ -114,20 +125,20 @@ class RateLimit:
             self._wake_first()
 
     def wake_all(self) -> None:
-        """Let all calls in the queue look at it."""
+        """Let all calls in the queue poll it."""
         with self._lock:
             for call in self._queue:
                 with suppress(RuntimeError):  # the event loop is closed
                     call.loop.call_soon_threadsafe(call.woken.set)
 
-    def _look(self, call: Call) -> float:
-        """Return 0 if the call may send a request now, or the seconds after which to look again.
+    def _poll(self, call: Call) -> float:
+        """Return 0 if the call may send a request now, or the seconds after which to poll again.
 
         A negative number means that the call may not wait so long.
         """
         report = ""
         with self._lock:
-            call.looked_at = now = monotonic()
+            call.polled_at = now = monotonic()
             call.woken.clear()
             if call not in self._queue:
                 bisect.insort(self._queue, call, key=attrgetter("rank"))
@@ -144,11 +155,11 @@ class RateLimit:
                 report = f"{waiting}, the next one is sent in about {max(1.0, seconds):.0f} s"
         if report:
             log(logging.INFO, f"rate limit of {self._host}: {report}")
-        return min(delay, left, LOOK_INTERVAL)
+        return min(delay, left, POLL_INTERVAL)
 
     def _due(self, call: Call, now: float) -> float:
         """Return when the call may send a request, as far as is known now."""
-        # A call that waits too long is lost as surely as one that is refused: the last one must get its turn in time.
+        # A call that waits too long is lost as surely as one that is refused: all calls must get their turns in time.
         calls = len(self._queue) + (call not in self._queue)
         due = self._gate.due(now, call.is_last_attempt, (call.deadline - now) / calls)
         if self._gate.is_open:
@@ -160,7 +171,7 @@ class RateLimit:
     def _first(self, now: float) -> Call | None:
         """Return the first call in the queue, except calls with a delay of their own and calls that are passed over."""
         for call in self._queue.copy():
-            if call.looked_at < now - 2 * LOOK_INTERVAL:
+            if call.polled_at < now - 2 * POLL_INTERVAL:
                 self._queue.remove(call)
             elif call.not_before <= now or not self._gate.is_open:
                 return call
@@ -195,7 +206,7 @@ def rate_limit_of(target: Target) -> RateLimit:
 
 
 def end_waiting() -> None:
-    """Let all calls in the queues fail, and all that would wait there: the server of this process stops."""
+    """Let all calls in the queues fail, and all that would wait there, because the server of this process stops."""
     _is_stopping.set()
     for limit in list(_limits.values()):
         limit.wake_all()

@@ -167,13 +167,15 @@ async def test_ignores_malformed_retry_after(server, delays):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("value", ["61", "9" * 30, FAR_FUTURE])
-async def test_raises_at_once_if_retry_after_exceeds_max_wait(server, value, status):
+async def test_raises_at_once_if_retry_after_exceeds_max_wait(server, caplog, value, status):
+    caplog.set_level(logging.INFO, "g4f_websim")
     server.play([retry_after(value, status)])
     with pytest.raises(ResponseStatusError) as raised:
         await call_websim(None, HELLO)
     assert isinstance(raised.value, RateLimitError) is (status == 429)
     assert raised.value.retry_after > 60
     assert len(server.requests) == 1
+    assert "longer than" in (str(raised.value) if status == 429 else caplog.messages[0])
 
 
 async def test_waits_longer_if_max_wait_allows_it(server, monkeypatch, delays):

@@ -78,7 +78,7 @@ class Server:
         call = queue.new_call(max_wait)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             call.is_last_attempt = attempt == MAX_ATTEMPTS
-            while (sent_at := queue.send(call)) is None:
+            while (sent_at := queue.admit(call)) is None:
                 if await queue.wait(call) is not None:
                     return False
             is_accepted, retry_after = await self.respond()
@@ -199,7 +199,7 @@ async def turn(queue: RateLimit, is_last_attempt: bool = False, max_wait: float 
     """Wait until a request may be sent, and return the time at which it is sent."""
     call = queue.new_call(max_wait)
     call.is_last_attempt = is_last_attempt
-    while (sent_at := queue.send(call)) is None:
+    while (sent_at := queue.admit(call)) is None:
         if (seconds := await queue.wait(call)) is not None:
             raise TimeoutError(seconds)
     return sent_at
@@ -209,7 +209,7 @@ def test_sends_at_once_before_the_first_refusal() -> None:
     async def main() -> None:
         queue = RateLimit("host")
         for _ in range(1000):
-            assert queue.send(queue.new_call(0)) is not None
+            assert queue.admit(queue.new_call(0)) is not None
 
     asyncio.run(main())
 
@@ -316,7 +316,7 @@ def test_call_fails_when_it_has_waited_and_sooner_only_if_the_server_says_so(
         await send_and_refuse(queue, retry_after, 3)
         start, call = now(), queue.new_call(60)
         while True:
-            while (sent_at := queue.send(call)) is None:
+            while (sent_at := queue.admit(call)) is None:
                 if await queue.wait(call) is not None:
                     return now() - start
             queue.refused(sent_at, retry_after, 0)
@@ -393,7 +393,7 @@ def test_logs_how_many_calls_wait(run: Run, caplog: pytest.LogCaptureFixture) ->
 
 @pytest.fixture
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit_module, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(rate_limit_module, "POLL_INTERVAL", 0.05)
 
 
 def test_threads_share_the_queue() -> None:

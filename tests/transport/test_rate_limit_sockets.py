@@ -1,6 +1,7 @@
 """Calls through the real provider to servers that limit their rate; times are scaled down from seconds."""
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,7 @@ from g4f.errors import RateLimitError
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.transport import connections
+from g4f_websim.transport.log import log_once
 from g4f_websim.wire.endpoints import IMAGE_PATH
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, LimitedServer, limited_server
@@ -75,10 +77,13 @@ def test_sync_clients_in_threads_share_the_queue(limited):
 
 # In one event loop 100 requests are sent at the same time; the others must not use up an attempt during the pause.
 @limits(Limit("window", 100, 0.3))
-async def test_calls_that_wait_for_a_connection_also_wait_for_the_pause(limited):
+async def test_calls_that_wait_for_a_connection_also_wait_for_the_pause(limited, caplog):
+    caplog.set_level(logging.INFO, "g4f_websim")
+    log_once.cache_clear()  # another test may have logged the message
     await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(300))), MAX_SECONDS)
     assert_accepted(limited, 300)
     assert len(limited.report()["refused"]) < 300
+    assert caplog.messages.count("100 requests are in flight in this event loop: other calls wait") == 1
 
 
 @limits(Limit("none", latency=0.5))
@@ -121,7 +126,7 @@ async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
 
 async def test_timeout_counts_the_time_in_the_queue(websim_server):
     websim_server.inject(Fault(status=429, headers={"Retry-After": "30"}))
-    with pytest.raises(TimeoutError, match=" within 1 s: "):
+    with pytest.raises(TimeoutError, match=" within 1 s because of its rate limit: "):
         await asyncio.wait_for(call_websim(None, HELLO, timeout=1), MAX_SECONDS)
     assert len(websim_server.requests) == 1
 
