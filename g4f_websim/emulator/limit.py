@@ -43,7 +43,7 @@ class RateLimit:
         Raises:
             ValueError: the text does not have this form.
         """
-        match = _LIMIT.fullmatch(text)
+        match = isinstance(text, str) and _LIMIT.fullmatch(text)
         period = float(match[2]) * _SECONDS_PER_UNIT[match[3]] if match else 0
         if not match or not period:
             raise ValueError(f"a limit is REQUESTS/PERIOD, such as 10/10s or 100/1m, not {text!r}")

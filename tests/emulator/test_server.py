@@ -129,16 +129,10 @@ def test_unknown_image_is_not_found(emulator, path):
     assert requests.get(emulator.url + path, timeout=MAX_SECONDS).status_code == 404
 
 
-@pytest.mark.parametrize(("project_id", "status"), [("ke3_xh5gai3gjkmruomu", 200), ("no.id", 404), ("a" * 65, 404)])
-def test_describes_every_project_with_a_valid_id(emulator, project_id, status):
-    response = requests.get(f"{emulator.url}/api/v1/projects/{project_id}", timeout=MAX_SECONDS)
-    assert response.status_code == status
-    assert status != 200 or response.json() == {"id": project_id}
+def test_describes_project(emulator):
+    response = requests.get(f"{emulator.url}/api/v1/projects/ke3_xh5gai3gjkmruomu", timeout=MAX_SECONDS)
+    assert response.json() == {"id": "ke3_xh5gai3gjkmruomu"}
     assert not emulator.requests
-
-
-def test_home_page_names_offline_websim(emulator):
-    assert "offline Websim" in requests.get(emulator.url, timeout=MAX_SECONDS).text
 
 
 # Validation
@@ -439,16 +433,16 @@ def test_parses_rate_limit(text, requests, period):
     assert RateLimit.parse(text) == RateLimit(requests, period)
 
 
-@pytest.mark.parametrize("text", ["", "10", "10/s", "10/10", "0/10s", "10/0s", "10/10h", "-1/10s", "ten/10s"])
+@pytest.mark.parametrize("text", ["", 10, "10", "10/s", "10/10", "0/10s", "10/0s", "10/10h", "-1/10s", "ten/10s"])
 def test_rejects_malformed_rate_limit(text):
     with pytest.raises(ValueError, match="a limit is REQUESTS/PERIOD, such as 10/10s"):
         Emulator(limit=text)
 
 
-@pytest.mark.parametrize(("name", "value"), [("limit", 10), ("delay", "1"), ("delay", -1)])
-def test_malformed_argument_of_emulator_is_an_error(name, value):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        Emulator(**{name: value})
+@pytest.mark.parametrize("delay", ["1", -1])
+def test_malformed_delay_is_an_error(delay):
+    with pytest.raises(ValueError, match="^delay: "):
+        Emulator(delay=delay)
 
 
 def test_limit_refuses_requests_beyond_period():
