@@ -76,25 +76,18 @@ class Limiter:
         Yields:
             None if the request is accepted, or else the seconds after which the client may repeat the request.
         """
-        delay = self._delay()
-        if delay is not None:
-            yield delay
-            return
-        self._accepted += 1
-        self._in_flight += 1
-        try:
-            yield None
-        finally:
-            self._in_flight -= 1
-
-    def _delay(self) -> float | None:
-        """Return None if a request is accepted now, or else the seconds after which the client may repeat it."""
-        now = self._clock()
+        limit, now = self._limit, self._clock()
         if now >= self._period_end:
-            self._period_end = now + self._limit.period
+            self._period_end = now + limit.period
             self._accepted = 0
-        if self._limit.max_in_flight is not None and self._in_flight >= self._limit.max_in_flight:
-            return IN_FLIGHT_DELAY
-        if self._limit.requests is not None and self._accepted >= self._limit.requests:
-            return self._period_end - now
-        return None
+        if limit.max_in_flight is not None and self._in_flight >= limit.max_in_flight:
+            yield IN_FLIGHT_DELAY
+        elif limit.requests is not None and self._accepted >= limit.requests:
+            yield self._period_end - now
+        else:
+            self._accepted += 1
+            self._in_flight += 1
+            try:
+                yield None
+            finally:
+                self._in_flight -= 1
