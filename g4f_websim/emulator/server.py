@@ -198,12 +198,12 @@ class Emulator:
             if fault.disconnect:
                 request.protocol.force_close()
                 return web.Response()
-            if fault.status is None:
-                response = self._respond(recorded)
-            elif fault.body is None:
+            if fault.body is not None:
+                response = web.Response(status=fault.status or 200, body=fault.body, content_type="application/json")
+            elif fault.status is not None:
                 response = responses.error_response(fault.status, "an injected fault of the offline Websim")
             else:
-                response = web.Response(status=fault.status, body=fault.body, content_type="application/json")
+                response = self._respond(recorded)
             response.headers.update(fault.headers)
             return response
 
