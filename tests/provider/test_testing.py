@@ -7,7 +7,7 @@ import pytest
 from g4f.client import Client
 
 from g4f_websim import Websim
-from tests.support.calls import HELLO, call_websim
+from tests.support.calls import HELLO, JWT, call_websim
 from tests.support.limits import MAX_SECONDS
 from tests.support.responses import PNG_MAGIC
 
@@ -71,12 +71,15 @@ def test_fixture_works_in_tests_of_an_application(pytester, monkeypatch):
 
 @pytest.fixture
 def own_settings(monkeypatch):
-    for name in ("WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY"):
-        monkeypatch.setenv(name, "malformed value")
+    for name, value in (("WEBSIM_PROJECT_ID", "own"), ("WEBSIM_API_KEY", JWT), ("G4F_PROXY", "malformed value")):
+        monkeypatch.setenv(name, value)
 
 
 async def test_settings_of_the_developer_do_not_apply(own_settings, websim_server):
     assert await call_websim(None, HELLO)
+    (request,) = websim_server.requests
+    assert request.json["project_id"] != "own"
+    assert request.header("authorization") is None
 
 
 def test_client_saves_or_returns_chosen_image(websim_server):
