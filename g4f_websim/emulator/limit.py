@@ -35,10 +35,7 @@ class RateLimit:
 
     @classmethod
     def parse(cls, text: str) -> RateLimit:
-        """Return the limit that a text such as `10/10s` describes.
-
-        Args:
-            text: the number of requests, a slash, and the period in seconds (`s`) or minutes (`m`).
+        """Return the limit that a text describes, such as `10/10s` (10 seconds) or `100/1m` (1 minute).
 
         Raises:
             ValueError: the text does not have this form.
@@ -51,12 +48,7 @@ class RateLimit:
 
 
 class Limiter:
-    """Count requests, and refuse those beyond a `RateLimit`.
-
-    Args:
-        limit: the limit.
-        clock: a function that returns the current time in seconds.
-    """
+    """Count requests, and refuse those beyond a `RateLimit`. The clock returns the current time in seconds."""
 
     def __init__(self, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit

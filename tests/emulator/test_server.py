@@ -272,8 +272,6 @@ def test_fault_disconnects(emulator):
         {"status": "503"},
         {"status": 100},
         {"status": 600},
-        {"status": True},
-        {"headers": None},
         {"headers": [("Retry-After", "7")]},
         {"headers": {"Retry-After": 7}},
         {"headers": {"": "7"}},
