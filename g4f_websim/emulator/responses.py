@@ -72,7 +72,7 @@ async def drawn_image(request: web.Request) -> web.Response:
 
 
 async def project(request: web.Request) -> web.Response:
-    """Return the description of a project; every id is one."""
+    """Describe a project. Every id is accepted."""
     return web.json_response({"id": request.match_info["project_id"]})
 
 

@@ -158,7 +158,7 @@ class Emulator:
         return Fault(body=json.dumps(body).encode(), delay=self._delay)
 
     def _run(self) -> None:
-        # The end of the block cancels the handlers of clients that have disconnected, for which aiohttp does not wait.
+        # asyncio.Runner cancels the handlers of clients that have disconnected, for which aiohttp does not wait.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(self._serve())
 
