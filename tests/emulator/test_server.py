@@ -110,9 +110,10 @@ def test_unknown_image_is_not_found(emulator, path):
     assert get(f"{emulator.url}/offline/{path}").status_code == 404
 
 
-def test_describes_project(emulator):
+def test_describes_project_and_itself_without_recording_requests(emulator):
     response = get(f"{emulator.url}/api/v1/projects/ke3_xh5gai3gjkmruomu")
     assert response.json() == {"id": "ke3_xh5gai3gjkmruomu"}
+    assert "offline Websim" in get(emulator.url).text
     assert not emulator.requests
 
 
@@ -243,10 +244,10 @@ def test_fault_for_all_requests_comes_after_the_queue_and_ends_with_reset(emulat
     assert statuses(emulator, 1) == [200]
 
 
-def test_fault_has_body_and_delay_and_replaces_header(emulator):
-    emulator.inject(Fault(headers={"content-type": "text/html"}, body=b"<html>", delay=DELAY))
+def test_fault_has_status_body_and_delay_and_replaces_header(emulator):
+    emulator.inject(Fault(status=403, headers={"content-type": "text/html"}, body=b"<html>", delay=DELAY))
     response = chat(emulator)
-    assert (response.status_code, response.content, response.headers["Content-Type"]) == (200, b"<html>", "text/html")
+    assert (response.status_code, response.content, response.headers["Content-Type"]) == (403, b"<html>", "text/html")
     assert response.elapsed.total_seconds() >= DELAY
 
 
