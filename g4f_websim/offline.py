@@ -9,7 +9,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections import ChainMap
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from functools import partial
@@ -31,15 +32,14 @@ from .wire.endpoints import CHAT_PATH, IMAGE_PATH, URL_VARIABLE
 _NO_SERVER = {"baseUrl": "http://127.0.0.1:9/v1"}
 PROVIDER_LIST = {"providers": {"default": _NO_SERVER, "orcarouter": _NO_SERVER}, "defaultModels": {}}
 
-# The folders in which g4f looks for the list of the day: the first since 8.4, the second in older releases.
-PROVIDER_LIST_FOLDERS = (".models", "models")
-
-# A setting: `os.environ`, a class or a module; the name of its variable or attribute; the value, None to delete it.
+# A class or a module, or None for an environment variable; the name of the attribute or variable; the value, None to
+# delete it.
 Setting = tuple[Any, str, Any]
+_Settings = dict[tuple[Any, str], Any]
 
-# The settings of the `offline()` blocks that have not ended, in the order of their beginnings, and those before them.
-_blocks: list[list[Setting]] = []
-_before: list[Setting] = []
+# The settings of the blocks that have not ended, oldest first, and the values before the oldest of them.
+_blocks: list[_Settings] = []
+_before: _Settings = {}
 _lock = threading.Lock()
 
 
@@ -81,7 +81,7 @@ def emulator_settings(url: str) -> Iterator[Setting]:
     yield Websim, "url", url
     yield Websim, "chat_api_endpoint", SiteUrl(CHAT_PATH)
     yield Websim, "image_api_endpoint", SiteUrl(IMAGE_PATH)
-    yield os.environ, URL_VARIABLE, url
+    yield None, URL_VARIABLE, url
     if hasattr(copy_images, "is_safe_url"):  # older releases of g4f save images from every host
         yield copy_images, "is_safe_url", partial(_is_safe, copy_images.is_safe_url, url)
 
@@ -101,7 +101,7 @@ def write_provider_list(cache_dir: Path) -> None:
     Args:
         cache_dir: g4f's cache folder, the value of G4F_CACHE_DIR.
     """
-    for folder in PROVIDER_LIST_FOLDERS:
+    for folder in (".models", "models"):  # the first since g4f 8.4, the second in older releases
         for day in (date.today(), date.today() + timedelta(days=1)):
             file = cache_dir / folder / str(day) / "providers.json"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,22 +110,23 @@ def write_provider_list(cache_dir: Path) -> None:
 
 
 @contextmanager
-def replaced(settings: list[Setting]) -> Iterator[None]:
+def replaced(settings: Iterable[Setting]) -> Iterator[None]:
     """Replace settings, and restore them when this block and all that overlap with it have ended."""
+    block = {(owner, name): value for owner, name, value in settings}
     with _lock:
-        if not _blocks:
-            _before.clear()
-        known = [(owner, name) for owner, name, _ in _before]
-        _before.extend((owner, name, _read(owner, name)) for owner, name, _ in settings if (owner, name) not in known)
-        _blocks.append(settings)
-        _write(settings)
+        for owner, name in block:
+            _before.setdefault((owner, name), _read(owner, name))
+        _blocks.append(block)
+        _write(block)
     try:
         yield
     finally:
         with _lock:
-            _blocks[:] = [block for block in _blocks if block is not settings]
-            for block in (_before, *_blocks):
-                _write(block)
+            _blocks.remove(block)
+            current = ChainMap(*reversed(_blocks), _before)
+            _write({key: current[key] for key in block})
+            if not _blocks:
+                _before.clear()
 
 
 @contextmanager
@@ -150,9 +151,9 @@ def _is_safe(is_safe_url: Any, url: str, image: str, *args: Any, **kwargs: Any) 
 
 
 def _g4f_settings(folder: str) -> Iterator[Setting]:
-    yield os.environ, PROXY_VARIABLE, None
-    yield os.environ, "G4F_CACHE_DIR", folder
-    yield os.environ, "G4F_CONFIG_DIR", folder
+    yield None, PROXY_VARIABLE, None
+    yield None, "G4F_CACHE_DIR", folder
+    yield None, "G4F_CONFIG_DIR", folder
     yield g4f.debug, "version_check", False
     yield CookiesConfig, "cookies_dir", folder
     with suppress(ImportError):  # older releases of g4f have no configuration folder
@@ -164,19 +165,16 @@ def _g4f_settings(folder: str) -> Iterator[Setting]:
 
 
 def _read(owner: Any, name: str) -> Any:
-    values = owner if owner is os.environ else vars(owner)
-    return values.get(name)
+    return os.environ.get(name) if owner is None else vars(owner).get(name)
 
 
-def _write(settings: list[Setting]) -> None:
-    for owner, name, value in settings:
-        if owner is os.environ:
-            if value is None:
-                owner.pop(name, None)
-            else:
-                owner[name] = value
+def _write(settings: _Settings) -> None:
+    for (owner, name), value in settings.items():
+        if owner is None and value is None:
+            os.environ.pop(name, None)
+        elif owner is None:
+            os.environ[name] = value
         elif value is not None:
             setattr(owner, name, value)
-        else:
-            with suppress(AttributeError):
-                delattr(owner, name)
+        elif name in vars(owner):
+            delattr(owner, name)

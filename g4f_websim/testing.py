@@ -3,7 +3,6 @@
 To enable it, write `pytest_plugins = ["g4f_websim.testing"]` in the conftest.py in the root folder.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -34,7 +33,7 @@ def websim_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     forget_limits()
     with Emulator() as emulator:
         for owner, name, value in emulator_settings(emulator.url):
-            if owner is os.environ:
+            if owner is None:
                 monkeypatch.setenv(name, value)
             else:
                 monkeypatch.setattr(owner, name, value)

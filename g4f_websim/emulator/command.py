@@ -25,8 +25,12 @@ def serve(argv: Sequence[str]) -> int:
         1 if the emulator cannot start.
     """
     options = _parse(argv)
+    limit = replace(options.limit, max_in_flight=options.max_in_flight, retry_after=not options.no_retry_after)
+    access_log = logging.getLogger("aiohttp.access")
+    access_log.addHandler(logging.StreamHandler())
+    access_log.setLevel(logging.INFO)
     try:
-        with Emulator(options.port, options.rate_limit, options.delay, _access_log(), options.reply) as emulator:
+        with Emulator(options.port, limit, options.delay, access_log, options.reply) as emulator:
             for status, times in options.fail:
                 emulator.inject(Fault(status=status), times)
             print(f"The emulator listens on {emulator.url}; press Ctrl-C to stop it.")
@@ -37,14 +41,6 @@ def serve(argv: Sequence[str]) -> int:
     except OSError as error:
         print(f"g4f-websim: {error}; choose another --port", file=sys.stderr)
     return 1
-
-
-def _access_log() -> logging.Logger:
-    """Return a logger that prints on stderr."""
-    logger = logging.getLogger("aiohttp.access")
-    logger.addHandler(logging.StreamHandler())
-    logger.setLevel(logging.INFO)
-    return logger
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -62,11 +58,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="respond with 429 beyond this, as in 10/10s",
     )
     parser.add_argument(
-        "--max-in-flight", type=_positive, metavar="N", help="respond with 429 to more than N requests at a time"
+        "--max-in-flight", type=int, metavar="N", help="respond with 429 to more than N requests at a time"
     )
     parser.add_argument("--no-retry-after", action="store_true", help="send no Retry-After header with a 429")
     parser.add_argument(
-        "--delay", type=_seconds, default=0.0, metavar="SECONDS", help="the time that each response takes (default: 0)"
+        "--delay", type=float, default=0.0, metavar="SECONDS", help="the time that each response takes (default: 0)"
     )
     parser.add_argument(
         "--reply", action="append", default=[], metavar="TEXT", help="respond to chats with TEXT; of several, in turn"
@@ -75,11 +71,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--fail", action="append", type=_fault, default=[], metavar="STATUS[:N]",
         help="respond to N requests, or to all, with this status, as in 503:2",
     )  # fmt: skip
-    options = parser.parse_args(argv)
-    options.rate_limit = replace(
-        options.limit, max_in_flight=options.max_in_flight, retry_after=not options.no_retry_after
-    )
-    return options
+    return parser.parse_args(argv)
 
 
 def _limit(text: str) -> RateLimit:
@@ -98,26 +90,10 @@ def _fault(text: str) -> tuple[int, int | None]:
 
 def is_port(text: str) -> bool:
     """Return whether `text` is the number of a port; 0 lets the operating system choose one."""
-    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT)) and int(text) <= MAX_PORT
+    return bool(re.fullmatch("[0-9]{1,5}", text)) and int(text) <= MAX_PORT
 
 
 def _port(text: str) -> int:
     if not is_port(text):
         raise argparse.ArgumentTypeError(f"expected a number from 0 to {MAX_PORT}, not {text!r}")
     return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, not {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, not {text!r}")
-    return seconds

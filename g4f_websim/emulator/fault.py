@@ -25,7 +25,7 @@ class Fault:
     `Fault(delay=5)` makes it slow.
 
     Attributes:
-        status: the HTTP status; 200 if only a body is given, or else None for the usual response.
+        status: the HTTP status; None means 200 if there is a body, or else the status of the usual response.
         headers: the headers to add or to replace.
         body: the body; None means a short JSON error if there is a status.
         delay: the seconds before the response is sent.
@@ -42,9 +42,9 @@ class Fault:
     disconnect: bool = False
 
     def __post_init__(self) -> None:
-        is_status = isinstance(self.status, int) and MIN_STATUS <= self.status <= MAX_STATUS
+        is_status = self.status is None or (isinstance(self.status, int) and MIN_STATUS <= self.status <= MAX_STATUS)
         expected = f"an HTTP status from {MIN_STATUS} to {MAX_STATUS}, as in Fault(status=503)"
-        require(self.status is None or is_status, "status", expected, self.status)
+        require(is_status, "status", expected, self.status)
         is_headers = isinstance(self.headers, Mapping) and all(map(_is_header, self.headers.items()))
         expected = 'names and values without line ends, as in Fault(headers={"Retry-After": "7"})'
         require(is_headers, "headers", expected, self.headers)
@@ -53,8 +53,6 @@ class Fault:
         is_delay = isinstance(self.delay, (int, float)) and self.delay >= 0
         require(is_delay, "delay", "seconds, as in Fault(delay=5)", self.delay)
         require(isinstance(self.disconnect, bool), "disconnect", "True or False", self.disconnect)
-        if self.status is None and self.body is not None:
-            object.__setattr__(self, "status", 200)  # the dataclass is frozen
 
 
 def _is_header(header: tuple[Any, Any]) -> bool:

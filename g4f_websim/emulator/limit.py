@@ -35,15 +35,12 @@ class RateLimit:
 
     @classmethod
     def parse(cls, text: str) -> RateLimit:
-        """Return the limit that a text such as `10/10s` describes.
-
-        Args:
-            text: the number of requests, a slash, and the period in seconds (`s`) or minutes (`m`).
+        """Return the limit that a text describes, such as `10/10s` (10 seconds) or `100/1m` (1 minute).
 
         Raises:
             ValueError: the text does not have this form.
         """
-        match = _LIMIT.fullmatch(text)
+        match = isinstance(text, str) and _LIMIT.fullmatch(text)
         period = float(match[2]) * _SECONDS_PER_UNIT[match[3]] if match else 0
         if not match or not period:
             raise ValueError(f"a limit is REQUESTS/PERIOD, such as 10/10s or 100/1m, not {text!r}")
@@ -51,12 +48,7 @@ class RateLimit:
 
 
 class Limiter:
-    """Count requests, and refuse those beyond a `RateLimit`.
-
-    Args:
-        limit: the limit.
-        clock: a function that returns the current time in seconds.
-    """
+    """Count requests, and refuse those beyond a `RateLimit`. The clock returns the current time in seconds."""
 
     def __init__(self, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
@@ -76,25 +68,18 @@ class Limiter:
         Yields:
             None if the request is accepted, or else the seconds after which the client may repeat the request.
         """
-        delay = self._delay()
-        if delay is not None:
-            yield delay
-            return
-        self._accepted += 1
-        self._in_flight += 1
-        try:
-            yield None
-        finally:
-            self._in_flight -= 1
-
-    def _delay(self) -> float | None:
-        """Return None if a request is accepted now, or else the seconds after which the client may repeat it."""
-        now = self._clock()
+        limit, now = self._limit, self._clock()
         if now >= self._period_end:
-            self._period_end = now + self._limit.period
+            self._period_end = now + limit.period
             self._accepted = 0
-        if self._limit.max_in_flight is not None and self._in_flight >= self._limit.max_in_flight:
-            return IN_FLIGHT_DELAY
-        if self._limit.requests is not None and self._accepted >= self._limit.requests:
-            return self._period_end - now
-        return None
+        if limit.max_in_flight is not None and self._in_flight >= limit.max_in_flight:
+            yield IN_FLIGHT_DELAY
+        elif limit.requests is not None and self._accepted >= limit.requests:
+            yield self._period_end - now
+        else:
+            self._accepted += 1
+            self._in_flight += 1
+            try:
+                yield None
+            finally:
+                self._in_flight -= 1

@@ -20,14 +20,9 @@ def draw_gradient(width: int, height: int, top: bytes, bottom: bytes) -> bytes:
         bottom: the red, green and blue bytes of the colour below the last row.
     """
     rows = (_NO_FILTER + _blend(top, bottom, y / height) * width for y in range(height))
-    return b"".join(
-        (
-            _SIGNATURE,
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *_FORMAT)),
-            _chunk(b"IDAT", zlib.compress(b"".join(rows))),
-            _chunk(b"IEND", b""),
-        )
-    )
+    header = struct.pack(">IIBBBBB", width, height, *_FORMAT)
+    pixels = zlib.compress(b"".join(rows))
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
 def _blend(top: bytes, bottom: bytes, share: float) -> bytes:

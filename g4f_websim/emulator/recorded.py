@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
-
 
 @dataclass(frozen=True)
 class RecordedRequest:
@@ -31,9 +29,3 @@ class RecordedRequest:
     def header(self, name: str) -> str | None:
         """Return the first value of a header, or None. The name is not case-sensitive."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-
-async def record(request: web.Request) -> RecordedRequest:
-    """Read a request to its end."""
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers)
-    return RecordedRequest(request.path, headers, await request.read())

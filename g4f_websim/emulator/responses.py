@@ -3,21 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
 from .png import draw_gradient
-from .validation import InvalidBodyError
 
 # The URL of a drawn image contains its size and colours, so drawn images are not stored.
 DRAWN_IMAGE_PATH = "/offline/{width}x{height}/{colours}.png"
 DRAWN_IMAGE_ROUTE = r"/offline/{width:\d{1,4}}x{height:\d{1,4}}/{colours:[0-9a-f]{12}}.png"
-
-# Every id that a chat may name is a project.
-PROJECT_ROUTE = r"/api/v1/projects/{project_id:[A-Za-z0-9_-]{1,64}}"
 
 # The longer side of a drawn image in pixels: the default, and the maximum.
 DEFAULT_SIDE = 512
@@ -32,35 +28,15 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
     return web.json_response({"error": error}, status=status, headers=headers)
 
 
-def usual_response(text: bytes, check: Callable[[Any], None], respond: Callable[[Any], dict[str, str]]) -> web.Response:
-    """Return the response to a well-formed request, or status 400.
-
-    Args:
-        text: the body of the request.
-        check: raises `InvalidBodyError` if the parsed body is malformed.
-        respond: returns the response to the parsed body.
-    """
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return error_response(400, "the body must be JSON")
-    try:
-        check(body)
-    except InvalidBodyError as error:
-        return error_response(400, str(error))
-    return web.json_response(respond(body))
-
-
 def chat_content(body: Mapping[str, Any]) -> str:
     """Return a message that says that it is the offline Websim's, and repeats the last text of the user."""
-    said = next((_text(message) for message in reversed(body["messages"]) if message["role"] == "user"), "")
+    said = next((_text(message["content"]) for message in reversed(body["messages"]) if message["role"] == "user"), "")
     if body.get("json"):
         return json.dumps({"offline": True, "you_said": said})
     return f"This is the offline Websim; no model was used. You said: {said}"
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    content = message["content"]
+def _text(content: str | list[dict[str, Any]]) -> str:
     if isinstance(content, str):
         return content
     return " ".join(part["text"] if part["type"] == "text" else "[an image]" for part in content)
@@ -86,16 +62,6 @@ def _image_size(body: Mapping[str, Any]) -> tuple[int, int]:
     return max(1, (width * side + longer // 2) // longer), max(1, (height * side + longer // 2) // longer)
 
 
-async def project(request: web.Request) -> web.Response:
-    """Return the description of a project."""
-    return web.json_response({"id": request.match_info["project_id"]})
-
-
-async def home(request: web.Request) -> web.Response:
-    """Return the home page."""
-    return web.Response(text="This is the offline Websim.\n")
-
-
 async def drawn_image(request: web.Request) -> web.Response:
     """Return the image whose size and colours are in the URL."""
     width, height = int(request.match_info["width"]), int(request.match_info["height"])
@@ -103,3 +69,13 @@ async def drawn_image(request: web.Request) -> web.Response:
         raise web.HTTPNotFound
     colours = bytes.fromhex(request.match_info["colours"])
     return web.Response(body=draw_gradient(width, height, colours[:3], colours[3:]), content_type="image/png")
+
+
+async def project(request: web.Request) -> web.Response:
+    """Describe a project. Every id is accepted."""
+    return web.json_response({"id": request.match_info["project_id"]})
+
+
+async def home(request: web.Request) -> web.Response:
+    """Return the home page, which g4f's health check requests."""
+    return web.Response(text="This is the offline Websim.\n")

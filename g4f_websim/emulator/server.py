@@ -10,19 +10,18 @@ import math
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from concurrent.futures import Future
 from itertools import cycle
-from typing import Any
 
 from aiohttp import web
 
 from ..wire.arguments import require
-from ..wire.endpoints import CHAT_PATH, IMAGE_PATH
+from ..wire.endpoints import CHAT_PATH, IMAGE_PATH, PROJECT_PATH
 from . import responses
 from .fault import Fault
 from .limit import Limiter, RateLimit
-from .recorded import RecordedRequest, record
+from .recorded import RecordedRequest
 from .validation import check_chat, check_image
 
 HOST = "127.0.0.1"
@@ -42,7 +41,6 @@ SHUTDOWN_TIMEOUT = 0.1
 ACCEPT_PASSES = 2
 
 REPLIED_IMAGE_PATH = "/offline/{name}.png"
-REPLIED_IMAGE_ROUTE = r"/offline/{name:[0-9a-f]{64}}.png"
 
 
 class Emulator:
@@ -67,11 +65,13 @@ class Emulator:
         access_log: logging.Logger | None = None,
         replies: Sequence[str] = (),
     ) -> None:
-        is_limit = limit is None or isinstance(limit, (str, RateLimit))
-        require(is_limit, "limit", 'a text or a RateLimit, as in Emulator(limit="10/10s")', limit)
+        if limit is None:
+            limit = RateLimit()
+        elif not isinstance(limit, RateLimit):
+            limit = RateLimit.parse(limit)
         self._port = port
-        self._limit = RateLimit.parse(limit) if isinstance(limit, str) else limit or RateLimit()
-        self._limiter = Limiter(self._limit)
+        self._limit = limit
+        self._limiter = Limiter(limit)
         self._delay = delay
         self._usual = Fault(delay=delay)
         self._replies = cycle(replies)
@@ -89,17 +89,15 @@ class Emulator:
     def __enter__(self) -> Emulator:
         self._socket = socket.create_server((HOST, self._port))
         self.url = f"http://{HOST}:{self._socket.getsockname()[1]}"
-        self._loop = asyncio.SelectorEventLoop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="g4f-websim-emulator", daemon=True)
+        # A client may connect at once: its request waits in the socket until the thread has started.
+        self._stop: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="g4f-websim-emulator", daemon=True)
         self._thread.start()
-        self._run(self._start())
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._run(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._stop.set_result(None)
         self._thread.join()
-        self._loop.close()
 
     def reply(self, text: str) -> None:
         """Add a chat message to the queue of responses.
@@ -159,43 +157,39 @@ class Emulator:
     def _reply_with(self, body: dict[str, str]) -> Fault:
         return Fault(body=json.dumps(body).encode(), delay=self._delay)
 
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def _run(self) -> None:
+        # asyncio.Runner cancels the handlers of clients that have disconnected, for which aiohttp does not wait.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._serve())
 
-    async def _start(self) -> None:
+    async def _serve(self) -> None:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
-        app.router.add_post(CHAT_PATH, partial(self._handle, check_chat, self._chat_message))
-        app.router.add_post(IMAGE_PATH, partial(self._handle, check_image, self._image_url))
+        app.router.add_post(CHAT_PATH, self._handle)
+        app.router.add_post(IMAGE_PATH, self._handle)
         app.router.add_get(responses.DRAWN_IMAGE_ROUTE, responses.drawn_image)
-        app.router.add_get(REPLIED_IMAGE_ROUTE, self._replied_image)
-        app.router.add_get(responses.PROJECT_ROUTE, responses.project)
+        app.router.add_get(REPLIED_IMAGE_PATH, self._replied_image)
+        app.router.add_get(PROJECT_PATH, responses.project)
         app.router.add_get("/", responses.home)
-        self._runner = web.AppRunner(
+        runner = web.AppRunner(
             app,
             access_log=self._access_log,
             access_log_format=ACCESS_LOG_FORMAT,
             shutdown_timeout=SHUTDOWN_TIMEOUT,
         )
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
-
-    async def _stop(self) -> None:
+        await runner.setup()
+        await web.SockSite(runner, self._socket).start()
+        await asyncio.wrap_future(self._stop)
         # Let aiohttp learn of a connection that asyncio is just accepting, because only aiohttp closes it.
-        self._loop.remove_reader(self._socket)
+        asyncio.get_running_loop().remove_reader(self._socket)
         for _ in range(ACCEPT_PASSES):
             await asyncio.sleep(0)
-        await self._runner.cleanup()
-        # aiohttp does not wait for the handlers of clients that have disconnected.
-        handlers = asyncio.all_tasks() - {asyncio.current_task()}
-        for handler in handlers:
-            handler.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
+        await runner.cleanup()
 
-    async def _handle(
-        self, validate: Callable[[Any], None], respond: Callable[[Any], dict[str, str]], request: web.Request
-    ) -> web.Response:
-        recorded = await record(request)
-        self._keep(recorded)
+    async def _handle(self, request: web.Request) -> web.Response:
+        recorded = RecordedRequest(request.path, tuple(request.headers.items()), await request.read())
+        self._requests.append(recorded)
+        while sum(len(kept.body) for kept in self._requests) > KEPT_BYTES:
+            self._requests.popleft()
         with self._limiter.admit() as seconds:
             if seconds is not None:
                 return self._refuse(seconds)
@@ -204,30 +198,35 @@ class Emulator:
             if fault.disconnect:
                 request.protocol.force_close()
                 return web.Response()
-            if fault.status is None:
-                response = responses.usual_response(recorded.body, validate, respond)
-            elif fault.body is None:
+            if fault.body is not None:
+                response = web.Response(status=fault.status or 200, body=fault.body, content_type="application/json")
+            elif fault.status is not None:
                 response = responses.error_response(fault.status, "an injected fault of the offline Websim")
             else:
-                response = web.Response(status=fault.status, body=fault.body, content_type="application/json")
+                response = self._respond(recorded)
             response.headers.update(fault.headers)
             return response
-
-    def _keep(self, recorded: RecordedRequest) -> None:
-        self._requests.append(recorded)
-        while sum(len(kept.body) for kept in self._requests) > KEPT_BYTES:
-            self._requests.popleft()
 
     def _refuse(self, seconds: float) -> web.Response:
         headers = {"Retry-After": str(math.ceil(seconds))} if self._limit.retry_after else {}
         count = self._limit.max_in_flight if self._limit.requests is None else self._limit.requests
         return responses.error_response(429, f"Rate limit exceeded: {count}", headers)
 
-    def _chat_message(self, body: Mapping[str, Any]) -> dict[str, str]:
-        return {"role": "assistant", "content": next(self._replies, None) or responses.chat_content(body)}
-
-    def _image_url(self, body: Mapping[str, Any]) -> dict[str, str]:
-        return {"url": self.url + responses.drawn_image_path(body)}
+    def _respond(self, recorded: RecordedRequest) -> web.Response:
+        """Return the usual response, or status 400 if the request is malformed."""
+        is_chat = recorded.path == CHAT_PATH
+        try:
+            body = recorded.json
+        except (ValueError, RecursionError):
+            return responses.error_response(400, "the body must be JSON")
+        try:
+            (check_chat if is_chat else check_image)(body)
+        except ValueError as error:
+            return responses.error_response(400, str(error))
+        if is_chat:
+            content = next(self._replies, None) or responses.chat_content(body)
+            return web.json_response({"role": "assistant", "content": content})
+        return web.json_response({"url": self.url + responses.drawn_image_path(body)})
 
     async def _replied_image(self, request: web.Request) -> web.Response:
         png = self._images.get(request.match_info["name"])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 _ROLES = ("user", "assistant", "system")
@@ -10,24 +11,14 @@ _ASPECT_RATIO = re.compile(r"[1-9][0-9]{0,5}:[1-9][0-9]{0,5}")
 _IMAGE_URL = re.compile(r"data:image/.+|https?://.+", re.IGNORECASE | re.DOTALL)
 _MAX_IMAGE_INPUTS = 4
 
-# The valid values of a field, and their description.
+# A function that returns whether a value of the field is valid, and a description of the valid values.
 _Field = tuple[Callable[[Any], object], str]
-
-
-class InvalidBodyError(ValueError):
-    """A request body that Websim's API does not accept; the message names the field."""
+_Fields = Mapping[str, _Field]
 
 
 def check_chat(body: Any) -> None:
-    """Check the body of a chat request.
-
-    Args:
-        body: the parsed body.
-
-    Raises:
-        InvalidBodyError: a field is missing, unknown or malformed.
-    """
-    _check_object("the body", body, _CHAT, optional=("json",))
+    """Raise a `ValueError` that names the field if the body of a chat request is malformed."""
+    _check_object("", body, _CHAT, _CHAT_OPTIONS)
     for index, message in enumerate(body["messages"]):
         field = f"messages[{index}]"
         _check_object(field, message, _MESSAGE)
@@ -37,43 +28,40 @@ def check_chat(body: Any) -> None:
 
 
 def check_image(body: Any) -> None:
-    """Check the body of an image request.
-
-    Args:
-        body: the parsed body.
-
-    Raises:
-        InvalidBodyError: a field is missing, unknown or malformed.
-    """
-    _check_object("the body", body, _IMAGE | _IMAGE_OPTIONS, optional=tuple(_IMAGE_OPTIONS))
+    """Raise a `ValueError` that names the field if the body of an image request is malformed."""
+    _check_object("", body, _IMAGE, _IMAGE_OPTIONS)
     if ("width" in body) != ("height" in body):
-        raise InvalidBodyError("width and height are accepted only together")
+        raise ValueError("width and height are accepted only together")
     for index, image in enumerate(body.get("image_inputs", ())):
         _check_object(f"image_inputs[{index}]", image, _IMAGE_INPUT)
 
 
-def _check_part(field: str, part: Any) -> None:
+def _check_part(name: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(kind, str) or kind not in _PARTS:
-        raise InvalidBodyError(f'{field} must be an object with "type": "text" or "image_url"')
-    _check_object(field, part, _PARTS[kind])
-    if kind == "image_url":
-        _check_object(f"{field}.image_url", part["image_url"], _IMAGE_INPUT)
+    if kind == "text":
+        _check_object(name, part, _TEXT_PART)
+    elif kind == "image_url":
+        _check_object(name, part, _IMAGE_PART)
+        _check_object(f"{name}.image_url", part["image_url"], _IMAGE_INPUT)
+    else:
+        raise ValueError(f'{name} must be an object with "type": "text" or "image_url"')
 
 
-def _check_object(name: str, value: Any, fields: Mapping[str, _Field], optional: tuple[str, ...] = ()) -> None:
-    """Check that a value is an object with these fields, and no others."""
+def _check_object(name: str, value: Any, required: _Fields, optional: _Fields = MappingProxyType({})) -> None:
+    """Check that a value is an object with valid fields. The body itself has no name."""
     if not isinstance(value, dict):
-        raise InvalidBodyError(f"{name} must be a JSON object")
-    prefix = "" if name == "the body" else f"{name}."
-    for field, (is_valid, expected) in fields.items():
+        raise ValueError(f"{name or 'the body'} must be a JSON object")
+    prefix = f"{name}." if name else ""
+    for field in required:
         if field not in value:
-            if field not in optional:
-                raise InvalidBodyError(f"{prefix}{field} is missing")
-        elif not is_valid(value[field]):
-            raise InvalidBodyError(f"{prefix}{field} must be {expected}")
-    for field in value.keys() - fields.keys():
-        raise InvalidBodyError(f"{prefix}{field} is an unknown field")
+            raise ValueError(f"{prefix}{field} is missing")
+    fields = {**required, **optional}
+    for field, content in value.items():
+        if field not in fields:
+            raise ValueError(f"{prefix}{field} is an unknown field")
+        is_valid, expected = fields[field]
+        if not is_valid(content):
+            raise ValueError(f"{prefix}{field} must be {expected}")
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[Any], object]:
@@ -84,28 +72,27 @@ def _is_side(value: Any) -> bool:
     return type(value) is int and value > 0  # a bool is an int for isinstance()
 
 
-_CHAT: dict[str, _Field] = {
+_ANYTHING: _Field = (lambda value: True, "")
+_CHAT: _Fields = {
     "project_id": (_matches(_PROJECT_ID), "1 to 64 of A-Z a-z 0-9 _ -"),
     "messages": (lambda value: isinstance(value, list) and value, "a list with at least one message"),
-    "json": (lambda value: value is True, "true or left out"),
 }
-_MESSAGE: dict[str, _Field] = {
+_CHAT_OPTIONS: _Fields = {"json": (lambda value: value is True, "true or left out")}
+_MESSAGE: _Fields = {
     "role": (lambda value: isinstance(value, str) and value in _ROLES, "user, assistant or system"),
     "content": (
         lambda value: isinstance(value, str) or (isinstance(value, list) and value),
         "a string, or a list with at least one part",
     ),
 }
-_PARTS: dict[str, dict[str, _Field]] = {
-    "text": {"type": (bool, ""), "text": (lambda value: isinstance(value, str), "a string")},
-    "image_url": {"type": (bool, ""), "image_url": (lambda value: isinstance(value, dict), "an object with a url")},
-}
-_IMAGE: dict[str, _Field] = {
+_TEXT_PART: _Fields = {"type": _ANYTHING, "text": (lambda value: isinstance(value, str), "a string")}
+_IMAGE_PART: _Fields = {"type": _ANYTHING, "image_url": _ANYTHING}
+_IMAGE: _Fields = {
     "project_id": _CHAT["project_id"],
     "prompt": (lambda value: isinstance(value, str) and value.strip(), "a text that is not empty"),
     "aspect_ratio": (_matches(_ASPECT_RATIO), "W:H with positive whole numbers, as in 16:9"),
 }
-_IMAGE_OPTIONS: dict[str, _Field] = {
+_IMAGE_OPTIONS: _Fields = {
     "width": (_is_side, "a positive whole number"),
     "height": (_is_side, "a positive whole number"),
     "seed": (lambda value: type(value) is int, "a whole number"),
@@ -115,4 +102,4 @@ _IMAGE_OPTIONS: dict[str, _Field] = {
         f"a list of 1 to {_MAX_IMAGE_INPUTS} objects with a url",
     ),
 }
-_IMAGE_INPUT: dict[str, _Field] = {"url": (_matches(_IMAGE_URL), "a data:image/ URI or a web URL")}
+_IMAGE_INPUT: _Fields = {"url": (_matches(_IMAGE_URL), "a data:image/ URI or a web URL")}

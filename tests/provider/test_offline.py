@@ -53,18 +53,13 @@ def settings():
     }
 
 
-async def test_points_websim_at_emulator():
+async def test_points_websim_at_emulator_also_in_child_processes(monkeypatch, closed_port):
+    monkeypatch.setenv("G4F_PROXY", f"http://127.0.0.1:{closed_port}")
     with offline() as emulator:
         assert await call_websim(messages=HELLO) == [REPLY]
-        assert Websim.url == emulator.url
-        assert len(emulator.requests) == 1
-
-
-def test_points_child_processes_at_emulator(monkeypatch, closed_port):
-    monkeypatch.setenv("G4F_PROXY", f"http://127.0.0.1:{closed_port}")
-    with offline():
         printed, _ = run_python("-c", CALLS_WEBSIM)
-    assert printed.strip() == REPLY
+        assert printed.strip() == REPLY
+        assert len(emulator.requests) == 2
 
 
 @pytest.mark.parametrize("factory", [ClientFactory, AbstractClientFactory])
@@ -88,16 +83,12 @@ def test_restores_everything_also_after_an_error(monkeypatch, variables):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="of the caller"), offline():
             inside = settings()
+            folder = Path(os.environ["G4F_CACHE_DIR"])
+            assert folder.is_dir()
             raise RuntimeError("of the caller")
         assert not [name for name in before if inside[name] == before[name]]
         assert settings() == before
-
-
-def test_deletes_its_folder():
-    with offline():
-        folder = Path(os.environ["G4F_CACHE_DIR"])
-        assert folder.is_dir()
-    assert not folder.exists()
+        assert not folder.exists()
 
 
 def test_blocks_can_be_nested_and_overlap():
@@ -115,12 +106,10 @@ def test_blocks_can_be_nested_and_overlap():
 
 def test_keeps_own_sigterm_handler():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with offline():
-            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with offline():
+        inside = signal.getsignal(signal.SIGTERM)
+    after = signal.signal(signal.SIGTERM, before)
+    assert inside is after is signal.SIG_IGN
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
