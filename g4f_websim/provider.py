@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import string
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from .transport.log import log, log_once
 from .transport.post import Request
 from .transport.target import Target
 from .wire import bodies, response, tokens
+from .wire.arguments import check_retries, check_timeout
 from .wire.endpoints import CHAT_PATH, DEFAULT_URL, IMAGE_PATH, URL_VARIABLE
 from .wire.misspelled import meant_name
 
@@ -34,9 +35,6 @@ LAST_IS_ASSISTANT = (
 
 # The characters of a project id, apart from the underscore.
 ID_CHARACTERS = string.ascii_lowercase + string.digits
-
-# Sends a prepared request and returns what the given function reads from the response body.
-Send = Callable[[Callable[[str], str]], Coroutine[Any, Any, str]]
 
 Messages = list[dict[str, Any]] | None
 
@@ -223,8 +221,8 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         body = bodies.chat_body(project_id, messages, **kwargs)
         if body["messages"][-1]["role"] == "assistant":
             log(logging.WARNING, LAST_IS_ASSISTANT)
-        send = cls._prepare(cls.chat_api_endpoint, headers, body, proxy, kwargs)
-        text = await send(response.chat_text)
+        request = cls._request(cls.chat_api_endpoint, headers, body, proxy, kwargs)
+        text = await attempts.send(request, cls, check_timeout(kwargs.get("timeout")), response.chat_text)
         yield response.json_text(text) if "json" in body else text
 
     @classmethod
@@ -241,9 +239,10 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Yield the images of `n` requests, or those that did not fail."""
         count = bodies.check_count(kwargs.get("n"))
         body = bodies.image_body(project_id, messages, prompt, aspect_ratio, **kwargs)
-        send = cls._prepare(cls.image_api_endpoint, headers, body, proxy, kwargs)
-        read = partial(response.image_url, site=cls.url)
-        results = await asyncio.gather(*(send(read) for _ in range(count)), return_exceptions=True)
+        request = cls._request(cls.image_api_endpoint, headers, body, proxy, kwargs)
+        time_limit, read = check_timeout(kwargs.get("timeout")), partial(response.image_url, site=cls.url)
+        sending = (attempts.send(request, cls, time_limit, read) for _ in range(count))
+        results = await asyncio.gather(*sending, return_exceptions=True)
         urls = [result for result in results if isinstance(result, str)]
         failures = [result for result in results if isinstance(result, BaseException)]
         if not urls:
@@ -254,18 +253,17 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         yield ImageResponse(urls, body["prompt"])
 
     @classmethod
-    def _prepare(
+    def _request(
         cls, url: str, headers: Mapping[str, str], body: Mapping[str, Any], proxy: Any, options: Mapping[str, Any]
-    ) -> Send:
-        """Return a function that sends the request; each call of the function has `max_attempts` attempts."""
+    ) -> Request:
+        """Return the request to send, or raise a `ValueError` if the URL, the proxy or a retry setting is malformed."""
         # The handlers receive headers instead of the token.
         token = headers.get("authorization", "").removeprefix("Bearer ")
         key = tokens.clean_key(options.get("api_key"))
         is_unsent = bool(options.get("unsent_keys")) and not token
         target = Target(str(url), token or None, key or None, str(proxy) if proxy else None, is_unsent)
-        bodies.check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
-        prepared = Request(target, headers, json.dumps(body).encode())
-        return partial(attempts.send, prepared, cls, bodies.check_timeout(options.get("timeout")))
+        check_retries(cls.max_attempts, cls.backoff, cls.max_wait)
+        return Request(target, headers, json.dumps(body).encode())
 
 
 # The arguments that are not ignored; `size` is OpenAI's name for width and height.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..provider import Websim
 from ..wire import bodies
+from ..wire.arguments import check_timeout
 from .files import FileError, stem_of
 
 DEFAULT_CONCURRENCY = 2
@@ -216,7 +217,7 @@ def _require(ok: object, expected: str) -> None:
 
 def _check_body(row: Row) -> None:
     """Raise the `ValueError` that Websim would raise for the body of a row."""
-    bodies.check_timeout(row.body.get("timeout"))
+    check_timeout(row.body.get("timeout"))
     bodies.check_project_id(row.body.get("project_id"))
     if row.is_image:
         for index in range(row.image_count):

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from ..provider import Websim
 from ..transport.log import logger
 from ..transport.target import host_in, without_login
-from ..wire.bodies import MAX_IMAGES, MAX_INT, RATIO, SIZE
+from ..wire.arguments import MAX_INT
+from ..wire.bodies import MAX_IMAGES, RATIO, SIZE
 from .files import create_file, replace_file, run, stem_of
 from .images import DownloadError, Format, fetch_image, request_image
 from .terminal import one_line, warn

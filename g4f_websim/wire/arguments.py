@@ -6,6 +6,8 @@ from .redaction import redact
 
 # The maximum length of an invalid value in an error.
 MAX_SHOWN_CHARS = 80
+# JSON parsers may disagree about larger integers (RFC 8259, section 6).
+MAX_INT = 2**53 - 1
 
 
 def require(ok: object, name: str, expected: str, value: Any) -> None:
@@ -32,6 +34,23 @@ def require_text(name: str, value: Any) -> str:
     """
     require(value is None or isinstance(value, str), name, "text", value)
     return without_surrogates(value or "")
+
+
+def check_timeout(timeout: Any) -> float | None:
+    """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
+    if timeout is None:
+        return None
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    require(is_number and 0 <= timeout <= MAX_INT, "timeout", "seconds, as in timeout=60", timeout)
+    return float(timeout) if timeout else None
+
+
+def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
+    """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
+    is_count = isinstance(max_attempts, int) and max_attempts >= 0
+    require(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
+    for name, seconds in (("Websim.backoff", backoff), ("Websim.max_wait", max_wait)):
+        require(isinstance(seconds, (int, float)) and seconds >= 0, name, "seconds, as in 2.0", seconds)
 
 
 def invalid(name: str, expected: str, value: Any) -> ValueError:

@@ -15,7 +15,7 @@ try:
 except ImportError:  # g4f up to 0.5.3
     from g4f.providers.helper import format_image_prompt as format_media_prompt
 
-from .arguments import invalid, require, require_text
+from .arguments import MAX_INT, invalid, require, require_text
 from .endpoints import API_URL, DEFAULT_URL
 from .images import image_urls
 from .json_mode import json_instructions
@@ -45,8 +45,6 @@ SIZE = re.compile(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 
 MAX_IMAGES = 10
 MAX_REFERENCES = 4
-# JSON parsers may disagree about larger integers (RFC 8259, section 6).
-MAX_INT = 2**53 - 1
 
 # The pages that g4f's provider of 2025 named as referer.
 CHAT_PAGE = "/@ISWEARIAMNOTADDICTEDTOPILLOW/zelos-ai-assistant"
@@ -207,23 +205,6 @@ def check_count(n: Any) -> int:
     """Return the number of images, 1 if `n` is None, or raise a `ValueError`."""
     require(n is None or (_is_int(n) and 1 <= n <= MAX_IMAGES), "n", f"1 to {MAX_IMAGES} images, as in n=2", n)
     return n or 1
-
-
-def check_timeout(timeout: Any) -> float | None:
-    """Return the seconds that a call may take, None if `timeout` is None or 0, or raise a `ValueError`."""
-    if timeout is None:
-        return None
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    require(is_number and 0 <= timeout <= MAX_INT, "timeout", "seconds, as in timeout=60", timeout)
-    return float(timeout) if timeout else None
-
-
-def check_retries(max_attempts: Any, backoff: Any, max_wait: Any) -> None:
-    """Raise a `ValueError` if one of these attributes of `Websim` is malformed; the message names it."""
-    is_count = isinstance(max_attempts, int) and max_attempts >= 0
-    require(is_count, "Websim.max_attempts", "an integer of at least 0, as in 3", max_attempts)
-    for name, seconds in (("Websim.backoff", backoff), ("Websim.max_wait", max_wait)):
-        require(isinstance(seconds, (int, float)) and seconds >= 0, name, "seconds, as in 2.0", seconds)
 
 
 _IMAGE_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {

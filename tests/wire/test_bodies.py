@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from g4f_websim.wire import bodies
+from g4f_websim.wire import arguments, bodies
 from tests.support.calls import HELLO, JWT, PNG, PNG_URI, matching
 
 DRAW = {"type": "text", "text": "Draw"}
@@ -272,7 +272,7 @@ PAGE = f"https://websim.com/p/{PROJECT_ID}"
 # Each row: the function, its arguments, what it returns.
 ACCEPTED = [
     *[(bodies.check_count, [n], n or 1) for n in (None, 1, 10)],
-    *[(bodies.check_timeout, [timeout], timeout or None) for timeout in (None, 0, 60, 0.5)],
+    *[(arguments.check_timeout, [timeout], timeout or None) for timeout in (None, 0, 60, 0.5)],
     *[(bodies.check_project_id, [project_id], project_id) for project_id in (PROJECT_ID, "a", "A-_9" * 16)],
     *[(bodies.check_project_id, [page], PROJECT_ID) for page in (PAGE, f"{PAGE}/", f" {PAGE}\n", f"{PAGE}?tab=1")],
     *[(bodies.check_project_id, [f"http://127.0.0.1:8080/p/{PROJECT_ID}#top"], PROJECT_ID)],
@@ -302,7 +302,7 @@ PROJECT_ID_FORM = "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id
 REJECTED = [
     *[(bodies.check_count, [n], f"n: 1 to 10 images, as in n=2, not {n!r}") for n in (0, -1, 11, "2", True, 2.0)],
     *[
-        (bodies.check_timeout, [timeout], "timeout: seconds, as in timeout=60, not ")
+        (arguments.check_timeout, [timeout], "timeout: seconds, as in timeout=60, not ")
         for timeout in (-1, math.nan, math.inf, "soon", True, 10**400)
     ],
     *[
