@@ -18,21 +18,29 @@ from ..errors import MAX_RETRY_AFTER
 
 # A delay that the server did not choose is up to 25 % longer, so that refused clients do not return together.
 JITTER = 0.25
-# The number of refusals in a row that count as a limit, in the states free and paced, if they have no Retry-After. An
-# overloaded server also refuses single requests at random.
-FREE_REFUSALS, PACED_REFUSALS = 3, 2
-# If a free gate closed, and the server refused at most so many requests for each one that it accepted, the alarm was
-# false: the server has room for all of them. Each false alarm doubles the number of refusals for the next one.
-FREE_SHARE, MAX_FACTOR = 1.3, 8
-# Without Retry-After a pause is at least half as long as the server has refused requests, because each probe costs a
-# call one attempt. On average, the server accepts requests again after half of the last pause.
+# The number of refusals in a row, without Retry-After, that close a free or a paced gate. An overloaded server also
+# refuses single requests at random.
+FREE_REFUSALS = 3
+PACED_REFUSALS = 2
+# If a free gate closed, but the server refused at most so many requests for each one that it accepted, the alarm was
+# false: the server has room for all of them.
+FREE_SHARE = 1.3
+# Each false alarm doubles the number of refusals that close a free gate, until it is so many times as large.
+MAX_FACTOR = 8
+# Without Retry-After, a pause is at least half as long as the server has refused requests, because each probe costs a
+# call one attempt.
 PAUSE_SHARE = 0.5
+# On average, the server accepts requests again after half of such a pause.
 GUESSED_SHARE = 0.5
 # The number of accepted requests after which the interval is half as long.
 HALVING = 10
-# Each accepted request allows two more. The gate is free again when more than MAX_ALLOWED may be sent with less than
-# MIN_INTERVAL seconds between them, or when no call has waited for QUIET_TIME seconds.
-ALLOWED_PER_ACCEPTED, MAX_ALLOWED, MIN_INTERVAL, QUIET_TIME = 2, 64, 0.02, 30.0
+# How many more requests a paced gate lets through for each accepted one.
+ALLOWED_PER_ACCEPTED = 2
+# A paced gate is free again when it would let through more than MAX_ALLOWED requests, less than MIN_INTERVAL seconds
+# apart, or when no call has waited for QUIET_TIME seconds.
+MAX_ALLOWED = 64
+MIN_INTERVAL = 0.02
+QUIET_TIME = 30.0
 # The interval is measured from at most so many accepted requests.
 MEASURED_REQUESTS = 100
 
@@ -51,35 +59,35 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        # When requests were sent: the last one, the last one that was accepted, and those accepted in this round.
-        self._last_sent = self._last_accepted = -math.inf
-        self._accepted: deque[float] = deque(maxlen=MEASURED_REQUESTS)
-        # When this round began, when the gate last closed, and the latest time until which a call had to wait.
-        self._round_start = self._closed_at = self._waited_until = -math.inf
-        # The pause: when it ends, and when the server presumably accepts requests again. The seconds after which a
-        # request without a response is given up. The state to which the gate returns if the refusals were no limit.
-        self._resume = self._available = -math.inf
-        self._patience = 0.0
-        self._open_state = State.FREE
-        # The pace: when the next request may be sent, and how many requests may be sent before one is accepted.
-        self._next_slot, self._allowed = 0.0, 0
-        # How many times as many refusals as at first count as a limit, if the gate is free.
-        self._factor = 1
+        self._last_sent = -math.inf
+        self._last_accepted = -math.inf  # when the last request that was accepted was sent
+        self._round_start = -math.inf
+        self._accepted: deque[float] = deque(maxlen=MEASURED_REQUESTS)  # when those of this round were sent
+        self._closed_at = -math.inf
+        self._waited_until = -math.inf  # the latest time until which a call had to wait
+        self._factor = 1  # how many times as many refusals as at first close a free gate
+        # The pause.
+        self._pause_end = -math.inf
+        self._available_at = -math.inf  # when the server presumably accepts requests again
+        self._response_timeout = 0.0  # the seconds after which a request without a response is given up
+        self._open_state = State.FREE  # the state before the pause
+        # The pace.
+        self._next_slot = 0.0  # when the next request may be sent
+        self._allowed = 0  # the requests that may be sent before one more is accepted
         self._become_free()
 
     def _become_free(self) -> None:
         self.state = State.FREE
-        # The seconds between two requests at the measured pace, and those from a refusal to the next accepted request.
-        self._measured = self._silence = 0.0
-        self._count = 0  # accepted requests in this round
+        self._measured = 0.0  # the seconds between two requests at the measured pace
+        self._silence = 0.0  # the seconds from a refusal to the next request that is accepted
+        self._count = 0  # the requests accepted in this round
         self._accepted.clear()
         self._end_pause()
 
     def _end_pause(self) -> None:
         self.retry_at = -math.inf
-        self._refused = 0  # requests since the first refusal
-        # When each refused request was sent, apart from those sent earlier than an accepted one.
-        self._suspect: list[float] = []
+        self._refused = 0  # the requests refused since the gate closed, and those because of which it closed
+        self._suspect: list[float] = []  # when refused requests were sent, except those sent before an accepted one
 
     @property
     def is_open(self) -> bool:
@@ -99,16 +107,16 @@ class Gate:
             is_last_attempt: whether its call fails if it is refused; it is sent later than others.
             max_interval: the longest interval in seconds while the gate is paced.
         """
-        if self.state is not State.FREE and now - max(self._waited_until, self._resume) > QUIET_TIME:
+        if self.state is not State.FREE and now - max(self._waited_until, self._pause_end) > QUIET_TIME:
             self._become_free()
         if self.state is State.FREE:
             return now
-        due = self._resume
+        due = self._pause_end
         if self.state is State.PACED:
             due = min(self._next_slot, self._last_sent + max_interval)
         if self.state is State.PROBING or (self.state is State.PACED and self._allowed < 1):
             # A request whose event loop has ended never gets a response.
-            due = max(due, self._last_sent + self._patience)
+            due = max(due, self._last_sent + self._response_timeout)
         if is_last_attempt:
             due += self._measured if self.state is State.PACED else 0.0
             if self._suspect and self.retry_at == -math.inf:
@@ -133,13 +141,13 @@ class Gate:
     def failed(self, sent_at: float) -> None:
         """Record that a request ended without a response."""
         self._allowed += 1
-        if self.state is State.PROBING and sent_at >= self._resume:
-            self.state = State.PAUSED  # until now: the next request is the probe
+        if self.state is State.PROBING and sent_at >= self._pause_end:
+            self.state = State.PAUSED  # the pause is over, so the next request is the probe
 
     def accepted(self, sent_at: float) -> None:
         """Record a response other than a refusal."""
         self._last_accepted = max(self._last_accepted, sent_at)
-        if self._suspect:  # also whenever the gate is not open
+        if self._suspect:  # the gate is closed, or a refused request may be a sign of a limit
             self._reconsider(sent_at)
         if sent_at >= self._round_start:
             self._accepted.append(sent_at)
@@ -152,7 +160,7 @@ class Gate:
         """Drop the suspicion of requests that were sent earlier than an accepted one, and open the gate if possible."""
         first_refused = self._suspect[0]
         self._suspect = [refused for refused in self._suspect if refused > sent_at]
-        if not self.is_open and sent_at >= self._resume:
+        if not self.is_open and sent_at >= self._pause_end:
             self._silence = max(self._silence, sent_at - first_refused)
             self._begin_round(sent_at)
         elif not self.is_open and not self._suspect:  # it was sent later than all refused requests
@@ -167,9 +175,9 @@ class Gate:
             return
         self._factor = 1
         if self._accepted:
-            # The fastest pace up to now: that of the last accepted request, of the last two, of the last three ...
+            # The fastest pace that the server allowed: one request since the last, two since the last but one ...
             times = enumerate(sorted(self._accepted, reverse=True), 1)
-            self._measured = max(0.0, min((self._available - time) / number for number, time in times))
+            self._measured = max(0.0, min((self._available_at - time) / number for number, time in times))
         self.state = State.PACED
         self._round_start, self._next_slot = sent_at, sent_at + self._measured
         self._count = self._allowed = 0
@@ -199,9 +207,9 @@ class Gate:
             if is_limit and sent_at > self._closed_at:
                 self._close(now, retry_after, backoff)
                 return
-        if not self.is_open and retry_after is not None and now + retry_after > self._resume:
+        if not self.is_open and retry_after is not None and now + retry_after > self._pause_end:
             # The request belongs to the burst before the pause.
-            self._resume = self._available = self.retry_at = now + retry_after
+            self._pause_end = self._available_at = self.retry_at = now + retry_after
 
     def _close(self, now: float, retry_after: float | None, backoff: float) -> None:
         if self.is_open:
@@ -211,9 +219,9 @@ class Gate:
             refused_for = now - self._suspect[0]
             pause = max(backoff, PAUSE_SHARE * refused_for) * random.uniform(1, 1 + JITTER)
             pause = min(pause, MAX_RETRY_AFTER)
-            self._available, self.retry_at = now + (1 - GUESSED_SHARE) * pause, -math.inf
+            self._available_at, self.retry_at = now + (1 - GUESSED_SHARE) * pause, -math.inf
         else:
             pause = retry_after
-            self._available = self.retry_at = now + retry_after
-        self._resume, self._patience = now + pause, max(pause, backoff)
+            self._available_at = self.retry_at = now + retry_after
+        self._pause_end, self._response_timeout = now + pause, max(pause, backoff)
         self._closed_at = max(now, self._last_sent)
