@@ -30,7 +30,7 @@ from .wire.misspelled import meant_name
 
 LAST_IS_ASSISTANT = (
     "the last message is the assistant's, so Websim may respond to an earlier question. "
-    "g4f removes a message that repeats an earlier one: ask with other words"
+    "g4f removes a message that repeats an earlier one: rephrase the question"
 )
 
 # The characters of a project id, apart from the underscore.
@@ -182,7 +182,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
             "media": media, "n": n, "width": width, "height": height, "seed": seed, "transparent": transparent,
             "response_format": response_format, "json": json, "api_key": key, "unsent_keys": others, "timeout": timeout,
         }  # fmt: skip
-        options.pop("headers", None)  # of the caller; the handlers receive those of the request
+        options.pop("headers", None)  # the handlers have a parameter of that name
         if is_image:
             handler = cls._handle_image_request(project_id, messages, prompt, aspect_ratio, headers, proxy, **options)
         else:
@@ -201,7 +201,7 @@ class Websim(AsyncGeneratorProvider, ProviderModelMixin):  # type: ignore[misc] 
         """Request a chat completion or images for a sync caller; g4f's `Client` calls this.
 
         The event loop and its connections are kept for the next call. If an event loop already runs in this thread,
-        g4f's own way is used.
+        g4f's `to_sync_generator` is used.
 
         Args:
             model: see `create_async_generator`.

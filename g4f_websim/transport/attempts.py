@@ -156,6 +156,6 @@ async def _delay_next(
 
 
 def _queue_error(request: Request, policy: RetryPolicy, call: Call, seconds: float) -> WebsimError:
-    """Return the error of a call that may not wait until the next request makes sense, in `seconds`."""
+    """Return the error of a call that may not wait for the `seconds` until the server accepts requests again."""
     waited = policy.max_wait - max(0.0, call.remaining_wait)
     return failures.queue_error(waited + seconds, seconds, policy.max_wait, request.target)

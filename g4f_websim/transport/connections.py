@@ -57,7 +57,7 @@ class Exchange:
     opened: bool = False
 
 
-# The request that the running task sends. Its tasks for connecting inherit the variable, and mark the same object.
+# The request that the running task sends. aiohttp connects in other tasks, which inherit the variable.
 current_exchange: ContextVar[Exchange] = ContextVar("current_exchange")
 
 
@@ -69,7 +69,7 @@ def _open_socket(address: AddrInfoType) -> socket.socket:
 
 
 class _Connector(TCPConnector):
-    """A connector that says nothing when it is left to the garbage collector, and does nothing to its event loop."""
+    """A connector that may be left to the garbage collector: aiohttp reports no error, and closes nothing."""
 
     def __init__(self) -> None:
         super().__init__(limit=0, socket_factory=_open_socket)
@@ -148,9 +148,9 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: Pool) -> Async
 
 
 def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
-    """Run a generator to its `yield`, so that its event loop knows it, but does not schedule `aclose` when it is lost.
+    """Run a generator to its `yield`, so that `shutdown_asyncgens` closes it, but without the finalizer of asyncio.
 
-    An event loop that is collected with the generator would warn that the coroutine was never awaited.
+    When an event loop is collected with the generator, the finalizer would warn that `aclose` was never awaited.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(finalizer=None)

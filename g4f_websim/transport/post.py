@@ -100,7 +100,8 @@ async def attempt(
 
 def _failed(raised: Exception, target: Target, exchange: Exchange, is_stale: bool) -> Outcome:
     """Return the outcome of an attempt that ended with an exception, or raise it if it is not the network's."""
-    if type(raised) is TimeoutError:  # of the attempt; aiohttp and the SOCKS library have subclasses for connecting
+    # aiohttp and the SOCKS library raise subclasses of TimeoutError if connecting takes too long.
+    if type(raised) is TimeoutError:
         error = failures.timeout_error(ATTEMPT_TIMEOUT, target)
         return Outcome(error=error, cause=failures.timed_out(ATTEMPT_TIMEOUT))
     cause = failures.cause_of_exception(raised, target, exchange.status)
@@ -131,7 +132,7 @@ def _is_stale(error: Exception, exchange: Exchange) -> bool:
     """Return whether a server closed an idle connection at the moment at which a request was sent over it."""
     if exchange.status or exchange.opened or not exchange.is_shared or isinstance(error, aiohttp.ClientConnectorError):
         return False
-    # The message of ServerDisconnectedError is the part of the response that did arrive, if any.
+    # If the head of a response did arrive, aiohttp puts it into `message` instead of a text.
     is_empty = isinstance(getattr(error, "message", ""), str)
     return is_empty and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
 

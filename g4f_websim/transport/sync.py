@@ -28,8 +28,8 @@ _END = object()
 def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
     """Yield what an async generator yields.
 
-    If an event loop already runs in this thread, or if threads are greenlets, g4f's own way is used: an event loop
-    of the package would have to run inside another one.
+    If an event loop already runs in this thread, or if threads are greenlets, g4f's `to_sync_generator` runs the
+    generator: an event loop of the package would have to run inside another one.
 
     Args:
         generator: a generator that was not started.
