@@ -110,9 +110,9 @@ def _check_output(options: argparse.Namespace) -> None:
         return
     model = strip_provider_prefix(options.model)
     if model not in Websim.image_models:
-        reason = f"{model} is not an image model" if model else "no image model was named"
-        models = " or ".join(f"-m {name}" for name in Websim.image_models)
-        fail(f"-O {options.output} is an image, but {reason}; use {models}", status=1)
+        named = model or "the default model"
+        advice = f"use -m {Websim.default_image_model}"
+        fail(f"-O {options.output} is an image, but {named} is not an image model; {advice}", status=1)
 
 
 def _check_files(inputs: Sequence[str]) -> None:

@@ -19,19 +19,19 @@ DOWNLOAD_SECONDS = 5.0
 def provider_list() -> Iterator[bool]:
     """Let g4f load its provider list, from its cache or its site, or replace the list by a minimal one.
 
-    g4f loads the list in a thread, because nothing else could end a download or a name resolution that takes too long.
+    g4f loads the list in a thread, so that the command can continue if the site or the name resolution is too slow.
 
     Yields:
         Whether the list is g4f's own rather than the minimal one.
     """
     try:
         from g4f.client.factory import AbstractClientFactory as Factory
-    except ImportError:  # older releases of g4f download no list
+    except ImportError:  # g4f before 7.7 downloads no list
         yield True
         return
 
     def load() -> None:
-        with suppress(Exception):  # no network, or the login page of a network instead of the list, for example
+        with suppress(Exception):  # there may be no network, or the login page of a network in place of the list
             Factory.create_provider(None, "default")
 
     thread = threading.Thread(target=load, name="g4f-provider-list", daemon=True)

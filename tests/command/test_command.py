@@ -247,13 +247,14 @@ def test_replaces_characters_that_stdout_cannot_encode(home):
     assert "Gr??e, ?" in done.stdout
 
 
-def test_gui_listens_on_loopback_and_says_which_url_to_open(home):
-    with server("--offline", "gui", "--port", "0", home=home) as gui:
+@pytest.mark.parametrize("words", [("gui",), ("--offline", "gui")], ids=" ".join)
+def test_gui_listens_on_loopback_and_says_which_url_to_open(home, words):
+    with server(*words, "--port", "0", home=home) as gui:
         _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
         assert instruction
         assert gui.url.startswith("http://127.0.0.1:")
         assert gui.url in below
-        assert "may not load without a network" in gui.output
+        assert ("may not load without a network" in gui.output) == ("--offline" in words)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,7 @@ def test_offline_after_command_fails(command, capsys):
     [
         (("-m", "fluxx", "a cat", "-O", "x.png"), "-O x.png is an image, but fluxx is not an image model; use -m flux"),
         (("-m", "gemini-1.5-pro", "a cat", "-O", "x.JPG"), "gemini-1.5-pro is not an image model; use -m flux"),
-        (("a cat", "-O", "x.webp"), "-O x.webp is an image, but no image model was named; use -m flux"),
+        (("a cat", "-O", "x.webp"), "but the default model is not an image model; use -m flux"),
         (("Hello", "-O", "."), "-O . is a folder; name a file, as in out.txt"),
         (("nofile.png", "What is this?"), "no such file: nofile.png"),
         (("dot.png", "nofile.txt", "Compare."), "no such file: nofile.txt"),
