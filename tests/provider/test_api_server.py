@@ -214,9 +214,18 @@ def test_responds_with_own_error_of_websim(api, emulator, send, fault, status, r
     assert len(emulator.requests) == 1
 
 
-def test_responds_to_error_of_g4f_as_g4f_does(api):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "tool", "content": "no tool_call_id"}]},
+        # A ValueError, as the errors for malformed arguments of Websim are.
+        {"extra_body": {"tool_calls": [{"type": "function", "function": {"name": "search_tool", "arguments": "[]"}}]}},
+    ],
+    ids=["AttributeError", "ValueError"],
+)
+def test_responds_to_error_of_g4f_as_g4f_does(api, fields):
     with pytest.raises(openai.InternalServerError, match="Request execution failed"):
-        chat(api, messages=[{"role": "tool", "content": "no tool_call_id"}])
+        chat(api, **fields)
 
 
 @pytest.mark.parametrize("send", CHATS.values(), ids=CHATS)
