@@ -154,17 +154,18 @@ def _run_server(command: str, argv: Sequence[str], has_network: bool) -> None:
     g4f = importlib.import_module(module)
     parser = getattr(g4f, get_parser)()
     is_api = get_parser == "get_api_parser"
-    parser.set_defaults(**{"provider": PROVIDER} if is_api else {"host": LOOPBACK})
+    parser.set_defaults(host=LOOPBACK)
+    if is_api:
+        is_dev = command == "dev"
+        parser.set_defaults(provider=PROVIDER, port=PORTS[command], debug=is_dev, reload=is_dev)
+        # The download of further providers from GitHub (g4f 8.7 and later) has no timeout.
+        parser.set_defaults(disable_pa_auto_download=not has_network)
     options = _parse(command, parser, argv)
-    host, port = _address(options, PORTS[command] if is_api else options.port)
+    host, port = _address(options)
     if is_api:
         options.bind = f"{host}:{port}"
         # When the server starts, the variable replaces the option.
         os.environ["G4F_PROVIDER"] = options.provider
-        options.debug = options.debug or command == "dev"
-        options.reload = options.reload or command == "dev"
-        # The download of further providers from GitHub (g4f 8.7 and later) has no timeout.
-        options.disable_pa_auto_download = getattr(options, "disable_pa_auto_download", False) or not has_network
     if command != "mcp" or options.http:
         is_open = _check_can_listen(host, port, "--bind or --port" if is_api else "--host or --port")
         has_key = is_api and (options.g4f_api_key or os.environ.get(KEY_VARIABLE))
@@ -180,17 +181,15 @@ def _run_server(command: str, argv: Sequence[str], has_network: bool) -> None:
     getattr(g4f, run)(options)
 
 
-def _address(options: argparse.Namespace, default_port: int) -> tuple[str, int]:
+def _address(options: argparse.Namespace) -> tuple[str, int]:
     """Return the host and the port to listen on; g4f's error for malformed ones does not name the option."""
-    port = str(default_port if options.port is None else options.port)
+    host, port = options.host, str(options.port)
     if not is_port(port):
         fail(f"--port PORT, as in 8080, not {port}", status=2)
-    bind = getattr(options, "bind", None)
-    if bind is None:
-        return getattr(options, "host", LOOPBACK), int(port)
-    host, _, port = bind.partition(":")
-    if not host or not is_port(port):
-        fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {bind}", status=2)
+    if getattr(options, "bind", None) is not None:
+        host, _, port = options.bind.partition(":")
+        if not host or not is_port(port):
+            fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {options.bind}", status=2)
     return host, int(port)
 
 

@@ -168,7 +168,6 @@ def test_client_saves_image_whole_text_or_edited_code_block(home, websim_server)
     [
         (("Summarize", "this:"), "\ufeffone\n\n  Grüße\n", "Summarize this:\n\none\n\n  Grüße"),
         ((), "notes.txt", "notes.txt"),
-        ((), "http://127.0.0.1:9/page", "http://127.0.0.1:9/page"),
         (("Hello",), " \n", "Hello"),
         (("notes.txt",), "What is this?", "What is this?\n\n```file: notes.txt\nsecret\n```"),
     ],

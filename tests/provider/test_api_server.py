@@ -313,6 +313,7 @@ def test_each_child_process_knows_websim_and_the_options(tmp_path, command, word
     with server("--offline", *words, *options, command=command, home=make_home(tmp_path)) as api:
         api.wait_for_output("Application startup complete", times=2 if "--workers" in words else 1)
         assert api.url.startswith("http://127.0.0.1:")
+        assert ("Started reloader process" in api.output) == ("dev" in words)
         for response in from_each_worker(api, lambda: get(api, "/v1/providers/Websim")):
             assert response.json()["id"] == "Websim"
         for completion in from_each_worker(api, lambda: chat(api, response_format={"type": "json_object"})):
