@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 from g4f import debug
 from g4f.image import is_accepted_format
@@ -111,9 +110,9 @@ def _check_output(options: argparse.Namespace) -> None:
         return
     model = strip_provider_prefix(options.model)
     if model not in Websim.image_models:
-        reason = f"{model} is not an image model" if model else "no image model was named"
-        models = " or ".join(f"-m {name}" for name in Websim.image_models)
-        fail(f"-O {options.output} is an image, but {reason}; use {models}", status=1)
+        named = model or "the default model"
+        advice = f"use -m {Websim.default_image_model}"
+        fail(f"-O {options.output} is an image, but {named} is not an image model; {advice}", status=1)
 
 
 def _check_files(inputs: Sequence[str]) -> None:
@@ -125,14 +124,12 @@ def _check_files(inputs: Sequence[str]) -> None:
         if word.startswith(("http://", "https://")):
             continue
         # Path.is_file() raises an OSError for a text that is too long for the name of a file.
-        if os.path.isfile(word):  # noqa: PTH113
-            if not _can_be_sent(Path(word)):
-                fail(f"{word} is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image", status=1)
-            continue
-        if Path(word).suffix.lower() in FILE_SUFFIXES and not re.search(r"\s", word):
-            fail(f"no such file: {word}", status=1)
-        # g4f takes the other words for text.
-        return
+        if not os.path.isfile(word):  # noqa: PTH113
+            if Path(word).suffix.lower() in FILE_SUFFIXES and not re.search(r"\s", word):
+                fail(f"no such file: {word}", status=1)
+            return  # g4f takes the other words for text
+        if not _can_be_sent(Path(word)):
+            fail(f"{word} is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image", status=1)
 
 
 def _can_be_sent(file: Path) -> bool:
@@ -141,11 +138,9 @@ def _can_be_sent(file: Path) -> bool:
     with suppress(ValueError):
         is_accepted_format(content)
         return True
-    if file.suffix.lower() in IMAGE_SUFFIXES:
-        return False
     with suppress(UnicodeDecodeError):
         content.decode()
-        return True
+        return file.suffix.lower() not in IMAGE_SUFFIXES
     return False
 
 
@@ -159,66 +154,62 @@ def _run_server(command: str, argv: Sequence[str], has_network: bool) -> None:
     g4f = importlib.import_module(module)
     parser = getattr(g4f, get_parser)()
     is_api = get_parser == "get_api_parser"
-    parser.set_defaults(**{"provider": PROVIDER} if is_api else {"host": LOOPBACK})
-    options = _parse(command, parser, argv)
+    parser.set_defaults(host=LOOPBACK)
     if is_api:
-        _set_address(options, PORTS[command])
+        is_dev = command == "dev"
+        parser.set_defaults(provider=PROVIDER, port=PORTS[command], debug=is_dev, reload=is_dev)
+        # The download of further providers from GitHub (g4f 8.7 and later) has no timeout.
+        parser.set_defaults(disable_pa_auto_download=not has_network)
+    options = _parse(command, parser, argv)
+    host, port = _address(options)
+    if is_api:
+        options.bind = f"{host}:{port}"
         # When the server starts, the variable replaces the option.
         os.environ["G4F_PROVIDER"] = options.provider
-        options.debug = options.debug or command == "dev"
-        options.reload = options.reload or command == "dev"
-        # The download of further providers from GitHub (g4f 8.7 and later) has no timeout.
-        options.disable_pa_auto_download = getattr(options, "disable_pa_auto_download", False) or not has_network
-        host, port = options.bind.split(":")
-    else:
-        host, port = options.host, str(options.port)
-        if not is_port(port):
-            fail(f"--port PORT, as in 8080, not {port}", status=2)
     if command != "mcp" or options.http:
-        _check_can_listen(host, int(port), "--bind or --port" if is_api else "--host or --port")
-        _warn_about_open_server(host, getattr(options, "g4f_api_key", None), is_api)
+        is_open = _check_can_listen(host, port, "--bind or --port" if is_api else "--host or --port")
+        has_key = is_api and (options.g4f_api_key or os.environ.get(KEY_VARIABLE))
+        if is_open and not has_key:
+            advice = "protect it with --g4f-api-key KEY" if is_api else f"use --host {LOOPBACK}"
+            warn(f"everybody who can reach {host} can use this server and your Websim login; {advice}")
     g4f_fixes.apply(g4f_fixes.FIXES if command in ("gui", "mcp") else g4f_fixes.SERVER_FIXES)
-    # If a package for g4f's GUI is missing, g4f raises the error when it runs the GUI.
-    if command == "gui" and not getattr(importlib.import_module("g4f.gui"), "import_error", None):
+    if command == "gui":
+        missing = getattr(importlib.import_module("g4f.gui"), "import_error", None)
+        if missing:  # a package that g4f needs is not installed
+            raise missing
         _print_gui_url(host, port, has_network)
     getattr(g4f, run)(options)
 
 
-def _set_address(options: Any, default_port: int) -> None:
-    """Set `options.bind`; g4f's error for a malformed address does not name the option."""
-    if options.bind is None:
-        port = str(options.port or default_port)
-        options.bind = f"{LOOPBACK}:{port}"
-        if not is_port(port):
-            fail(f"--port PORT, as in 8080, not {port}", status=2)
-    host, _, port = options.bind.partition(":")
-    if not host or not is_port(port):
-        fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {options.bind}", status=2)
+def _address(options: argparse.Namespace) -> tuple[str, int]:
+    """Return the host and the port to listen on; g4f's error for malformed ones does not name the option."""
+    host, port = options.host, str(options.port)
+    if not is_port(port):
+        fail(f"--port PORT, as in 8080, not {port}", status=2)
+    if getattr(options, "bind", None) is not None:
+        host, _, port = options.bind.partition(":")
+        if not host or not is_port(port):
+            fail(f"--bind HOST:PORT, as in 127.0.0.1:8080, not {options.bind}", status=2)
+    return host, int(port)
 
 
-def _check_can_listen(host: str, port: int, options: str) -> None:
-    """Fail if a port is in use or forbidden: g4f would report the error only after lines that look like success."""
+def _check_can_listen(host: str, port: int, options: str) -> bool:
+    """Return whether other machines could reach a server, and fail if the port is in use or forbidden.
+
+    g4f would report the error only after lines that look like success.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=family).close()
+        with socket.create_server((host, port), family=family) as listener:
+            return not ipaddress.ip_address(listener.getsockname()[0]).is_loopback
     except OSError as error:
         fail(f"{error.strerror}; choose another {options}", status=1)
 
 
-def _warn_about_open_server(host: str, key: str | None, has_key: bool) -> None:
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost" and not key and not (has_key and os.environ.get(KEY_VARIABLE)):
-        advice = "protect it with --g4f-api-key KEY" if has_key else f"use --host {LOOPBACK}"
-        warn(f"everybody who can reach {host} can use this server and your Websim login; {advice}")
-
-
-def _print_gui_url(host: str, port: str, has_network: bool) -> None:
+def _print_gui_url(host: str, port: int, has_network: bool) -> None:
     """Print what to open and to choose: g4f prints the URL among Flask's messages, and without /chat/."""
-    host = LOOPBACK if host in (ALL_INTERFACES, "::", "") else host
-    host = f"[{host}]" if ":" in host else host
-    where = f"http://{host}:{port}/chat/" if int(port) else "the URL below"
+    host = LOOPBACK if host == ALL_INTERFACES else host
+    where = f"http://{host}:{port}/chat/" if port and ":" not in host else "the URL below"
     print(f"Open {where} and choose the provider {PROVIDER}.", flush=True)
     if not has_network:
         warn("g4f downloads the page itself, which may not load without a network")

@@ -12,7 +12,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,36 +52,28 @@ class Fix(NamedTuple):
     since: tuple[int, int] = (0, 4)
 
 
-_applied: set[str] = set()
-
-
 def apply(fixes: Iterable[Fix]) -> list[Fix]:
     """Change g4f in this process, and warn once if this release of g4f lacks a target.
 
     Returns:
         The changes that this release of g4f allows, including earlier ones.
     """
-    possible, missing = [], []
     release = version("g4f")
-    for fix in fixes:
-        if tuple(map(int, release.split(".")[:2])) < fix.since:
-            continue
-        if fix.target in _applied or _apply(fix):
-            possible.append(fix)
-            _applied.add(fix.target)
-        else:
-            missing.append(fix.target)
+    line = tuple(map(int, release.split(".")[:2]))
+    applied = {fix: _apply(fix) for fix in fixes if line >= fix.since}
+    missing = [fix.target for fix in applied if not applied[fix]]
     if missing:
         log(logging.WARNING, f"g4f {release} is not changed in {', '.join(missing)}: not found there")
-    return possible
+    return [fix for fix in applied if applied[fix]]
 
 
+@cache
 def _apply(fix: Fix) -> bool:
-    module, _, attribute = fix.target.partition(":")
-    path, _, name = attribute.rpartition(".")
+    """Change g4f unless this was done before, and return whether the target exists."""
+    module, _, path = fix.target.partition(":")
+    *owners, name = path.split(".")
     try:
-        owner = importlib.import_module(module)
-        owner = getattr(owner, path) if path else owner
+        owner = reduce(getattr, owners, importlib.import_module(module))
         setattr(owner, name, fix.replace(getattr(owner, name)))
     except AttributeError:
         return False
@@ -118,8 +110,8 @@ def _accept_any_tool_choice(config: Any) -> Any:
 # Errors of the server
 
 
-def _describe(error: Any) -> tuple[int, str] | None:
-    """Return the status and the message for an error of Websim or for a timeout, or None for another error."""
+def _describe(error: Any) -> tuple[int | None, str]:
+    """Return the status and the message for an error; the status is None unless it is Websim's or a timeout."""
     if isinstance(error, TimeoutError):  # with stream=True, g4f may notice the timeout before Websim does
         return GATEWAY_TIMEOUT, str(error) or "no response in time"
     if isinstance(error, WebsimError):
@@ -128,7 +120,7 @@ def _describe(error: Any) -> tuple[int, str] | None:
         return error.status if error.status and error.status >= BAD_REQUEST else BAD_GATEWAY, str(error)
     if type(error) is ValueError and _is_raised_by_package(error):
         return BAD_REQUEST, str(error)
-    return None
+    return None, ""
 
 
 def _is_raised_by_package(error: ValueError) -> bool:
@@ -138,23 +130,16 @@ def _is_raised_by_package(error: ValueError) -> bool:
 
 def _own_error(from_exception: Any) -> Any:
     def respond(error: Exception, config: Any = None, status_code: int = 500) -> Any:
-        described = _describe(error)
-        if described is None:
+        from g4f.api import ErrorResponse, format_exception
+
+        status, message = _describe(error)
+        if not status:
             return from_exception(error, config, status_code)
-        api = importlib.import_module("g4f.api")
         seconds = getattr(error, "retry_after", None)
         headers = {"Retry-After": str(math.ceil(seconds))} if seconds else None
-        return api.ErrorResponse(api.format_exception(described[1], config), described[0], headers)
+        return ErrorResponse(format_exception(message, config), status, headers)
 
     return respond
-
-
-def _own_message(format_exception: Any) -> Any:
-    def format_error(error: Any, *args: Any, **kw: Any) -> Any:
-        _, message = _describe(error) or (None, error)
-        return format_exception(message, *args, **kw)
-
-    return format_error
 
 
 def _leave_out_provider(model_dump: Any) -> Any:
@@ -166,8 +151,10 @@ def _leave_out_provider(model_dump: Any) -> Any:
 
 def _start_with_create_app(run: Any) -> Any:
     def run_app(app: str, **options: Any) -> None:
-        config = vars(importlib.import_module("g4f.api").AppConfig).items()
-        config = {name: value for name, value in config if name[0] != "_" and type(value) in (str, int, float, bool)}
+        from g4f.api import AppConfig
+
+        settings = vars(AppConfig).items()
+        config = {name: value for name, value in settings if name[0] != "_" and type(value) in (str, int, float, bool)}
         has_list = all(getattr(owner, name) is not value for owner, name, value in provider_list_settings())
         os.environ[SETTINGS_VARIABLE] = json.dumps({"app": app, "config": config, "has_list": has_list})
         run(f"{__name__}:create_app", **options | {"timeout_graceful_shutdown": SECONDS_TO_STOP})
@@ -233,8 +220,7 @@ SERVER_FIXES = (
     *FIXES,
     Fix("g4f.client:AsyncCompletions.create", _pass_response_format, "does not pass response_format to providers"),
     Fix("g4f.api:ChatCompletionsConfig", _accept_any_tool_choice, "422 for a tool_choice that names a function"),
-    Fix("g4f.api:ErrorResponse.from_exception", _own_error, "hides Retry-After, and most statuses are 500"),
-    Fix("g4f.api:format_exception", _own_message, "hides the message of an error"),
+    Fix("g4f.api:ErrorResponse.from_exception", _own_error, "500 for most errors, without a message or Retry-After"),
     Fix("g4f.api:ImageGenerationConfig.model_dump", _leave_out_provider, "a provider in the body is passed on twice"),
     Fix("uvicorn:run", _start_with_create_app, "workers lack these changes and the settings, --g4f-api-key too"),
     Fix("uvicorn:Server.shutdown", _end_queue, "a server that stops waits for the queue of a rate limit"),

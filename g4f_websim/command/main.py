@@ -35,8 +35,10 @@ Every command has a --help. g4f's other commands (auth, mcp, pa, ...) work too.
 Without a network: g4f-websim --offline client "Hello"
 """
 
-OWN_COMMANDS = ("image", "batch", "check", "emulator")
+OWN_COMMANDS = {"image": image.main, "batch": batch.main, "check": check.main, "emulator": serve}
+COMMANDS = (*OWN_COMMANDS, *G4F_COMMANDS)
 
+VERSION = f"g4f-websim {__version__}"
 VERSION_OPTIONS = ("--version", "-v", "-V")
 
 
@@ -80,18 +82,20 @@ def _run(argv: Sequence[str] | None) -> int:
     if command in (None, "help"):
         parser.print_help()
         return 0
-    if command not in OWN_COMMANDS + G4F_COMMANDS:
+    if command not in COMMANDS:
         fail(f"unknown command: {command}{_suggestion(command)}\n\n{COMMANDS_HELP.rstrip()}", status=2)
     if "--offline" in rest:
         corrected = shlex.join([command, *(word for word in rest if word != "--offline")])
         fail(f"--offline comes before the command: g4f-websim --offline {corrected}", status=2)
     if set(VERSION_OPTIONS) & set(rest):
-        print(_version())
+        print(VERSION)
         return 0
     show_log()
     try:
         with offline() if options.offline else nullcontext():
-            return _run_command(command, rest, options.offline)
+            if command in OWN_COMMANDS:
+                return OWN_COMMANDS[command](rest)
+            return run_g4f_command(command, rest, options.offline)
     except BrokenPipeError:
         raise
     except Exception as error:  # any library that g4f uses may have raised it
@@ -106,31 +110,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--offline", action="store_true", help="use the built-in emulator instead of websim.com")
-    parser.add_argument(*VERSION_OPTIONS, action="version", version=_version(), help="show the version and exit")
+    parser.add_argument(*VERSION_OPTIONS, action="version", version=VERSION, help="show the version and exit")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
-
-
-def _version() -> str:
-    return f"g4f-websim {__version__}"
 
 
 def _suggestion(command: str) -> str:
     """Return the command that the user probably meant, as the end of an error message."""
     if " " in command:
         return f"; for a chat, use: g4f-websim client {shlex.quote(command)}"
-    close = difflib.get_close_matches(command.lower(), OWN_COMMANDS + G4F_COMMANDS, n=1)
+    close = difflib.get_close_matches(command.lower(), COMMANDS, n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _run_command(command: str, argv: list[str], is_offline: bool) -> int:
-    if command == "image":
-        return image.main(argv)
-    if command == "batch":
-        return batch.main(argv)
-    if command == "check":
-        return check.main(argv)
-    if command == "emulator":
-        return serve(argv)
-    return run_g4f_command(command, argv, is_offline)

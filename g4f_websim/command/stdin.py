@@ -23,16 +23,17 @@ def add_standard_input(words: Sequence[str]) -> list[str]:
     text = _read(with_prompt=bool(words))
     if not text.strip():
         return list(words)
-    if not words:
-        return [f"\n{text}"]  # no URL and no file begins with a line end
-    *others, last = words
-    is_prompt = not last.startswith(("http://", "https://")) and not os.path.isfile(last)  # noqa: PTH113
-    return [*others, f"{last}\n\n{text}"] if is_prompt else [*words, f"\n{text}"]
+    if words and not words[-1].startswith(("http://", "https://")) and not os.path.isfile(words[-1]):  # noqa: PTH113
+        return [*words[:-1], f"{words[-1]}\n\n{text}"]
+    return [*words, f"\n{text}"]  # no URL and no file begins with a line end
 
 
 def _read(with_prompt: bool) -> str:
     stream = getattr(sys.stdin, "buffer", None)  # none if the process has no standard input
-    if stream is None or stream.isatty() or (with_prompt and not _is_pipe_or_file(stream.fileno())):
+    if stream is None or stream.isatty():
+        return ""
+    mode = os.fstat(stream.fileno()).st_mode
+    if with_prompt and not stat.S_ISFIFO(mode) and not stat.S_ISREG(mode):
         return ""
     timer = threading.Timer(SECONDS_BEFORE_HINT, warn, [HINT])
     timer.daemon = True
@@ -46,8 +47,3 @@ def _read(with_prompt: bool) -> str:
     except UnicodeDecodeError as error:
         advice = "convert it, or name an image as a file: g4f-websim client cat.png 'What is this?'"
         fail(f"standard input is not UTF-8 text (byte {error.start}); {advice}", status=1)
-
-
-def _is_pipe_or_file(number: int) -> bool:
-    mode = os.fstat(number).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

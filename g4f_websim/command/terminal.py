@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, NoReturn, TextIO
 
 import g4f.debug
@@ -19,17 +19,14 @@ _PRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(
 _PRINTABLE[ord("\r")] = ""
 
 
-class _LogHandler(logging.StreamHandler[TextIO]):
+class _LogHandler(logging.Handler):
     """Show log records on stderr, unless g4f shows them itself (--debug)."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter(f"{PREFIX}%(message)s"))
-        self.addFilter(lambda record: not g4f.debug.logging)
-
-    def format(self, record: logging.LogRecord) -> str:
-        _waiting.clear()
-        return _for(sys.stderr, super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; a closed stderr must not make a request fail."""
+        if not g4f.debug.logging:
+            with suppress(OSError):
+                warn(record.getMessage())
 
 
 class _Waiting:
@@ -93,8 +90,6 @@ def one_line(error: Exception) -> str:
         return f'g4f needs {error.name} for this; run: pip install "g4f[api,gui]"'
     if isinstance(error, MissingRequirementsError) and "markitdown" in str(error):
         return 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"'
-    if isinstance(error, MissingRequirementsError) and "g4f[gui]" in str(error):
-        return 'g4f needs more packages for its GUI; run: pip install "g4f[api,gui]"'
     text = " ".join(str(error).split())
     # The ValueError for a malformed argument names the argument, so the name of the class says nothing more.
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"

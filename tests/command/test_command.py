@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -45,12 +46,11 @@ from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY
 SHORT_RATE_LIMIT = Fault(status=429, headers={"Retry-After": "0.5"})
 BUSY = Fault(status=503, headers={"Retry-After": "0.1"})
 
-# The command without the delays between attempts.
-WITHOUT_BACKOFF = (
+# Runs several command lines in one process, because the import of g4f takes long.
+RUN_LINES = (
     sys.executable,
     "-c",
-    "import sys; from g4f_websim import Websim; from g4f_websim.command.main import main; "
-    "Websim.backoff = 0; sys.exit(main())",
+    "import shlex, sys; from g4f_websim.command.main import main; [main(shlex.split(line)) for line in sys.argv[1:]]",
 )
 WITH_WARNING = (
     sys.executable,
@@ -61,6 +61,7 @@ WITH_WARNING = (
 # Ends Python as Ctrl-C does, at the moment at which a module is imported.
 INTERRUPTS_IMPORT = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores Ctrl-C
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -76,15 +77,16 @@ TERMINAL_COLUMNS = 80
 COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
 
 NO_PROVIDER_LIST = "g4f's list of providers could not be downloaded from its site"
-# Like API, but without --disable-pa-auto-download, as a user starts the server.
-PLAIN_API = ("api", "--bind", "127.0.0.1:0", "--disable-colors")
+OPEN_TO_EVERYBODY = "g4f-websim: everybody who can reach 0.0.0.0"
 
 ISOLATED = 'ip link set lo up && exec "$@"'
-CHAT_WITH_SERVER = """
+CHAT_WITH_CLIENT_AND_SERVER = """
 import sys
 from pathlib import Path
-from tests.support.processes import API, server
-with server("--offline", *API, home=Path(sys.argv[1])) as started:
+from tests.support.processes import API, run_command, server
+home = Path(sys.argv[1])
+print(run_command("--offline", "client", "Hello", home=home).stdout, end="")
+with server("--offline", *API, home=home) as started:
     print(started.chat())
 """
 
@@ -118,78 +120,70 @@ def end(capsys, *words):
     return raised.value.code, *capsys.readouterr()
 
 
-def last_content(home, emulator, *words, **options):
-    """Run the client, and return the content of the last message that it sends."""
-    done = run_command("client", *words, home=home, WEBSIM_URL=emulator.url, **options)
+def run_lines(*lines, home, emulator):
+    """Run command lines in one process; all must succeed."""
+    done = run_command(*lines, home=home, command=RUN_LINES, WEBSIM_URL=emulator.url)
     assert (done.returncode, done.stderr) == (0, "")
-    return emulator.requests[-1].json["messages"][-1]["content"]
 
 
-def without_package(home, package):
-    """Return a PYTHONPATH on which the import of a package fails as if it were not installed."""
+def run_without_package(package, *words, home):
+    """Run the command as if a package were not installed."""
     home.joinpath(f"{package}.py").write_text(f'raise ModuleNotFoundError("No module {package}", name="{package}")')
-    return first_on_path(home)
+    return run_command(*words, home=home, PYTHONPATH=first_on_path(home))
 
 
-# Commands
+# The client
 
 
-@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
-def test_client_prints_response(home, command):
-    done = run_command("--offline", "client", "Hello", home=home, command=command)
-    assert (done.returncode, done.stdout, done.stderr) == (0, REPLY + "\n", "")
-
-
-def test_client_keeps_offline_conversation_separate(home, websim_server):
-    assert run_command("--offline", "client", "A secret", home=home).returncode == 0
-    run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
+def test_client_keeps_offline_conversation_separate_and_downloads_no_provider_list(home, websim_server):
+    empty = home / "empty"
+    offline = run_command("--offline", "client", "A secret", home=home)
+    variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(empty)}
+    online = run_command("client", "Hello", home=home, command=MODULE, **variables)
+    assert (offline.returncode, offline.stdout, offline.stderr) == (0, REPLY.replace("Hello", "A secret\n"), "")
+    assert (online.returncode, online.stdout, online.stderr) == (0, f"{REPLY}\n", "")
     assert websim_server.requests[-1].json["messages"] == HELLO
+    assert not empty.exists()
 
 
-def test_client_saves_image(home):
-    done = run_command("--offline", "client", "-m", "flux", "a cat", "-O", "cat.png", home=home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
-
-
-@pytest.mark.parametrize("reply", ["Grüße", "Run this:\n\n```python\nprint(1)\n```", "data: three rows", "/media/x"])
-def test_client_saves_whole_text(home, websim_server, reply):
-    websim_server.reply(reply)
-    done = run_command("client", "A program", "-O", "out.txt", home=home, WEBSIM_URL=websim_server.url)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert home.joinpath("out.txt").read_text(encoding="utf-8") == reply
-
-
-def test_client_edits_file_with_code_block_alone(home, websim_server):
+def test_client_saves_image_whole_text_or_edited_code_block(home, websim_server):
+    texts = ["Grüße", "Run this:\n\n```python\nprint(1)\n```", "data: three rows", "/media/x"]
+    for text in ["Here it is:\n```python\nprint(2)\n```", *texts]:
+        websim_server.reply(text)
     home.joinpath("program.py").write_text("print(0)")
-    websim_server.reply("Here it is:\n```python\nprint(1)\n```")
-    done = run_command("client", "-e", "program.py", "Say 1.", home=home, WEBSIM_URL=websim_server.url)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert home.joinpath("program.py").read_text().strip() == "print(1)"
+    run_lines(
+        "client -e program.py Say 2.",
+        *(f"client A program -O {number}.txt" for number in range(len(texts))),
+        "client -m flux a cat -O cat.png",
+        home=home,
+        emulator=websim_server,
+    )
+    assert [home.joinpath(f"{number}.txt").read_text("utf-8") for number in range(len(texts))] == texts
+    assert home.joinpath("program.py").read_text().strip() == "print(2)"
+    assert home.joinpath("cat.png").read_bytes().startswith(PNG_MAGIC)
 
 
 @pytest.mark.parametrize(
     ("words", "stdin", "sent"),
     [
-        ((), "Hello, pipe\n", "Hello, pipe"),
-        (("Summarize", "this:"), "one\n\n  two\n", "Summarize this:\n\none\n\n  two"),
-        (("Summarize this:",), "notes.txt", "Summarize this:\n\nnotes.txt"),
+        (("Summarize", "this:"), "\ufeffone\n\n  Grüße\n", "Summarize this:\n\none\n\n  Grüße"),
         ((), "notes.txt", "notes.txt"),
-        ((), "http://127.0.0.1:9/page", "http://127.0.0.1:9/page"),
-        (("Hello",), "\ufeffGrüße", "Hello\n\nGrüße"),
         (("Hello",), " \n", "Hello"),
         (("notes.txt",), "What is this?", "What is this?\n\n```file: notes.txt\nsecret\n```"),
     ],
 )
 def test_client_adds_piped_text_below_prompt(home, websim_server, words, stdin, sent):
     home.joinpath("notes.txt").write_text("secret")
-    assert last_content(home, websim_server, *words, stdin=stdin) == sent
+    done = run_command("client", *words, home=home, stdin=stdin, WEBSIM_URL=websim_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert websim_server.requests[-1].json["messages"][-1]["content"] == sent
 
 
-def test_client_adds_file_on_stdin_to_prompt(home, websim_server):
+def test_client_adds_file_on_stdin_to_prompt(home):
     home.joinpath("notes.txt").write_text("notes")
     command = ("sh", "-c", 'exec "$@" <notes.txt', "sh", *SCRIPT)
-    assert last_content(home, websim_server, "Summarize this:", command=command) == "Summarize this:\n\nnotes"
+    done = run_command("--offline", "client", "Summarize this:", home=home, command=command)
+    assert done.stdout.endswith("You said: Summarize this:\n\nnotes\n")
 
 
 def test_client_says_that_it_reads_stdin_that_does_not_end(home):
@@ -204,40 +198,36 @@ def test_client_says_that_it_reads_stdin_that_does_not_end(home):
 
 def test_client_sends_repeated_question_as_it_is(home, websim_server):
     question = "Go  on\n\n\n\nplease"
-    for reply in ("First.", "Second.", "Third."):
-        websim_server.reply(reply)
-        done = run_command("client", question, home=home, WEBSIM_URL=websim_server.url)
-        assert done.stdout == f"{reply}\n"
+    websim_server.reply("First.")
+    run_lines(*[f"client {shlex.quote(question)}"] * 2, home=home, emulator=websim_server)
     contents = [message["content"] for message in websim_server.requests[-1].json["messages"]]
-    assert contents == [question, "First.", question, "Second.", question]
+    assert contents == [question, "First.", question]
 
 
-def test_client_sends_image_file(home, websim_server):
+def test_client_sends_files_and_instructions(home, websim_server):
     home.joinpath("dot.png").write_bytes(PNG)
-    content = last_content(home, websim_server, "dot.png", "What is this?")
-    assert {"type": "image_url", "image_url": {"url": PNG_URI}} in content
+    home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
+    words = ("-i", "Be brief.", "dot.png", "notes.txt", "What is this?")
+    assert run_command("client", *words, home=home, WEBSIM_URL=websim_server.url).returncode == 0
+    instructions, question = websim_server.requests[-1].json["messages"]
+    assert instructions == {"role": "system", "content": "Be brief."}
+    assert {"type": "image_url", "image_url": {"url": PNG_URI}} in question["content"]
+    assert "Grüße" in str(question["content"])
 
 
-def test_client_sends_instructions_as_system_message(home, websim_server):
-    run_command("client", "-i", "Be brief.", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert websim_server.requests[-1].json["messages"][0] == {"role": "system", "content": "Be brief."}
+def test_client_sends_text_that_looks_like_a_file(home, websim_server):
+    texts = ["Is there a cat.png?", "What is cat.png", "Node.js", "word" * 100]
+    lines = ["client -N Is there a cat.png?", *(f"client -N {shlex.quote(text)}" for text in texts[1:])]
+    run_lines(*lines, home=home, emulator=websim_server)
+    assert [request.json["messages"][-1]["content"] for request in websim_server.requests] == texts
 
 
-def test_client_uses_provider_of_user(home, websim_server):
-    done = run_command("client", "-p", "Nobody", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert_fails_on_one_line(done, "Nobody")
-    assert list(websim_server.requests) == []
-
-
-@pytest.mark.parametrize("command", [SCRIPT, WITHOUT_STDIN], ids=["empty", "closed"])
-def test_client_without_input_fails(home, command):
-    done = run_command("--offline", "client", home=home, command=command)
+def test_client_without_stdin_and_without_prompt_fails(home):
+    done = run_command("--offline", "client", home=home, command=WITHOUT_STDIN)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
 
 
-def test_client_succeeds_without_stdin(home):
-    done = run_command("--offline", "client", "Hello", home=home, command=WITHOUT_STDIN)
-    assert done.stdout.strip() == REPLY
+# Commands
 
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
@@ -250,43 +240,39 @@ def test_error_without_stderr_has_its_status(home):
     assert run_command("nonsense", home=home, command=WITHOUT_STDERR).returncode == 2
 
 
-@pytest.mark.parametrize("words", [("client", "Grüße, €"), ("image", "a cat", "-O", "Grüße.png")])
-def test_replaces_characters_that_stdout_cannot_encode(home, words):
-    done = run_command("--offline", *words, home=home, PYTHONIOENCODING="ascii")
+def test_replaces_characters_that_stdout_cannot_encode(home):
+    done = run_command("--offline", "client", "Grüße, €", home=home, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Gr??e" in done.stdout
+    assert "Gr??e, ?" in done.stdout
 
 
-@pytest.mark.parametrize("has_network", [True, False])
-def test_gui_tells_the_user_which_url_to_open(home, websim_server, has_network):
-    offline = () if has_network else ("--offline",)
-    with server(*offline, "gui", "--port", "0", home=home, WEBSIM_URL=websim_server.url) as gui:
+@pytest.mark.parametrize("words", [("gui",), ("--offline", "gui")], ids=" ".join)
+def test_gui_listens_on_loopback_and_says_which_url_to_open(home, words):
+    with server(*words, "--port", "0", home=home) as gui:
         _, instruction, below = gui.output.partition("Open the URL below and choose the provider Websim.")
         assert instruction
+        assert gui.url.startswith("http://127.0.0.1:")
         assert gui.url in below
-        assert ("may not load without a network" in gui.output) != has_network
-
-
-@pytest.mark.parametrize("words", [("api",), ("dev",), ("gui",), ("mcp", "--http"), ("tray",)], ids=" ".join)
-def test_server_listens_on_loopback(home, words):
-    with server("--offline", *words, "--port", "0", home=home) as started:
-        assert started.url.startswith("http://127.0.0.1:")
-        assert "0.0.0.0" not in started.output
+        assert ("may not load without a network" in gui.output) == ("--offline" in words)
 
 
 @pytest.mark.parametrize(
-    ("words", "is_open"),
+    ("line", "is_open", "is_protected"),
     [
-        (("api", "--bind", "0.0.0.0:0"), True),
-        (("api", "--bind", "0.0.0.0:0", "--g4f-api-key", "secret"), False),
-        (("gui", "--host", "0.0.0.0", "--port", "0"), True),
-        (("api", "--bind", "localhost:0"), False),
+        ("tray --port 0", False, False),
+        ("mcp --http --port 0", False, False),
+        ("mcp --http --port 0 --host 0.0.0.0", True, False),
+        ("api --bind 0.0.0.0:0", True, False),
+        ("api --bind 0.0.0.0:0 --g4f-api-key secret", True, True),
     ],
 )
-def test_server_that_is_open_to_everybody_warns(home, words, is_open):
-    with server("--offline", *words, home=home) as started:
+def test_server_listens_on_loopback_or_warns_and_deletes_its_folder(home, line, is_open, is_protected):
+    with server("--offline", *line.split(), home=home) as started:
         assert started.url
-        assert ("g4f-websim: everybody who can reach 0.0.0.0" in started.output) == is_open
+        assert ("0.0.0.0" in started.output) == is_open
+        assert (OPEN_TO_EVERYBODY in started.output) == (is_open and not is_protected)
+        stop(started.process, signal.SIGTERM)
+    assert list(home.joinpath("tmp").iterdir()) == []
 
 
 def test_emulator_runs_until_ctrl_c(home):
@@ -301,17 +287,9 @@ def test_emulator_runs_until_ctrl_c(home):
     assert second == f"To use it from another program, set WEBSIM_URL={url}"
 
 
-def test_check_succeeds_offline(home):
-    done = run_command("--offline", "check", home=home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "200" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "output"), [(("version",), "g4f "), (("mcp",), ""), (("tray", "-h"), "usage: g4f-websim tray")]
-)
-def test_other_g4f_command_runs(home, words, output):
-    done = run_command(*words, home=home)
+@pytest.mark.parametrize(("word", "output"), [("version", "g4f "), ("mcp", "")])
+def test_other_g4f_command_runs(home, word, output):
+    done = run_command(word, home=home)
     assert (done.returncode, done.stdout[: len(output)]) == (0, output)
 
 
@@ -340,13 +318,6 @@ def test_prints_help(words, monkeypatch, capsys):
     assert [line for line in lines if len(line) > TERMINAL_COLUMNS] == []
     examples = "\n".join(lines)
     assert [command for command in COMMANDS if f"g4f-websim {command}" not in examples] == []
-
-
-@pytest.mark.parametrize(("command", "word"), [(SCRIPT, "gui"), (MODULE, "api")], ids=["script", "module"])
-def test_prints_help_of_command_in_process(home, command, word):
-    done = run_command("--offline", word, "-h", home=home, command=command)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: g4f-websim {word} [-h]")
 
 
 @pytest.mark.parametrize("word", ["api", "client", "image", "check", "emulator"])
@@ -388,22 +359,28 @@ def test_offline_after_command_fails(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("words", "message"),
     [
-        (("-m", "fluxx", "a cat", "-O", "x.png"), "fluxx is not an image model"),
-        (("-m", "gemini-1.5-pro", "a cat", "-O", "x.JPG"), "gemini-1.5-pro is not an image model"),
-        (("a cat", "-O", "x.webp"), "no image model was named"),
+        (("-m", "fluxx", "a cat", "-O", "x.png"), "-O x.png is an image, but fluxx is not an image model; use -m flux"),
+        (("-m", "gemini-1.5-pro", "a cat", "-O", "x.JPG"), "gemini-1.5-pro is not an image model; use -m flux"),
+        (("a cat", "-O", "x.webp"), "but the default model is not an image model; use -m flux"),
+        (("Hello", "-O", "."), "-O . is a folder; name a file, as in out.txt"),
+        (("nofile.png", "What is this?"), "no such file: nofile.png"),
+        (("dot.png", "nofile.txt", "Compare."), "no such file: nofile.txt"),
+        (("empty.png", "Why?"), "empty.png is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image"),
+        (("text.png", "Why?"), "text.png is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image"),
+        (("cat.heic", "Why?"), "cat.heic is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image"),
+        (("cat.pdf", "Why?"), "cat.pdf is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image"),
     ],
 )
-def test_image_file_without_image_model_fails_before_request(words, reason, websim_server, capsys):
-    message = f"g4f-websim: -O {words[-1]} is an image, but {reason}; use -m flux\n"
-    assert end(capsys, "client", *words) == (1, "", message)
-    assert list(websim_server.requests) == []
-
-
-def test_folder_as_output_fails_before_request(websim_server, capsys):
-    message = "g4f-websim: -O . is a folder; name a file, as in out.txt\n"
-    assert end(capsys, "client", "Hello", "-O", ".") == (1, "", message)
+def test_unusable_file_fails_before_request(words, message, websim_server, capsys):
+    heic = b"\0\0\0\x18ftypheic\xff"
+    files = {"dot.png": PNG, "empty.png": b"", "text.png": b"text", "cat.heic": heic, "cat.pdf": b"%PDF\xff"}
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+    status, output, errors = end(capsys, "client", *words)
+    assert (status, output, len(errors.splitlines())) == (1, "", 1)
+    assert errors.endswith(f"{message}\n")
     assert websim_server.requests == []
 
 
@@ -422,59 +399,21 @@ def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
     assert "Error fetching media" in done.stderr
 
 
-@pytest.mark.parametrize("words", [("nofile.png", "What is this?"), ("dot.png", "nofile.txt", "Compare.")])
-def test_missing_file_fails_before_request(words, websim_server, capsys):
-    Path("dot.png").write_bytes(PNG)
-    (file,) = (word for word in words if word.startswith("nofile"))
-    assert end(capsys, "client", *words) == (1, "", f"g4f-websim: no such file: {file}\n")
-    assert list(websim_server.requests) == []
+def test_argument_that_is_not_utf8_fails(capsys):
+    message = "an argument is not UTF-8 text: 'caf\\udce9'; check the encoding of your terminal or script"
+    assert end(capsys, "client", "caf\udce9") == (2, "", f"g4f-websim: {message}\n")
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [("cat.png", b""), ("cat.png", b"not an image"), ("cat.heic", b"\0\0\0\x18ftypheic\xff"), ("cat.pdf", b"%PDF\xff")],
-)
-def test_file_of_other_format_fails_before_request(file, content, websim_server, capsys):
-    Path(file).write_bytes(content)
-    message = f"g4f-websim: {file} is neither UTF-8 text nor a JPEG, PNG, GIF or WebP image\n"
-    assert end(capsys, "client", file, "What is this?") == (1, "", message)
-    assert websim_server.requests == []
-
-
-def test_client_sends_text_file(home, websim_server):
-    home.joinpath("notes.txt").write_text("Grüße", encoding="utf-8")
-    assert "Grüße" in last_content(home, websim_server, "notes.txt", "Translate this.")
-
-
-@pytest.mark.parametrize(
-    "words", [("Is", "there", "a", "cat.png?"), ("What is cat.png",), ("Node.js",), ("word" * 100,)]
-)
-def test_client_sends_text_that_looks_like_a_file(home, websim_server, words):
-    assert last_content(home, websim_server, *words) == " ".join(words)
-
-
-@pytest.mark.parametrize(
-    ("words", "stdin", "reason"),
-    [
-        ((b"caf\xe9",), b"", "an argument is not UTF-8 text: 'caf\\udce9'"),
-        ((b"Translate",), b"caf\xe9", "standard input is not UTF-8 text (byte 3)"),
-        ((), PNG, "standard input is not UTF-8 text (byte 0)"),
-    ],
-    ids=["argument", "input", "image"],
-)
-def test_text_that_is_not_utf8_fails_before_request(home, websim_server, words, stdin, reason):
-    done = subprocess.run(
-        [*SCRIPT, "client", *words], env=environment(home, WEBSIM_URL=websim_server.url), input=stdin,
-        capture_output=True, timeout=MAX_SECONDS,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert len(done.stderr.splitlines()) == 1
-    assert reason in done.stderr.decode()
+def test_stdin_that_is_not_utf8_fails_before_request(home, websim_server):
+    home.joinpath("latin1.txt").write_bytes(b"caf\xe9")
+    command = ("sh", "-c", 'exec "$@" <latin1.txt', "sh", *SCRIPT)
+    done = run_command("client", "Translate", home=home, command=command, WEBSIM_URL=websim_server.url)
+    assert_fails_on_one_line(done, "standard input is not UTF-8 text (byte 3)")
     assert websim_server.requests == []
 
 
 def test_web_page_without_markitdown_names_package(home, closed_url):
-    done = run_command("client", closed_url, "What is this?", home=home, PYTHONPATH=without_package(home, "markitdown"))
+    done = run_without_package("markitdown", "client", closed_url, "What is this?", home=home)
     assert_fails_on_one_line(done, 'g4f needs markitdown to read web pages; run: pip install "markitdown[all]"')
 
 
@@ -490,10 +429,6 @@ def test_malformed_port_fails(command, port, capsys):
     assert end(capsys, "--offline", command, f"--port={port}") == (2, "", message)
 
 
-def test_used_port_of_emulator_fails(home, used_port):
-    assert_fails_on_one_line(run_command("emulator", "--port", str(used_port), home=home), "Address already in use")
-
-
 @pytest.mark.parametrize(("command", "options"), [("api", "--bind or --port"), ("gui", "--host or --port")])
 def test_used_port_of_server_fails(command, options, used_port, capsys):
     status, output, errors = end(capsys, "--offline", command, "--port", str(used_port))
@@ -502,11 +437,10 @@ def test_used_port_of_server_fails(command, options, used_port, capsys):
     assert errors.endswith(f"; choose another {options}\n")
 
 
-@pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("api", "flask"), ("gui", "flask")])
+@pytest.mark.parametrize(("command", "package"), [("api", "uvicorn"), ("gui", "flask")])
 def test_missing_package_is_named(home, command, package):
-    done = run_command("--offline", command, home=home, PYTHONPATH=without_package(home, package))
-    assert_fails_on_one_line(done)
-    assert re.search(r"pip install .*g4f\[.*gui", done.stderr)
+    done = run_without_package(package, "--offline", command, home=home)
+    assert_fails_on_one_line(done, f'g4f needs {package} for this; run: pip install "g4f[api,gui]"')
 
 
 # Errors and log messages
@@ -518,59 +452,36 @@ def test_rate_limit_fails_on_one_line(home, websim_server):
     assert_fails_on_one_line(done, "RateLimitError: ", "would wait 900 s", "max_wait")
 
 
-def test_connection_failure_fails_on_one_line(home, closed_url):
-    done = run_command("client", "Hello", home=home, command=WITHOUT_BACKOFF, WEBSIM_URL=closed_url)
-    assert_fails_on_one_line(done, "no connection")
-
-
 def test_malformed_url_fails_on_one_line(home):
     assert_fails_on_one_line(run_command("client", "Hello", home=home, WEBSIM_URL="websim.com"), "WEBSIM_URL")
 
 
-def test_debug_prints_traceback(home, websim_server):
-    websim_server.inject(LONG_RATE_LIMIT)
-    assert "Traceback" in run_command("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url).stderr
-
-
-def test_terminal_shows_retry(home, websim_server):
+def test_terminal_shows_request_retry_and_queue(home, websim_server):
     websim_server.inject(BUSY)
-    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert re.search(r"g4f-websim: .*503.* before attempt 2 of 3", done.stderr)
-    assert done.stdout.strip() == REPLY
-
-
-def test_terminal_shows_queue(home, websim_server):
     websim_server.inject(SHORT_RATE_LIMIT)
     done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert re.search(
-        r"g4f-websim: rate limit of 127.0.0.1:\d+: 1 call waits, the next one is sent in about 1 s", done.stderr
-    )
+    shown, erased, log = done.stderr.split("\r", 2)
+    assert shown == "g4f-websim: waiting for the response ..."
+    assert erased == " " * len(shown)
+    retry, queue = log.splitlines()
+    assert re.match(r"g4f-websim: .*503.* before attempt 2 of 3", retry)
+    assert re.match(r"g4f-websim: rate limit of 127.0.0.1:\d+: 1 call waits, .* sent in about 1 s", queue)
     assert done.stdout.strip() == REPLY
 
 
-def test_terminal_shows_retry_once_with_debug(home, websim_server):
+def test_debug_shows_retry_once_and_traceback(home, websim_server):
     websim_server.inject(BUSY)
+    websim_server.inject(LONG_RATE_LIMIT)
     done = run_on_terminal("client", "--debug", "Hello", home=home, WEBSIM_URL=websim_server.url)
     assert done.stdout.count("before attempt 2 of 3") == 1
+    assert "Traceback" in done.stderr
     assert "g4f-websim: " not in done.stderr
 
 
-def test_redirected_stderr_shows_no_retry(home, websim_server):
+def test_redirected_stderr_shows_warnings_only(home, websim_server):
     websim_server.inject(BUSY)
-    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    assert (done.stdout.strip(), done.stderr) == (REPLY, "")
-
-
-def test_redirected_stderr_shows_warnings_with_prefix(home):
-    done = run_command("--offline", "client", "-N", "Hello", home=home, command=WITH_WARNING)
-    assert done.stderr == "g4f-websim: something is odd\n"
-
-
-def test_terminal_shows_that_request_is_under_way(home, websim_server):
-    done = run_on_terminal("client", "Hello", home=home, WEBSIM_URL=websim_server.url)
-    shown, erased, rest = done.stderr.split("\r")
-    assert shown == "g4f-websim: waiting for the response ..."
-    assert (erased, rest) == (" " * len(shown), "")
+    done = run_command("client", "Hello", home=home, command=WITH_WARNING, WEBSIM_URL=websim_server.url)
+    assert (done.stdout, done.stderr) == (f"{REPLY}\n", "g4f-websim: something is odd\n")
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])
@@ -588,8 +499,9 @@ def test_control_characters_reach_pipes_only(home, websim_server, on_terminal):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
-@pytest.mark.parametrize("name", ["g4f", "aiohttp", "g4f_websim.command.main"])
+@pytest.mark.parametrize(
+    ("command", "name"), [(SCRIPT, "g4f"), (SCRIPT, "g4f_websim.command.main"), (MODULE, "aiohttp")]
+)
 def test_ctrl_c_during_imports_prints_nothing(home, command, name):
     folder = home / "path"
     folder.mkdir()
@@ -599,7 +511,7 @@ def test_ctrl_c_during_imports_prints_nothing(home, command, name):
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 
-@pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello"), ("emulator",), ("-h",)])
+@pytest.mark.parametrize("words", [("--offline", "client", "Hello"), ("emulator",), ("-h",)])
 def test_closed_stdout_prints_no_traceback(home, words):
     reader, writer = os.pipe()
     os.close(reader)
@@ -612,21 +524,19 @@ def test_closed_stdout_prints_no_traceback(home, words):
 # Without g4f's site
 
 
-def test_server_without_provider_list_warns_once_and_writes_no_list(home, websim_server):
+def test_server_and_its_workers_start_without_provider_list(home, websim_server):
     empty = home / "empty"
-    with server(*PLAIN_API, home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty)) as api:
+    # The command names the provider, even if a variable of g4f names another one.
+    variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(empty), "G4F_PROVIDER": "Nobody"}
+    # As a user starts the server, without --disable-pa-auto-download.
+    with server("api", "--bind", "localhost:0", "--disable-colors", "--workers", "2", home=home, **variables) as api:
+        api.wait_for_output("Application startup complete", times=2)
         assert api.chat() == REPLY
         assert api.output.count(NO_PROVIDER_LIST) == 1
+        assert "g4f-websim: everybody" not in api.output
         assert "Auto-download" not in api.output
     assert list(empty.rglob("providers.json")) == []
     assert list(home.joinpath("tmp").iterdir()) == []
-
-
-def test_workers_start_without_provider_list(home, websim_server):
-    variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(home / "empty")}
-    with server(*PLAIN_API, "--workers", "2", home=home, **variables) as api:
-        api.wait_for_output("Application startup complete", times=2)
-        assert api.chat() == REPLY
 
 
 def test_gui_help_needs_no_provider_list(home):
@@ -635,18 +545,14 @@ def test_gui_help_needs_no_provider_list(home):
     assert_fails_on_one_line(done, NO_PROVIDER_LIST, status=0)
 
 
-def test_unknown_provider_fails_without_provider_list(home):
-    done = run_command("client", "-p", "Typo", "Hello", home=home, G4F_CACHE_DIR=str(home / "empty"))
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
-    assert NO_PROVIDER_LIST in done.stderr
-    assert "Typo" in done.stderr
-
-
-def test_client_downloads_no_provider_list(home, websim_server):
-    empty = home / "empty"
-    done = run_command("client", "Hello", home=home, WEBSIM_URL=websim_server.url, G4F_CACHE_DIR=str(empty))
-    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
-    assert not empty.exists()
+def test_unknown_provider_fails_without_provider_list(home, websim_server):
+    variables = {"WEBSIM_URL": websim_server.url, "G4F_CACHE_DIR": str(home / "empty")}
+    done = run_command("client", "-p", "Typo", "Hello", home=home, **variables)
+    missing_list, unknown_provider = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert NO_PROVIDER_LIST in missing_list
+    assert "Typo" in unknown_provider
+    assert websim_server.requests == []
 
 
 # Without any network
@@ -664,12 +570,7 @@ def isolate_network():
     return pytest.skip("this machine cannot isolate a process from the network (unshare --net)")
 
 
-def test_offline_client_needs_no_network(home):
-    done = run_command("--offline", "client", "Hello", home=home, command=(*isolate_network(), *SCRIPT))
-    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
-
-
-def test_offline_server_needs_no_network(home):
-    program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_SERVER, str(home))
+def test_offline_client_and_server_need_no_network(home):
+    program = (*isolate_network(), sys.executable, "-c", CHAT_WITH_CLIENT_AND_SERVER, str(home))
     done = run_command(command=program, home=home, PYTHONPATH=first_on_path(ROOT))
-    assert (done.stdout, done.stderr) == (REPLY + "\n", "")
+    assert (done.stdout, done.stderr) == (f"{REPLY}\n" * 2, "")

@@ -20,7 +20,7 @@ from g4f_websim.emulator import Fault
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, make_token
 from tests.support.limits import MAX_SECONDS
-from tests.support.processes import API, MODULE, SCRIPT, SECONDS_TO_STOP, make_home, server
+from tests.support.processes import API, MODULE, SCRIPT, make_home, server
 from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream
 
 # The server sends its requests to the emulator in every test, also in those that do not name it.
@@ -29,16 +29,16 @@ pytestmark = pytest.mark.usefixtures("emulator")
 SECRET = "the-secret-of-the-g4f-server"
 WITH_SECRET = {"g4f-api-key": SECRET}
 
+# Without --bind, but otherwise like API. The command reloads the server when a file changes.
+DEV = ("dev", "--port", "0", *API[3:])
+
 NUMBERS = itertools.count(2)
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather in a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": description, "parameters": {"type": "object"}}}
+    # g4f would leave out the second tool.
+    for name, description in (("weather", "The weather in a city"), ("create_directory", "Ask the user before."))
+]
 WEATHER_CALL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Paris"}}]}
 
 
@@ -46,19 +46,6 @@ WEATHER_CALL = {"tool_calls": [{"name": "weather", "arguments": {"city": "Paris"
 def api(shared_emulator, tmp_path_factory):
     home = make_home(tmp_path_factory.mktemp("api"))
     with server(*API, "--g4f-api-key", SECRET, home=home, WEBSIM_URL=shared_emulator.url) as started:
-        yield started
-
-
-@pytest.fixture(
-    scope="module",
-    params=[(SCRIPT, "--workers", "2"), (MODULE, "--workers", "2"), (SCRIPT, "--reload")],
-    ids=["script-workers", "module-workers", "reload"],
-)
-def offline_api_with_child_processes(request, tmp_path_factory):
-    home = make_home(tmp_path_factory.mktemp("children"))
-    command, *options = request.param
-    with server("--offline", *API, "--g4f-api-key", SECRET, *options, command=command, home=home) as started:
-        started.wait_for_output("Application startup complete", times=2 if "--workers" in options else 1)
         yield started
 
 
@@ -83,10 +70,6 @@ def own_login():
     return make_token(sub=str(next(NUMBERS)))
 
 
-def chat_response(content):
-    return Fault(body=json.dumps({"role": "assistant", "content": content}).encode())
-
-
 def chat(api, api_key=SECRET, **fields):
     with openai_client(api, api_key=api_key) as client:
         completion = client.chat.completions.create(**{"model": "gemini-2.5-pro", "messages": HELLO, **fields})
@@ -102,22 +85,15 @@ def get(api, path):
     return httpx.get(api.url + path, headers=WITH_SECRET).raise_for_status()
 
 
-def test_openai_client_chats(api, emulator):
+def test_openai_client_chats_and_streams(api, emulator):
     assert text_of(chat(api)) == REPLY
-    assert emulator.requests[-1].json["messages"] == HELLO
-
-
-def test_openai_client_streams(api):
-    with openai_client(api) as client:
-        chunks = list(client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, stream=True))
-    assert text_of_stream(chunks) == REPLY
+    assert text_of_stream(chat(api, stream=True)) == REPLY
+    assert [request.json["messages"] for request in emulator.requests] == [HELLO, HELLO]
 
 
 def test_openai_client_sends_image(api, emulator):
     image_part = {"type": "image_url", "image_url": {"url": PNG_URI}}
-    content = [{"type": "text", "text": "What is this?"}, image_part]
-    with openai_client(api) as client:
-        client.chat.completions.create(model="gemini-2.5-pro", messages=[{"role": "user", "content": content}])
+    chat(api, messages=[{"role": "user", "content": [{"type": "text", "text": "What is this?"}, image_part]}])
     assert image_part in emulator.requests[-1].json["messages"][-1]["content"]
 
 
@@ -143,18 +119,12 @@ def test_server_stores_image_by_default(api, emulator):
     assert httpx.get(response.data[0].url, headers=WITH_SECRET).content.startswith(PNG_MAGIC)
 
 
-def test_openai_client_receives_tool_call(api, emulator):
-    emulator.inject(chat_response(json.dumps(WEATHER_CALL)))
-    with openai_client(api) as client:
-        completion = client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, tools=[WEATHER])
-    (call,) = completion.choices[0].message.tool_calls
+def test_openai_client_sends_tools_and_receives_tool_call(api, emulator):
+    emulator.reply(json.dumps(WEATHER_CALL))
+    (call,) = chat(api, tools=TOOLS).choices[0].message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
-
-
-def test_sends_tools_in_messages(api, emulator):
-    with openai_client(api) as client:
-        client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, tools=[WEATHER])
-    assert "The weather in a city" in str(emulator.requests[-1].json["messages"])
+    sent = str(emulator.requests[-1].json["messages"])
+    assert [tool for tool in TOOLS if tool["function"]["description"] not in sent] == []
 
 
 def test_anthropic_client_chats(api):
@@ -163,28 +133,18 @@ def test_anthropic_client_chats(api):
     assert message.content[0].text == REPLY
 
 
-def test_langchain_chats(api):
-    assert langchain_client(api).invoke("Hello").content == REPLY
+def test_langchain_chats_and_streams(api):
+    client = langchain_client(api)
+    assert client.invoke("Hello").content == REPLY
+    assert "".join(chunk.content for chunk in client.stream("Hello")) == REPLY
 
 
-def test_langchain_streams(api):
-    assert "".join(chunk.content for chunk in langchain_client(api).stream("Hello")) == REPLY
-
-
-def test_model_prefix_selects_websim_for_image(api, emulator):
-    with openai_client(api) as client:
-        completion = client.chat.completions.create(
-            model="Websim:flux", messages=[{"role": "user", "content": "a cat"}]
-        )
+def test_model_prefix_selects_websim(api, emulator):
+    assert text_of(chat(api, model="Websim:gemini-2.5-pro")) == REPLY
+    completion = chat(api, model="Websim:flux", messages=[{"role": "user", "content": "a cat"}])
     assert f"{emulator.url}/offline/" in text_of(completion)
-    assert (emulator.requests[-1].path, emulator.requests[-1].json["prompt"]) == (IMAGE_PATH, "a cat")
-
-
-def test_model_prefix_selects_websim_for_chat(api, emulator):
-    with openai_client(api) as client:
-        completion = client.chat.completions.create(model="Websim:gemini-2.5-pro", messages=HELLO)
-    assert text_of(completion) == REPLY
-    assert emulator.requests[-1].path == CHAT_PATH
+    assert [request.path for request in emulator.requests] == [CHAT_PATH, IMAGE_PATH]
+    assert emulator.requests[-1].json["prompt"] == "a cat"
 
 
 # What g4f does otherwise
@@ -201,13 +161,6 @@ MESSAGES = [
 def test_sends_messages_as_they_are(api, emulator):
     chat(api, messages=MESSAGES)
     assert emulator.requests[-1].json["messages"] == MESSAGES
-
-
-def test_sends_every_tool(api, emulator):
-    description = "Create a folder.\n\nAlways ask the user before."
-    tool = {"type": "function", "function": {"name": "create_directory", "description": description, "parameters": {}}}
-    chat(api, tools=[tool])
-    assert json.dumps(description)[1:-1] in json.dumps(emulator.requests[-1].json["messages"]).replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -261,9 +214,18 @@ def test_responds_with_own_error_of_websim(api, emulator, send, fault, status, r
     assert len(emulator.requests) == 1
 
 
-def test_responds_to_error_of_g4f_as_g4f_does(api):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "tool", "content": "no tool_call_id"}]},
+        # A ValueError, as the errors for malformed arguments of Websim are.
+        {"extra_body": {"tool_calls": [{"type": "function", "function": {"name": "search_tool", "arguments": "[]"}}]}},
+    ],
+    ids=["AttributeError", "ValueError"],
+)
+def test_responds_to_error_of_g4f_as_g4f_does(api, fields):
     with pytest.raises(openai.InternalServerError, match="Request execution failed"):
-        chat(api, messages=[{"role": "tool", "content": "no tool_call_id"}])
+        chat(api, **fields)
 
 
 @pytest.mark.parametrize("send", CHATS.values(), ids=CHATS)
@@ -299,38 +261,25 @@ def test_anthropic_client_raises_rate_limit(api, emulator):
 
 
 def test_api_key_of_g4f_server_is_not_sent_to_websim(api, emulator):
-    with openai_client(api) as chats, openai_client(api, "/api/Websim") as images:
-        chats.chat.completions.create(model="gemini-2.5-pro", messages=HELLO)
-        chats.chat.completions.create(model="gemini-2.5-pro", messages=HELLO, tools=[WEATHER])
-        images.images.generate(model="flux", prompt="a cat", response_format="url")
+    chat(api)
+    chat(api, tools=TOOLS)
+    image(api, "/api/Websim")
     assert len(emulator.requests) == 3
     assert SECRET not in str(emulator.requests)
 
 
 def test_sends_websim_token(api, emulator):
-    with openai_client(api, api_key=JWT) as client:
-        client.chat.completions.create(model="gemini-2.5-pro", messages=HELLO)
+    chat(api, api_key=JWT)
     assert emulator.requests[-1].header("authorization") == f"Bearer {JWT}"
 
 
-def test_lists_websim_once(api):
-    names = [provider["id"] for provider in get(api, "/v1/providers").json()]
-    assert names.count("Websim") == 1
-
-
-def test_describes_websim(api, emulator):
+def test_lists_and_describes_websim(api, emulator):
+    assert [provider["id"] for provider in get(api, "/v1/providers").json()].count("Websim") == 1
     description = get(api, "/v1/providers/Websim").json()
     assert (description["id"], description["url"], description["image_models"]) == ("Websim", emulator.url, ["flux"])
-
-
-def test_lists_models(api):
     models = get(api, "/api/Websim/models").json()["data"]
     assert {model["id"]: model["image"] for model in models} == {name: name == "flux" for name in Websim.models}
-
-
-def test_reports_that_websim_is_healthy(api):
-    health = get(api, "/api/Websim/health").json()
-    assert (health["status"], health["ok"]) == (200, True)
+    assert get(api, "/api/Websim/health").json()["ok"] is True
 
 
 # Child processes
@@ -356,32 +305,22 @@ def from_each_worker(api, send):
             yield send()
 
 
-def test_each_child_process_lists_websim(offline_api_with_child_processes):
-    api = offline_api_with_child_processes
-    for response in from_each_worker(api, lambda: get(api, "/v1/providers/Websim")):
-        assert response.json()["id"] == "Websim"
-
-
-def test_each_child_process_uses_websim_by_default_and_asks_for_json(offline_api_with_child_processes):
-    api = offline_api_with_child_processes
-    for completion in from_each_worker(api, lambda: chat(api, response_format={"type": "json_object"})):
-        assert json.loads(text_of(completion))["you_said"] == "Hello"
-
-
-def test_each_child_process_requires_key(offline_api_with_child_processes):
-    api = offline_api_with_child_processes
-    url = f"{api.url}/v1/chat/completions"
-    for response in from_each_worker(api, lambda: httpx.post(url, json={"messages": HELLO}, timeout=MAX_SECONDS)):
-        assert response.status_code == 401
-
-
-def test_terminated_server_deletes_its_folder(tmp_path):
-    home = make_home(tmp_path)
-    with server("--offline", *API, home=home) as started:
-        assert any(home.joinpath("tmp").glob("g4f-websim-*"))
-        started.process.terminate()
-        started.process.wait(SECONDS_TO_STOP)
-    assert not list(home.joinpath("tmp").iterdir())
+@pytest.mark.parametrize(
+    ("command", "words"), [(MODULE, (*API, "--workers", "2")), (SCRIPT, DEV)], ids=["workers", "dev"]
+)
+def test_each_child_process_knows_websim_and_the_options(tmp_path, command, words):
+    options = ("--g4f-api-key", SECRET)
+    with server("--offline", *words, *options, command=command, home=make_home(tmp_path)) as api:
+        api.wait_for_output("Application startup complete", times=2 if "--workers" in words else 1)
+        assert api.url.startswith("http://127.0.0.1:")
+        assert ("Started reloader process" in api.output) == ("dev" in words)
+        for response in from_each_worker(api, lambda: get(api, "/v1/providers/Websim")):
+            assert response.json()["id"] == "Websim"
+        for completion in from_each_worker(api, lambda: chat(api, response_format={"type": "json_object"})):
+            assert json.loads(text_of(completion))["you_said"] == "Hello"
+        url = f"{api.url}/v1/chat/completions"
+        for response in from_each_worker(api, lambda: httpx.post(url, json={"messages": HELLO}, timeout=MAX_SECONDS)):
+            assert response.status_code == 401
 
 
 def test_terminated_server_ends_queue_and_waits_for_running_call(tmp_path, emulator):
