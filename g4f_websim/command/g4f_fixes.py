@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from functools import cache, partial, reduce
@@ -59,8 +60,9 @@ def apply(fixes: Iterable[Fix]) -> list[Fix]:
         The changes that this release of g4f allows, including earlier ones.
     """
     release = version("g4f")
-    line = tuple(map(int, release.split(".")[:2]))
-    applied = {fix: _apply(fix) for fix in fixes if line >= fix.since}
+    line = tuple(map(int, re.findall(r"\d+", release)[:2]))
+    # g4f calls itself 0.0.0 if it was built from its repository.
+    applied = {fix: _apply(fix) for fix in fixes if line >= fix.since or not any(line)}
     missing = [fix.target for fix in applied if not applied[fix]]
     if missing:
         log(logging.WARNING, f"g4f {release} is not changed in {', '.join(missing)}: not found there")

@@ -27,6 +27,13 @@ def test_leaves_older_release_as_it_is(caplog):
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("version", ["8.9rc1", "0.0.0", "0.0.0.dev3+g12ab"])
+def test_changes_prerelease_and_development_version(monkeypatch, caplog, version):
+    monkeypatch.setattr("g4f_websim.command.g4f_fixes.version", lambda name: version)
+    assert apply([Fix("g4f.client:unknown", str, "no such attribute", since=(8, 8))]) == []
+    assert f"g4f {version} is not changed in g4f.client:unknown" in caplog.text
+
+
 def test_missing_package_is_an_error():
     with pytest.raises(ModuleNotFoundError, match="unknown_package"):
         apply([Fix("unknown_package:name", str, "not installed")])
