@@ -60,7 +60,19 @@ def test_each_thread_opens_one_connection(run, counting_server):
 
 
 def test_many_threads_leave_few_sockets_open(run, counting_server):
-    assert int(run("run_in_threads(100, call); print(open_sockets())")) <= 16 * 3
+    program = """
+barrier = threading.Barrier(100)
+
+def call_with_others():
+    chunks = Websim.create_completion(None, HELLO)
+    next(chunks)
+    barrier.wait()  # now each thread has an event loop
+    list(chunks)
+
+run_in_threads(100, call_with_others)
+print(open_sockets())
+"""
+    assert int(run(program)) <= 16 * 3
     assert counting_server.counts()["requests"] == 100
 
 
