@@ -31,9 +31,7 @@ class _Handler:
         limit, limiter = self._limit, self._limiter
         delay = limiter.admit(time.monotonic()) if request.path.endswith(limit.path) else None
         if delay is not None:
-            headers = {}
-            if limit.retry_after:
-                headers["Retry-After"] = f"{delay:.3f}" if limit.retry_after is True else limit.retry_after
+            headers = {"Retry-After": f"{delay:.3f}"} if limit.retry_after else {}
             return web.json_response({"error": "Too many requests"}, status=429, headers=headers)
         limiter.in_flight += 1
         try:

@@ -202,12 +202,6 @@ def test_says_that_a_key_was_given_and_not_sent(status, sent):
     assert ("the given key is not a Websim token, so it was not sent" in cause.summary) is (sent is None)
 
 
-def test_proxy_that_needs_a_login_is_named():
-    cause = cause_of_response(407, {}, "", Target(SITE, proxy="http://127.0.0.1:3128"))
-    assert cause.summary == "the proxy 127.0.0.1:3128 needs a login"
-    assert cause.advice.endswith("as in http://user:password@host:3128")
-
-
 def test_any_other_status_is_a_refusal_or_a_failure_of_the_server():
     in_table = {status for status, *_ in RESPONSES.values()}
     for status in set(range(400, 1000)) - in_table:

@@ -14,7 +14,7 @@ import uvloop
 
 from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
-from tests.support.loops import FORKS, NEW_LOOPS, abandon_loop, open_sockets, run_in_threads, used_loop
+from tests.support.loops import FORKS, abandon_loop, open_sockets, run_in_threads, used_loop
 
 def call():
     return call_websim(None, HELLO)
@@ -113,7 +113,7 @@ def test_loop_that_was_not_shut_down_leaves_nothing_open(run, counting_server):
 
 def test_interpreter_may_exit_with_unclosed_loops(run):
     program = """
-loops = [used_loop(new_loop) for new_loop in NEW_LOOPS.values()]
+loops = [used_loop(new_loop) for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop)]
 run_in_threads(2, abandon_loop)
 """
     assert run(program) == ""
