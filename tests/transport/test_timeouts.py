@@ -95,16 +95,6 @@ async def after_two_cancellations(work: Work) -> None:
     await task
 
 
-async def in_failed_task_group(work: Work) -> None:
-    async def fail() -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fail())
-            await wait_and_finally(work)
-
-
 async def in_shielded_scope_of_anyio(work: Work) -> None:
     with anyio.CancelScope() as outer:
         outer.cancel()
@@ -115,18 +105,9 @@ async def in_shielded_scope_of_anyio(work: Work) -> None:
                 await work()
 
 
-async def in_expired_asyncio_timeout(work: Work) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await wait_and_finally(work)
-
-
 @pytest.mark.parametrize(
     "place",
-    [
-        *(in_finally_of_cancelled_task, after_two_cancellations, in_failed_task_group),
-        *(in_shielded_scope_of_anyio, in_expired_asyncio_timeout),
-    ],
+    [in_finally_of_cancelled_task, after_two_cancellations, in_shielded_scope_of_anyio],
     ids=lambda place: place.__name__,
 )
 async def test_timeout_is_a_timeout_error_and_leaves_no_cancellation_behind(timed_out_call, place):
