@@ -34,6 +34,9 @@ MAX_WAIT = 60.0 * SCALE
 # For the bursts, so that every call may succeed.
 LONG_WAIT = 600.0
 
+# The columns of the tables.
+ROW = "{:<46}{:>6}{:>10}{:>8}{:>7}{:>9}{:>12}{:>10}"
+
 # The policy of the OpenAI SDK: 2 retries, 0.5 s doubled up to 8 s. It respects a Retry-After of up to a minute.
 SDK_RETRIES = 2
 SDK_BACKOFF = 0.5 * SCALE
@@ -121,10 +124,6 @@ def others() -> list[Case]:
     ]
 
 
-async def with_queue(proxy: str | None = None) -> None:
-    await call_websim(None, HELLO, proxy=proxy)
-
-
 async def with_sdk_policy(session: aiohttp.ClientSession, url: str) -> None:
     """Send a request, and retry it as the OpenAI SDK does."""
     for attempt in range(SDK_RETRIES + 1):
@@ -139,7 +138,7 @@ async def with_sdk_policy(session: aiohttp.ClientSession, url: str) -> None:
     raise ConnectionRefusedError
 
 
-async def send_all(case: Case, start: float, send: Callable[[], Awaitable[None]]) -> list[float]:
+async def send_all(case: Case, start: float, send: Callable[[], Awaitable[object]]) -> list[float]:
     """Make the calls of one process, and return when each response arrived."""
     succeeded: list[float] = []
     slots = asyncio.Semaphore(case.at_once)
@@ -165,7 +164,7 @@ async def make_calls(case: Case, start: float, proxies: list[str]) -> list[float
         await asyncio.wait(tasks, timeout=5 * SCALE)
         start = time.monotonic()
     try:
-        return await send_all(case, start, partial(with_queue, proxies[1] if proxies else None))
+        return await send_all(case, start, partial(call_websim, None, HELLO, proxy=proxies[1] if proxies else None))
     finally:
         for task in tasks:
             task.cancel()
@@ -180,7 +179,7 @@ async def make_calls_plainly(case: Case, start: float, url: str) -> list[float]:
 
 def run_in_threads(case: Case, start: float) -> list[float]:
     def call(number: int) -> list[float]:
-        return asyncio.run(send_all(case._replace(calls=1), start, with_queue))
+        return asyncio.run(send_all(case._replace(calls=1), start, partial(call_websim, None, HELLO)))
 
     with ThreadPoolExecutor(case.calls) as pool:
         return [seconds for found in pool.map(call, range(case.calls)) for seconds in found]
@@ -243,11 +242,8 @@ def draw(case: Case, ours: Result, theirs: Result) -> None:
 
 def print_table(cases: list[Case]) -> None:
     """Measure cases and print a line for each."""
-    print(f"{'':<46}{'':>6}{'-- g4f-websim: queue --':>34}{'- per-call retries -':>22}")
-    print(
-        f"{'limit':<46}{'calls':>6}{'succeeded':>10}{'seconds':>8}{'/ best':>7}{'refused':>9}{'succeeded':>12}", end=""
-    )
-    print(f"{'seconds':>10}")
+    print(f"{'':<52}{'-- g4f-websim: queue --':>34}{'- per-call retries -':>22}")
+    print(ROW.format("limit", "calls", "succeeded", "seconds", "/ best", "refused", "succeeded", "seconds"))
     total = [0, 0, 0]
     for case in cases:
         ours, theirs = measure(case, plain=False), measure(case, plain=True)
@@ -255,13 +251,14 @@ def print_table(cases: list[Case]) -> None:
         best = case.limit.best_seconds(calls)
         ratio = f"{ours.seconds / best:.2f}" if case.max_wait == LONG_WAIT else ""
         refused = max(0, ours.refused - max(0, calls - case.limit.requests)) / calls if ratio else 0
+        succeeded, plain_succeeded = len(ours.succeeded), len(theirs.succeeded)
+        seconds, plain_seconds = (f"{result.seconds / SCALE:.1f}" for result in (ours, theirs))
+        share = f"{refused:.0%}" if ratio else ""
         print(
-            f"{case.name:<46}{calls:>6}{len(ours.succeeded):>10}{ours.seconds / SCALE:>8.1f}{ratio:>7}"
-            f"{f'{refused:.0%}' if ratio else '':>9}{len(theirs.succeeded):>12}{theirs.seconds / SCALE:>10.1f}",
-            flush=True,
+            ROW.format(case.name, calls, succeeded, seconds, ratio, share, plain_succeeded, plain_seconds), flush=True
         )
-        total = [total[0] + calls, total[1] + len(ours.succeeded), total[2] + len(theirs.succeeded)]
-    print(f"{'all':<46}{total[0]:>6}{total[1]:>10}{'':>24}{total[2]:>12}\n")
+        total = [total[0] + calls, total[1] + succeeded, total[2] + plain_succeeded]
+    print(ROW.format("all", total[0], total[1], "", "", "", total[2], ""), "\n")
 
 
 def main() -> None:

@@ -21,31 +21,6 @@ from tests.support.server_process import serve_until_stopped, server_process
 RESPONSE = {"role": "assistant", "content": "Yes.", "url": "https://websim.example/cat.png"}
 
 
-class _Handler:
-    def __init__(self, limit: Limit) -> None:
-        self._limit = limit
-        self._limiter = Limiter(limit)
-
-    async def handle(self, request: web.Request) -> web.Response:
-        await request.read()
-        limit, limiter = self._limit, self._limiter
-        delay = limiter.admit(time.monotonic()) if request.path.endswith(limit.path) else None
-        if delay is not None:
-            headers = {}
-            if limit.retry_after:
-                headers["Retry-After"] = f"{delay:.3f}" if limit.retry_after is True else limit.retry_after
-            return web.json_response({"error": "Too many requests"}, status=429, headers=headers)
-        limiter.in_flight += 1
-        try:
-            await asyncio.sleep(limit.latency)
-        finally:
-            limiter.in_flight -= 1
-        return web.json_response(RESPONSE)
-
-    async def report(self, request: web.Request) -> web.Response:
-        return web.json_response({"accepted": self._limiter.accepted, "refused": self._limiter.refused})
-
-
 @dataclass(frozen=True)
 class LimitedServer:
     """A running server; see `limited_server`."""
@@ -66,10 +41,27 @@ def limited_server(limit: Limit) -> Iterator[LimitedServer]:
 
 
 async def _serve(limit: Limit) -> None:
-    handler = _Handler(limit)
+    limiter = Limiter(limit)
+
+    async def respond(request: web.Request) -> web.Response:
+        await request.read()
+        delay = limiter.admit(time.monotonic()) if request.path.endswith(limit.path) else None
+        if delay is not None:
+            headers = {"Retry-After": f"{delay:.3f}"} if limit.retry_after else {}
+            return web.json_response({"error": "Too many requests"}, status=429, headers=headers)
+        limiter.in_flight += 1
+        try:
+            await asyncio.sleep(limit.latency)
+        finally:
+            limiter.in_flight -= 1
+        return web.json_response(RESPONSE)
+
+    async def report(request: web.Request) -> web.Response:
+        return web.json_response({"accepted": limiter.accepted, "refused": limiter.refused})
+
     app = web.Application()
-    app.router.add_post("/{path:.*}", handler.handle)
-    app.router.add_get("/", handler.report)
+    app.router.add_post("/{path:.*}", respond)
+    app.router.add_get("/", report)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0, backlog=1024).start()

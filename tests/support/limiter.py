@@ -18,7 +18,7 @@ class Limit:
             first or accepted before the outage, or the percentage that is refused at random.
         period: seconds; for `random` and `first` the seconds in `Retry-After`.
         latency: seconds that an accepted request takes.
-        retry_after: whether a refusal has a `Retry-After` header; a text is sent as its value.
+        retry_after: whether a refusal has a `Retry-After` header.
         path: the end of the path of limited requests; others are accepted.
     """
 
@@ -26,7 +26,7 @@ class Limit:
     requests: int = 1
     period: float = 0.0
     latency: float = 0.005
-    retry_after: bool | str = True
+    retry_after: bool = True
     path: str = ""
 
     def best_seconds(self, calls: int) -> float:

@@ -20,19 +20,15 @@ with warnings.catch_warnings():
     import g4f.client  # noqa: F401
     import nest_asyncio2  # noqa: F401
     import uvicorn  # noqa: F401
-    import uvloop
+    import uvloop  # noqa: F401
 
     from tests.support.calls import HELLO, call_websim
-
-NewLoop = Callable[[], asyncio.AbstractEventLoop]
-
-NEW_LOOPS: dict[str, NewLoop] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 # A process may have any of these file descriptors.
 MAX_DESCRIPTORS = 1024
 
 
-def used_loop(new_loop: NewLoop = asyncio.new_event_loop) -> asyncio.AbstractEventLoop:
+def used_loop(new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> asyncio.AbstractEventLoop:
     """Return an event loop that has an idle connection."""
     loop = new_loop()
     loop.run_until_complete(call_websim(None, HELLO))

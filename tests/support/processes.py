@@ -70,13 +70,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
     folders = {"HOME": home, "G4F_CONFIG_DIR": home / "config", "G4F_CACHE_DIR": home / "cache", "TMPDIR": home / "tmp"}
-    return {
-        **inherited,
-        **{name: str(folder) for name, folder in folders.items()},
-        **NO_INTERNET,
-        **LOOPBACK,
-        **variables,
-    }
+    return inherited | {name: str(folder) for name, folder in folders.items()} | NO_INTERNET | LOOPBACK | variables
 
 
 def first_on_path(folder: Path) -> str:

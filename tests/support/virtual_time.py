@@ -1,7 +1,6 @@
 """An event loop whose clock jumps to the next timer, so that minutes of waiting take milliseconds."""
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 
@@ -25,9 +24,3 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now
-
-
-def run(coroutine: Coroutine[Any, Any, Any], loop: VirtualTimeLoop) -> Any:
-    """Run a coroutine to its end and close the loop."""
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(coroutine)

@@ -6,17 +6,15 @@ import re
 import sys
 from time import monotonic
 
-import g4f.errors
 import pytest
 from g4f.errors import MissingAuthError, MissingRequirementsError, RateLimitError, ResponseError, ResponseStatusError
 
 from g4f_websim import Websim
 from g4f_websim.emulator import Fault
+from g4f_websim.errors import TimeoutError as WebsimTimeoutError
 from g4f_websim.transport import attempts
 from g4f_websim.transport.post import MAX_BYTES_IN_ONE_PIECE
 from tests.support.calls import HELLO, call_websim
-from tests.support.limits import MAX_SECONDS
-from tests.support.loopback import HOST
 from tests.support.raw_server import Step, http_response
 
 FAR_FUTURE = "Fri, 31 Dec 9999 23:59:59 GMT"
@@ -42,21 +40,6 @@ def delays(monkeypatch):
     return seconds
 
 
-@pytest.fixture
-async def stalled_call(server):
-    """A call without a timeout whose request was received and gets no response."""
-    received = asyncio.Event()
-
-    def stall(request):
-        received.set()
-        return [Step.STALL]
-
-    server.respond = stall
-    call = asyncio.create_task(call_websim(None, HELLO))
-    await received.wait()
-    return call
-
-
 def retry_after(value: str, status: int = 503) -> bytes:
     return http_response(status=status, headers=[("Retry-After", value)])
 
@@ -68,7 +51,7 @@ async def test_retries_transient_status(websim_server, status, model):
     assert len(websim_server.requests) == 3
 
 
-@pytest.mark.parametrize("status", RETRYABLE_STATUSES)
+@pytest.mark.parametrize("status", [429, 503])
 async def test_raises_last_error_after_max_attempts(websim_server, status):
     websim_server.inject(Fault(status=status, body=b"first"), times=2)
     websim_server.inject(Fault(status=status, body=b"last"), times=2)
@@ -93,14 +76,6 @@ async def test_raises_other_statuses_at_once(websim_server, status, model):
     assert not isinstance(raised.value, RateLimitError)
     assert raised.value.status == status
     assert len(websim_server.requests) == 1
-
-
-@pytest.mark.parametrize("status", [200, 400, 403, 500])
-async def test_body_that_reports_rate_limit_is_retried(websim_server, status):
-    websim_server.inject(Fault(status=status, body=b'{"error": "Rate limit exceeded"}'), times=3)
-    with pytest.raises(RateLimitError, match=f"^Response {status} from .*Rate limit exceeded"):
-        await call_websim(None, HELLO)
-    assert len(websim_server.requests) == 3
 
 
 async def test_chat_text_that_mentions_rate_limit_is_not_an_error(websim_server):
@@ -141,14 +116,12 @@ async def test_logs_slow_response(websim_server, monkeypatch, caplog):
 async def test_default_delays_are_2_and_4_seconds_and_up_to_25_percent_longer(server, monkeypatch, delays):
     monkeypatch.setattr(Websim, "backoff", DEFAULT_BACKOFF)
     server.respond = lambda request: [http_response(status=503)]
-    for _ in range(5):
-        with pytest.raises(ResponseStatusError):
-            await call_websim(None, HELLO)
-    assert len(server.requests) == 15
-    assert len(set(delays)) == 10
-    for first, second in zip(delays[::2], delays[1::2], strict=True):
-        assert 2 <= first <= 2.5
-        assert 4 <= second <= 5
+    with pytest.raises(ResponseStatusError):
+        await call_websim(None, HELLO)
+    assert len(server.requests) == 3
+    first, second = delays
+    assert 2 <= first <= 2.5
+    assert 4 <= second <= 5
 
 
 async def test_waits_as_long_as_retry_after_says(server, monkeypatch, delays):
@@ -156,13 +129,6 @@ async def test_waits_as_long_as_retry_after_says(server, monkeypatch, delays):
     server.play([retry_after("7")], [retry_after("0")])
     assert await call_websim(None, HELLO)
     assert delays == [7, 0]
-
-
-async def test_ignores_malformed_retry_after(server, delays):
-    server.play([retry_after("soon")])
-    assert await call_websim(None, HELLO)
-    assert len(delays) == 1
-    assert delays[0] < 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -185,52 +151,31 @@ async def test_waits_longer_if_max_wait_allows_it(server, monkeypatch, delays):
     assert delays == [900]
 
 
-@pytest.mark.parametrize("model", [None, "flux"])
-async def test_timeout_limits_a_slow_response(websim_server, model):
-    websim_server.inject(Fault(delay=30))
-    with pytest.raises(
-        g4f.errors.TimeoutError, match=r"^No response from 127.0.0.1:\d+ within 1 s: try again"
-    ) as raised:
-        await call_websim(model, HELLO, timeout=1)
-    assert len(websim_server.requests) == 1
-    assert isinstance(raised.value, TimeoutError)
-    assert (raised.value.status, raised.value.reason) == (None, "timeout")
-
-
-async def test_timeout_limits_delays_too(websim_server, monkeypatch):
-    monkeypatch.setattr(Websim, "backoff", 30.0)
-    websim_server.inject(Fault(status=503))
-    with pytest.raises(TimeoutError, match=" within 1 s: "):
-        await asyncio.wait_for(call_websim(None, HELLO, timeout=1), MAX_SECONDS)
-    assert len(websim_server.requests) == 1
-
-
 @pytest.mark.parametrize("seconds", [None, 0, 30])
 async def test_timeout_does_not_limit_a_fast_response(websim_server, seconds):
     assert await call_websim(None, HELLO, timeout=seconds)
 
 
 async def test_calls_have_their_own_timeouts(websim_server):
-    websim_server.inject(Fault(delay=30), times=3)
-    messages = []
-
-    async def call(seconds: float) -> None:
-        with pytest.raises(TimeoutError) as raised:
-            await call_websim(None, HELLO, timeout=seconds)
-        messages.append(str(raised.value))
-
-    await asyncio.gather(*map(call, (0.3, 0.1, 0.2)))
-    assert [re.search("within (.*) s", message)[1] for message in messages] == ["0.1", "0.2", "0.3"]
+    websim_server.inject(Fault(delay=30), times=4)
+    calls = [call_websim(model, HELLO, timeout=seconds) for model in ("", "flux") for seconds in (0.1, 0.2)]
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in errors] == [WebsimTimeoutError] * 4
+    assert [re.search("within (.*) s", str(error))[1] for error in errors] == ["0.1", "0.2"] * 2
 
 
-async def test_attempt_ends_after_300_seconds_without_a_timeout(stalled_call, monkeypatch):
+async def test_attempt_ends_after_300_seconds_without_a_timeout(server, monkeypatch):
     loop = asyncio.get_running_loop()
+    received = asyncio.Event()
+    server.respond = lambda request: received.set() or [Step.STALL]
+    call = asyncio.create_task(call_websim(None, HELLO))
+    await received.wait()
     monkeypatch.setattr(loop, "time", lambda: monotonic() + 290)
-    await asyncio.wait([stalled_call], timeout=0.05)
-    assert not stalled_call.done()
+    await asyncio.wait([call], timeout=0.05)
+    assert not call.done()
     monkeypatch.setattr(loop, "time", lambda: monotonic() + 301)
     with pytest.raises(TimeoutError, match=" within 300 s: "):
-        await stalled_call
+        await call
 
 
 async def test_attempt_to_connect_ends_after_30_seconds(server, monkeypatch):
@@ -281,28 +226,21 @@ async def test_sends_large_request_completely_in_each_attempt(websim_server, rec
     assert len(recwarn) == 0
 
 
-async def test_does_not_follow_redirect(websim_server):
-    websim_server.inject(Fault(status=308, headers={"Location": "https://websim.example/other"}))
-    message = "308 from .*: a redirect to https://websim.example/other, .*set WEBSIM_URL=https://websim.example"
-    with pytest.raises(ResponseStatusError, match=message):
-        await call_websim(None, HELLO)
-    assert len(websim_server.requests) == 1
-
-
 @pytest.mark.parametrize(
-    ("status", "summary"),
+    ("status", "location", "summary"),
     [
-        (299, "a response without the field content; its fields: none"),
-        (300, "a redirect to http://127.0.0.1"),
-        (399, "a redirect to http://127.0.0.1"),
+        (299, "/", "a response without the field content; its fields: none"),
+        (300, "", "a redirect to http://127.0.0.1"),
+        (399, "", "a redirect to http://127.0.0.1"),
+        (308, "https://a.example/x", "a redirect to https://a.example/x, .*set WEBSIM_URL=https://a.example"),
     ],
 )
-async def test_status_from_300_to_399_is_a_redirect(websim_server, status, summary):
-    websim_server.inject(Fault(status=status, body=b"{}"))
-    with pytest.raises(
-        (ResponseError, ResponseStatusError), match=rf"^Response {status} from 127.0.0.1:\d+: {summary}"
-    ):
+async def test_redirect_is_an_error_and_is_not_followed(websim_server, status, location, summary):
+    websim_server.inject(Fault(status=status, headers={"Location": location}, body=b"{}"))
+    message = rf"^Response {status} from 127.0.0.1:\d+: {summary}"
+    with pytest.raises((ResponseError, ResponseStatusError), match=message):
         await call_websim(None, HELLO)
+    assert len(websim_server.requests) == 1
 
 
 async def test_refused_connection_names_host_and_advice(websim_server, monkeypatch, closed_port):
@@ -327,43 +265,3 @@ async def test_socks_proxy_without_its_package_names_the_package(websim_server, 
     with pytest.raises(MissingRequirementsError, match=message):
         await call_websim(None, HELLO, proxy=f"socks5://127.0.0.1:{closed_port}")
     assert not websim_server.requests
-
-
-async def close_generator(generator, first_chunk):
-    """Close an async generator while a task waits for its first chunk.
-
-    Python cannot close a generator that a task is running, so the task is cancelled first.
-    """
-    first_chunk.cancel()
-    await asyncio.wait([first_chunk])
-    await generator.aclose()
-
-
-async def test_closed_generator_ends_its_request(monkeypatch):
-    request_arrived, connection_closed = asyncio.Event(), asyncio.Event()
-
-    async def serve(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        request_arrived.set()
-        await reader.read()
-        connection_closed.set()
-        writer.close()
-
-    async with await asyncio.start_server(serve, HOST, 0) as listener:
-        monkeypatch.setattr(Websim, "url", f"http://{HOST}:{listener.sockets[0].getsockname()[1]}")
-        generator = Websim.create_async_generator(None, HELLO)
-        first_chunk = asyncio.create_task(anext(generator))
-        await request_arrived.wait()
-        await close_generator(generator, first_chunk)
-        await asyncio.wait_for(connection_closed.wait(), MAX_SECONDS)
-
-
-async def test_closed_generator_ends_its_delay(websim_server, monkeypatch, delay_began):
-    monkeypatch.setattr(Websim, "backoff", 1000.0)
-    websim_server.inject(Fault(status=503))
-    generator = Websim.create_async_generator(None, HELLO)
-    first_chunk = asyncio.create_task(anext(generator))
-    await delay_began.wait()
-    await asyncio.wait_for(close_generator(generator, first_chunk), MAX_SECONDS)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert len(websim_server.requests) == 1

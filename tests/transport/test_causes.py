@@ -18,6 +18,7 @@ from tests.support.responses import CHALLENGE_PAGE
 SITE = "https://websim.com"
 KEY = "sk-another-key"
 PAGE = "<!DOCTYPE html><html><head><title>Our project</title></head><body>project not found</body></html>"
+RATE_LIMIT = '{"error": "Rate limit exceeded"}'
 EXPIRED = '{"error": {"code": "ERR_JWT_EXPIRED"}}'
 EXPIRED_CAUSE = '{"error": {"cause": {"code": "ERR_JWT_EXPIRED", "payload": {"email": "ann@example.com"}}}}'
 
@@ -62,8 +63,10 @@ RESPONSES = {
         for status in (200, 400, 403, 500, 503)
     },
     "too many requests": (429, "", RateLimitError, Reason.RATE_LIMITED, WAIT_OR_LOG_IN),
-    "rate limit in words": (400, "Rate limit exceeded", RateLimitError, Reason.RATE_LIMITED, WAIT_OR_LOG_IN),
-    "rate limit with success": (200, "Rate limit exceeded", RateLimitError, Reason.RATE_LIMITED, WAIT_OR_LOG_IN),
+    **{
+        f"rate limit in words with {status}": (status, RATE_LIMIT, RateLimitError, Reason.RATE_LIMITED, WAIT_OR_LOG_IN)
+        for status in (200, 400, 403, 500)
+    },
     "legal reasons": (451, "", ResponseStatusError, Reason.REGION_BLOCKED, OTHER_NETWORK),
     "too large": (413, "", ResponseStatusError, Reason.REQUEST_REFUSED, "send fewer messages or smaller images"),
     "bad request": (400, "no", ResponseStatusError, Reason.REQUEST_REFUSED, CHECK_ARGUMENTS),
@@ -78,6 +81,8 @@ RESPONSES = {
     "truncated JSON": (200, '{"content": "a', ResponseError, Reason.BROKEN_RESPONSE, TRY_LATER),
     "event stream": (200, "data: {}\n\n", ResponseError, Reason.API_CHANGED, NEWER_VERSION),
 }
+# The statuses in this table that are retried whatever the cause.
+RETRIED_STATUSES = (429, 503, 504)
 # The class of an error about a response with status 200, for an image.
 CLASSES_OF_IMAGES = {ResponseError: NoMediaResponseError}
 
@@ -94,6 +99,8 @@ async def test_response_selects_class_reason_and_advice(websim_server, status, b
         body_of_model = body.replace('"content": ""', '"url": null') if model else body
         websim_server.inject(Fault(status=status, body=body_of_model.encode()), times=Websim.max_attempts)
         error = await error_of(model)
+        is_retried = kind is RateLimitError or status in RETRIED_STATUSES
+        assert len(websim_server.requests) == (Websim.max_attempts if is_retried else 1)
         websim_server.reset()
         assert isinstance(error, kind_of_model)
         assert isinstance(error, RateLimitError) is (kind is RateLimitError)
@@ -193,12 +200,6 @@ async def test_error_says_which_login_was_refused(websim_server, status):
 def test_says_that_a_key_was_given_and_not_sent(status, sent):
     cause = cause_of_response(status, {}, "", Target(SITE, token=sent, unsent_key=True))
     assert ("the given key is not a Websim token, so it was not sent" in cause.summary) is (sent is None)
-
-
-def test_proxy_that_needs_a_login_is_named():
-    cause = cause_of_response(407, {}, "", Target(SITE, proxy="http://127.0.0.1:3128"))
-    assert cause.summary == "the proxy 127.0.0.1:3128 needs a login"
-    assert cause.advice.endswith("as in http://user:password@host:3128")
 
 
 def test_any_other_status_is_a_refusal_or_a_failure_of_the_server():

@@ -8,10 +8,9 @@ from collections import Counter
 
 import pytest
 
-from g4f_websim import Websim
 from g4f_websim.errors import MissingAuthError, ResponseError, ResponseStatusError
 from tests.support.calls import call_websim
-from tests.support.raw_server import Request, Script, Step, http_response, raw_server
+from tests.support.raw_server import Request, Script, Step, http_response
 
 CALLS = 2_000
 AT_ONCE = 200
@@ -57,20 +56,6 @@ def attempts_of(call: int) -> int:
     return len(scripts) + (error is None)
 
 
-class FailingServer:
-    """Responds to calls and counts the attempts of each; the text of a call is its number."""
-
-    def __init__(self) -> None:
-        self.attempts: Counter[int] = Counter()
-
-    def respond(self, request: Request) -> Script:
-        call = int(json.loads(request.body)["messages"][-1]["content"])
-        scripts, _ = fault_of(call)
-        earlier_attempts = self.attempts[call]
-        self.attempts[call] += 1
-        return scripts[earlier_attempts] if earlier_attempts < len(scripts) else [response_to(call)]
-
-
 async def result_of(call: int, slots: asyncio.Semaphore) -> object:
     async with slots:
         try:
@@ -85,29 +70,33 @@ async def results_of(calls: int) -> list[object]:
 
 
 @pytest.fixture
-async def failing(monkeypatch):
-    failing = FailingServer()
-    async with raw_server(failing.respond) as server:
-        monkeypatch.setattr(Websim, "url", server.url)
-        monkeypatch.setattr(Websim, "backoff", 0.001)
-        yield failing
+def attempts(server) -> Counter[int]:
+    """The number of attempts of each call to a server with the faults; the text of a call is its number."""
+    attempts: Counter[int] = Counter()
+
+    def respond(request: Request) -> Script:
+        call = int(json.loads(request.body)["messages"][-1]["content"])
+        scripts, _ = fault_of(call)
+        attempts[call] += 1
+        return scripts[attempts[call] - 1] if attempts[call] <= len(scripts) else [response_to(call)]
+
+    server.respond = respond
+    return attempts
 
 
-async def test_each_call_has_expected_result_and_attempts(failing):
+async def test_each_call_has_expected_result_and_attempts(attempts):
     results = await results_of(CALLS)
-    found = {call: (result, failing.attempts[call]) for call, result in enumerate(results)}
-    expected = {call: (fault_of(call)[1] or [f"reply {call}"], attempts_of(call)) for call in range(CALLS)}
-    assert found.keys() == expected.keys()
-    assert {call: (found[call], expected[call]) for call in found if found[call] != expected[call]} == {}
+    assert results == [fault_of(call)[1] or [f"reply {call}"] for call in range(CALLS)]
+    assert attempts == {call: attempts_of(call) for call in range(CALLS)}
 
 
-async def test_memory_does_not_grow(failing):
+async def test_memory_does_not_grow(attempts):
     tracemalloc.start()
     try:
         sizes: list[int] = []
         for _ in range(WARM_UP_ROUNDS + MEASURED_ROUNDS):
             await results_of(CALLS_PER_ROUND)
-            failing.attempts.clear()
+            attempts.clear()
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
     finally:

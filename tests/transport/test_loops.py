@@ -2,7 +2,28 @@
 
 import pytest
 
-# Ways that end an event loop properly: they call shutdown_asyncgens.
+START = """
+import asyncio
+import gc
+import signal
+import sys
+import threading
+
+import uvicorn
+import uvloop
+
+from g4f_websim import Websim
+from tests.support.calls import HELLO, call_websim
+from tests.support.loops import FORKS, abandon_loop, open_sockets, run_in_threads, used_loop
+
+def call():
+    return call_websim(None, HELLO)
+
+async def main():
+    await asyncio.gather(*(call() for _ in range(5)))
+"""
+
+# Ways that end an event loop properly: they call shutdown_asyncgens. Each opens five connections.
 PROPER = {
     "asyncio.run": "asyncio.run(main())",
     "uvloop.run": "uvloop.run(main())",
@@ -13,21 +34,29 @@ loop.run_until_complete(main())
 loop.run_until_complete(loop.shutdown_asyncgens())
 loop.close()
 """,
-    "thread": """
-thread = threading.Thread(target=asyncio.run, args=[main()])
-thread.start()
-thread.join()
+    "thread": "run_in_threads(1, lambda: asyncio.run(main()))",
+    "uvicorn": """
+async def application(scope, receive, send):
+    await receive()
+    await main()
+    await send({"type": "lifespan.startup.complete"})
+    server.should_exit = True
+    await receive()
+    await main()
+    await send({"type": "lifespan.shutdown.complete"})
+server = uvicorn.Server(uvicorn.Config(application, port=0, lifespan="on", log_level="warning"))
+server.run()
 """,
 }
 
 # Other ways. The garbage collector closes the connections.
 IMPROPER = {
-    "closed by hand": "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close(); del loop",
-    "closed twice": "loop = used_loop(); loop.close(); loop.close(); del loop",
-    "uvloop, closed by hand": "loop = uvloop.new_event_loop(); loop.run_until_complete(main()); loop.close(); del loop",
-    "never closed": "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); del loop",
+    "closed by hand": "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close()",
+    "closed twice": "loop = used_loop(); loop.close(); loop.close()",
+    "uvloop, closed by hand": "loop = uvloop.new_event_loop(); loop.run_until_complete(main()); loop.close()",
+    "never closed": "loop = asyncio.new_event_loop(); loop.run_until_complete(main())",
     "many never closed": "for _ in range(50): abandon_loop()",
-    "stopped": "loop = used_loop(); loop.stop(); loop.close(); del loop",
+    "stopped": "loop = used_loop(); loop.stop(); loop.close()",
     "closed while another runs": """
 loop = used_loop()
 async def close():
@@ -35,7 +64,6 @@ async def close():
     loop.close()
     await main()
 asyncio.run(close())
-del loop
 """,
     "collected while another runs": """
 async def collect():
@@ -54,292 +82,203 @@ try:
     loop.run_until_complete(interrupt())
 except KeyboardInterrupt:
     loop.close()
-del loop
 """,
 }
 
-PROGRAM = """
-import asyncio
-import gc
-import signal
-import threading
 
-import uvloop
+@pytest.fixture
+def run(run_program):
+    return lambda program, **options: run_program(START + program, **options)
 
-from tests.support.calls import HELLO, call_websim
-from tests.support.loops import abandon_loop, open_sockets, used_loop
 
-async def main():
-    await asyncio.gather(*(call_websim(None, HELLO) for _ in range(5)))
-
-{end}
-{collect}
-print(open_sockets())
-"""
+def run_each(run, ends, after="", **options):
+    """Run programs one after the other in one process, and check that each leaves no socket open."""
+    program = "".join(f"{end}\n{after}\nprint({name!r}, open_sockets())\n" for name, end in ends.items())
+    assert run(program, **options).splitlines() == [f"{name} 0" for name in ends]
 
 
 # Connections with TLS are harder to close.
 @pytest.mark.parametrize("scheme", ["https"])
-@pytest.mark.parametrize("end", PROPER.values(), ids=PROPER)
-def test_closes_connections_with_loop(run_program, counting_server, end):
-    assert run_program(PROGRAM.format(end=end, collect=""), dev=True) == "0"
+def test_closes_connections_with_loop(run, counting_server):
+    run_each(run, PROPER, dev=True)
     counts = counting_server.counts()
-    assert counts.pop("requests") in (5, 10)
-    assert counts == {"connections": 5, "open": 0}
+    assert (counts["connections"], counts["open"]) == (5 * len(PROPER), 0)
 
 
 @pytest.mark.parametrize("scheme", ["https"])
-@pytest.mark.parametrize("end", IMPROPER.values(), ids=IMPROPER)
-def test_loop_that_was_not_shut_down_leaves_nothing_open(run_program, counting_server, end):
-    assert run_program(PROGRAM.format(end=end, collect="gc.collect()")) == "0"
+def test_loop_that_was_not_shut_down_leaves_nothing_open(run, counting_server):
+    run_each(run, IMPROPER, after="loop = None; gc.collect()")
     assert counting_server.counts()["open"] == 0
 
 
-def test_interpreter_may_exit_with_unclosed_loops(run_program):
+def test_interpreter_may_exit_with_unclosed_loops(run):
     program = """
-        from tests.support.loops import NEW_LOOPS, abandon_loop, run_in_threads, used_loop
-
-        loops = [used_loop(new_loop) for new_loop in NEW_LOOPS.values()]
-        run_in_threads(2, abandon_loop)
-    """
-    assert run_program(program) == ""
+loops = [used_loop(new_loop) for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop)]
+run_in_threads(2, abandon_loop)
+"""
+    assert run(program) == ""
 
 
-def test_interpreter_may_exit_while_thread_makes_calls(run_program):
+def test_interpreter_may_exit_while_thread_makes_calls(run):
+    run("""
+called = threading.Event()
+
+async def work():
+    while True:
+        await call()
+        called.set()
+
+threading.Thread(target=lambda: asyncio.run(work()), daemon=True).start()
+called.wait()
+""")
+
+
+def test_coroutine_may_exit_interpreter(run, counting_server):
     program = """
-        import asyncio
-        import threading
+async def call_and_exit():
+    await call()
+    sys.exit()
 
-        from tests.support.calls import HELLO, call_websim
-
-        called = threading.Event()
-
-        async def work():
-            while True:
-                await call_websim(None, HELLO)
-                called.set()
-
-        threading.Thread(target=lambda: asyncio.run(work()), daemon=True).start()
-        called.wait()
-    """
-    run_program(program)
-
-
-def test_coroutine_may_exit_interpreter(run_program, counting_server):
-    program = """
-        import asyncio
-        import sys
-
-        from tests.support.calls import HELLO, call_websim
-
-        async def main():
-            await call_websim(None, HELLO)
-            sys.exit()
-
-        asyncio.run(main())
-    """
-    run_program(program, dev=True)
+asyncio.run(call_and_exit())
+"""
+    run(program, dev=True)
     assert counting_server.counts() == {"connections": 1, "open": 0, "requests": 1}
 
 
-@pytest.mark.parametrize("scheme", ["https"])
-def test_closes_connections_with_loop_of_uvicorn(run_program, counting_server):
+def test_leaves_methods_of_loop_as_they_are(run):
     program = """
-        import uvicorn
+async def changed_methods():
+    loop = asyncio.get_running_loop()
+    before = {name: getattr(loop, name) for name in dir(loop) if callable(getattr(loop, name))}
+    await call()
+    return [name for name, method in before.items() if getattr(loop, name) != method]
 
-        from tests.support.calls import HELLO, call_websim
-        from tests.support.loops import open_sockets
-
-        async def application(scope, receive, send):
-            await receive()
-            await call_websim(None, HELLO)
-            await send({"type": "lifespan.startup.complete"})
-            server.should_exit = True
-            await receive()
-            await call_websim(None, HELLO)
-            await send({"type": "lifespan.shutdown.complete"})
-
-        server = uvicorn.Server(uvicorn.Config(application, port=0, lifespan="on", log_level="warning"))
-        server.run()
-        print(open_sockets())
-    """
-    assert run_program(program, dev=True) == "0"
-    assert counting_server.counts() == {"connections": 1, "open": 0, "requests": 2}
+print(asyncio.run(changed_methods()))
+"""
+    assert run(program) == "[]"
 
 
-def test_leaves_methods_of_loop_as_they_are(run_program):
+def test_loop_without_attributes_makes_calls(run, counting_server):
     program = """
-        import asyncio
+class Loop(asyncio.SelectorEventLoop):
+    def __setattr__(self, name, value):
+        if "websim" in name:
+            raise AttributeError(name)
+        super().__setattr__(name, value)
 
-        from tests.support.calls import HELLO, call_websim
-
-        async def main():
-            loop = asyncio.get_running_loop()
-            before = {name: getattr(loop, name) for name in dir(loop) if callable(getattr(loop, name))}
-            await call_websim(None, HELLO)
-            print([name for name, method in before.items() if getattr(loop, name) != method])
-
-        asyncio.run(main())
-    """
-    assert run_program(program) == "[]"
-
-
-def test_loop_without_attributes_makes_calls(run_program, counting_server):
-    program = """
-        import asyncio
-
-        from tests.support.calls import HELLO, call_websim
-        from tests.support.loops import open_sockets
-
-        class Loop(asyncio.SelectorEventLoop):
-            def __setattr__(self, name, value):
-                if "websim" in name:
-                    raise AttributeError(name)
-                super().__setattr__(name, value)
-
-        with asyncio.Runner(loop_factory=Loop) as runner:
-            runner.run(call_websim(None, HELLO))
-            runner.run(call_websim(None, HELLO))
-        print(open_sockets())
-    """
-    assert run_program(program, dev=True) == "0"
+with asyncio.Runner(loop_factory=Loop) as runner:
+    runner.run(call())
+    runner.run(call())
+print(open_sockets())
+"""
+    assert run(program, dev=True) == "0"
     assert counting_server.counts() == {"connections": 2, "open": 0, "requests": 2}
 
 
-def test_loop_works_after_its_generators_were_shut_down(run_program, counting_server):
+def test_loop_works_after_its_generators_were_shut_down(run):
     program = """
-        from tests.support.calls import HELLO, call_websim
-        from tests.support.loops import used_loop
-
-        loop = used_loop()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        print(loop.run_until_complete(call_websim(None, HELLO)))
-        loop.close()
-    """
-    assert run_program(program) == "['Yes, at once.']"
+loop = used_loop()
+loop.run_until_complete(loop.shutdown_asyncgens())
+print(loop.run_until_complete(call()))
+loop.close()
+"""
+    assert run(program) == "['Yes, at once.']"
 
 
-def test_loop_closes_while_loop_of_another_thread_continues(run_program, counting_server):
+def test_loop_closes_while_loop_of_another_thread_continues(run, counting_server):
     program = """
-        import asyncio
-        import threading
+called, closed = threading.Event(), threading.Event()
 
-        from tests.support.calls import HELLO, call_websim
+async def call_before_and_after():
+    await call()
+    called.set()
+    await asyncio.to_thread(closed.wait)
+    await call()
 
-        called, closed = threading.Event(), threading.Event()
-
-        async def call_before_and_after():
-            await call_websim(None, HELLO)
-            called.set()
-            await asyncio.to_thread(closed.wait)
-            await call_websim(None, HELLO)
-
-        thread = threading.Thread(target=lambda: asyncio.run(call_before_and_after()))
-        thread.start()
-        called.wait()
-        asyncio.run(call_websim(None, HELLO))
-        closed.set()
-        thread.join()
-    """
-    run_program(program, dev=True)
+thread = threading.Thread(target=lambda: asyncio.run(call_before_and_after()))
+thread.start()
+called.wait()
+asyncio.run(call())
+closed.set()
+thread.join()
+"""
+    run(program, dev=True)
     assert counting_server.counts() == {"connections": 2, "open": 0, "requests": 3}
 
 
-def test_garbage_collection_inside_executor_does_not_deadlock(run_program):
+def test_garbage_collection_inside_executor_does_not_deadlock(run):
     program = """
-        import asyncio
-        import gc
-        from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
-        from tests.support.loops import abandon_loop
+class Prefix:
+    # ThreadPoolExecutor.submit() formats the prefix while it holds its locks.
+    def __str__(self):
+        gc.collect()
+        return "worker"
 
-        class Prefix:
-            # ThreadPoolExecutor.submit() formats the prefix while it holds its locks.
-            def __str__(self):
-                gc.collect()
-                return "worker"
+async def submit():
+    await asyncio.to_thread(abandon_loop)
+    with ThreadPoolExecutor(thread_name_prefix=Prefix()) as executor:
+        print(await asyncio.get_running_loop().run_in_executor(executor, lambda: "done"))
 
-        async def main():
-            await asyncio.to_thread(abandon_loop)
-            with ThreadPoolExecutor(thread_name_prefix=Prefix()) as executor:
-                print(await asyncio.get_running_loop().run_in_executor(executor, lambda: "done"))
-
-        asyncio.run(main())
-    """
-    assert run_program(program) == "done"
+asyncio.run(submit())
+"""
+    assert run(program) == "done"
 
 
-@pytest.mark.parametrize("count", [500])
-def test_many_calls_at_once_succeed(run_program, counting_server, count):
-    program = f"""
-        import asyncio
-
-        from tests.support.calls import HELLO, call_websim
-
-        async def main():
-            print(len(await asyncio.gather(*(call_websim(None, HELLO) for _ in range({count})))))
-
-        asyncio.run(main())
-    """
-    assert run_program(program) == str(count)
-    assert counting_server.counts()["requests"] == count
-
-
-def test_generators_may_be_abandoned(run_program):
+def test_generators_may_be_abandoned(run):
     program = """
-        import asyncio
+async def abandon(kept):
+    await kept[0].__anext__()
+    await kept.pop().__anext__()
+    kept.pop()
+    for model in (None, "flux"):
+        async for chunk in Websim.create_async_generator(model, HELLO):
+            break
 
-        from g4f_websim import Websim
-        from tests.support.calls import HELLO
-        from tests.support.loops import open_sockets
+kept = [Websim.create_async_generator(None, HELLO) for _ in range(4)]
+asyncio.run(abandon(kept))
+print(len(kept), open_sockets())
+"""
+    assert run(program, dev=True) == "2 0"
 
-        async def main(kept):
-            await kept[0].__anext__()
-            await kept.pop().__anext__()
-            kept.pop()
-            async for chunk in Websim.create_async_generator(None, HELLO):
-                break
-            async for chunk in Websim.create_async_generator("flux", HELLO):
-                break
 
-        kept = [Websim.create_async_generator(None, HELLO) for _ in range(4)]
-        asyncio.run(main(kept))
-        print(len(kept), open_sockets())
-    """
-    assert run_program(program, dev=True) == "2 0"
+# Each makes a call, then one in a child process, then one more.
+FORKING = {
+    "between runs": """
+def call_around(fork):
+    with asyncio.Runner() as runner:
+        runner.run(call())
+        print(fork(work), flush=True)
+        runner.run(call())
+""",
+    "inside a run": """
+async def call_inside(fork):
+    await call()
+    print(fork(work), flush=True)
+    await call()
+
+def call_around(fork):
+    asyncio.run(call_inside(fork))
+
+# From Python 3.14 on, a child of a running event loop that leaves by sys.exit() hangs, with plain asyncio too.
+if sys.version_info >= (3, 14):
+    del FORKS["os.fork and sys.exit"]
+""",
+}
 
 
 @pytest.mark.parametrize("scheme", ["https"])
-@pytest.mark.parametrize("place", ["between runs", "inside a run"])
-def test_fork_leaves_connections_to_parent(run_program, counting_server, place):
-    program = f"""
-        import asyncio
-        import sys
+@pytest.mark.parametrize("program", FORKING.values(), ids=FORKING)
+def test_fork_leaves_connections_to_parent(run, counting_server, program):
+    program += """
+def work():
+    asyncio.run(call())
 
-        from tests.support.calls import HELLO, call_websim
-        from tests.support.loops import FORKS, open_sockets, used_loop
-
-        def work():
-            asyncio.run(call_websim(None, HELLO))
-
-        async def fork_inside(fork):
-            await call_websim(None, HELLO)
-            print(fork(work), flush=True)
-            await call_websim(None, HELLO)
-
-        def fork_between(fork):
-            with asyncio.Runner() as runner:
-                runner.run(call_websim(None, HELLO))
-                print(fork(work), flush=True)
-                runner.run(call_websim(None, HELLO))
-
-        # From Python 3.14 on, a child of a running event loop that leaves by sys.exit() hangs, with plain asyncio too.
-        if {place!r} == "inside a run" and sys.version_info >= (3, 14):
-            del FORKS["os.fork and sys.exit"]
-        for fork in FORKS.values():
-            asyncio.run(fork_inside(fork)) if {place!r} == "inside a run" else fork_between(fork)
-    """
-    exit_codes = run_program(program).split()
+for fork in FORKS.values():
+    call_around(fork)
+"""
+    exit_codes = run(program).split()
     assert set(exit_codes) == {"0"}
     forks = len(exit_codes)
     assert counting_server.counts() == {"connections": 2 * forks, "open": 0, "requests": 3 * forks}

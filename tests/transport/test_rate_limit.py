@@ -20,8 +20,8 @@ from g4f_websim.transport.attempts import delay_after
 from g4f_websim.transport.gate import QUIET_TIME
 from g4f_websim.transport.rate_limit import MAX_LIMITS, RateLimit, forget_limits, rate_limit_of
 from g4f_websim.transport.target import Target
-from tests.support import virtual_time
 from tests.support.limiter import Limit, Limiter
+from tests.support.virtual_time import VirtualTimeLoop
 
 MAX_ATTEMPTS, BACKOFF, MAX_WAIT = 3, 2.0, 60.0
 UNLIMITED = 6000.0
@@ -37,10 +37,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     seeds = itertools.count()
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        loop = virtual_time.VirtualTimeLoop()
-        monkeypatch.setattr(rate_limit_module, "monotonic", loop.time)
         random.seed(next(seeds))
-        return virtual_time.run(coroutine, loop)
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            monkeypatch.setattr(rate_limit_module, "monotonic", runner.get_loop().time)
+            return runner.run(coroutine)
 
     return run
 
@@ -394,24 +394,6 @@ def test_logs_how_many_calls_wait(run: Run, caplog: pytest.LogCaptureFixture) ->
 @pytest.fixture
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit_module, "POLL_INTERVAL", 0.05)
-
-
-def test_threads_share_the_queue() -> None:
-    queue, turns = RateLimit("host"), []
-    start = rate_limit_module.monotonic()
-    asyncio.run(send_and_refuse(queue, 0.1))
-
-    async def send() -> None:
-        turns.append(await turn(queue))
-        queue.accepted(turns[-1])
-
-    threads = [threading.Thread(target=lambda: asyncio.run(send())) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert len(turns) == 5
-    assert min(turns) - start >= 0.1
 
 
 @pytest.mark.parametrize("end", ["closed", "stopped", "blocked"])

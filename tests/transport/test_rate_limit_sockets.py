@@ -12,12 +12,11 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.transport import connections
 from g4f_websim.transport.log import log_once
-from g4f_websim.wire.endpoints import IMAGE_PATH
 from tests.support.calls import HELLO, call_websim, make_token
 from tests.support.limited_server import RESPONSE, LimitedServer, limited_server
 from tests.support.limiter import Limit
 from tests.support.limits import MAX_SECONDS
-from tests.support.raw_server import Step, http_response
+from tests.support.raw_server import OK_RESPONSE, Step, http_response
 from tests.support.responses import LONG_RATE_LIMIT
 
 BACKOFF = 0.05
@@ -32,9 +31,8 @@ def limited(request, monkeypatch):
         yield server
 
 
-def limits(*limits: Limit) -> pytest.MarkDecorator:
-    ids = ["Retry-After" if limit.retry_after else "no Retry-After" for limit in limits]
-    return pytest.mark.parametrize("limited", limits, ids=ids, indirect=True)
+def limits(limit: Limit) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("limited", [limit], ids=[limit.kind], indirect=True)
 
 
 def assert_accepted(server: LimitedServer, calls: int) -> None:
@@ -44,20 +42,15 @@ def assert_accepted(server: LimitedServer, calls: int) -> None:
     assert report["refused"]
 
 
-async def until_refused(server: LimitedServer) -> None:
-    """Wait until the server has refused a request."""
-    while not (await asyncio.to_thread(server.report))["refused"]:
-        pass
-
-
-@limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
+# Without Retry-After a call may use up its attempts on a busy machine; test_rate_limit.py has that in virtual time.
+@limits(Limit("window", 5, 0.2))
 async def test_every_call_of_a_burst_succeeds(limited):
     responses = await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(20))), MAX_SECONDS)
     assert responses == [[RESPONSE["content"]]] * 20
     assert_accepted(limited, 20)
 
 
-@limits(Limit("window", 5, 0.2), Limit("window", 5, 0.2, retry_after=False))
+@limits(Limit("window", 5, 0.2))
 async def test_every_image_of_a_burst_is_returned(limited):
     images = await asyncio.wait_for(asyncio.gather(*(call_websim("flux", HELLO, n=4) for _ in range(5))), MAX_SECONDS)
     assert [len(image.get_list()) for (image,) in images] == [4] * 5
@@ -86,29 +79,13 @@ async def test_calls_that_wait_for_a_connection_also_wait_for_the_pause(limited,
     assert caplog.messages.count("100 requests are in flight in this event loop: other calls wait") == 1
 
 
-@limits(Limit("none", latency=0.5))
+# One request at a time: the last call waits longer than an attempt may take.
+@limits(Limit("none", latency=0.4))
 async def test_timeout_of_an_attempt_begins_when_the_request_is_sent(limited, monkeypatch):
-    monkeypatch.setattr(connections, "ATTEMPT_TIMEOUT", 1.2)
-    responses = await asyncio.gather(*(call_websim(None, HELLO) for _ in range(400)))
-    assert len(responses) == 400
-
-
-@limits(Limit("first", 3, 30, path=IMAGE_PATH))
-async def test_chats_do_not_wait_for_the_limit_of_images(limited):
-    images = asyncio.create_task(call_websim("flux", HELLO, n=3))
-    await until_refused(limited)
-    chats = await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO) for _ in range(20))), 10)
-    assert len(chats) == 20
-    images.cancel()
-
-
-async def test_calls_through_one_proxy_do_not_wait_for_the_limit_of_another(websim_server):
-    with limited_server(Limit("first", 3, 30)) as limited, limited_server(Limit("none")) as free:
-        waiting = asyncio.create_task(call_websim(None, HELLO, proxy=limited.url))
-        await until_refused(limited)
-        await asyncio.wait_for(asyncio.gather(*(call_websim(None, HELLO, proxy=free.url) for _ in range(20))), 10)
-        assert len(free.report()["accepted"]) == 20
-        waiting.cancel()
+    monkeypatch.setattr(connections, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(connections, "ATTEMPT_TIMEOUT", 1.5)
+    responses = await asyncio.gather(*(call_websim(None, HELLO) for _ in range(5)))
+    assert len(responses) == 5
 
 
 async def test_rate_limit_of_one_login_does_not_slow_another(websim_server):
@@ -142,16 +119,11 @@ async def test_max_wait_limits_all_delays_of_a_call_together(server, monkeypatch
 
 async def test_call_that_is_cancelled_after_a_rate_limit_does_not_delay_others(server):
     arrived = asyncio.Event()
-
-    def stall(request):
-        arrived.set()
-        return [Step.STALL]
-
     server.play([http_response(status=429, headers=[("Retry-After", "0.1")])])
-    server.respond = stall
+    server.respond = lambda request: arrived.set() or [Step.STALL]
     call = asyncio.create_task(call_websim(None, HELLO))
     await arrived.wait()
     call.cancel()
     await asyncio.wait([call])
-    server.respond = lambda request: [http_response(b'{"content": "fine"}')]
+    server.respond = lambda request: [OK_RESPONSE]
     assert await asyncio.wait_for(call_websim(None, HELLO), MAX_SECONDS) == ["fine"]

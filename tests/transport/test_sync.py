@@ -36,19 +36,20 @@ def run(run_program):
     return lambda program, **options: run_program(START + program, **options)
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize(
-    "call",
-    [
-        "call()",
-        "Client(provider=Websim).chat.completions.create(HELLO, stream=True).__next__()",
-        'g4f.ChatCompletion.create(model="", messages=HELLO, provider=Websim)',
-        "next(Websim.create_completion(None, HELLO))",
-    ],
+# The calls that g4f and users make.
+CALLS = (
+    "call()",
+    "Client(provider=Websim).chat.completions.create(HELLO, stream=True).__next__()",
+    'g4f.ChatCompletion.create(model="", messages=HELLO, provider=Websim)',
+    "next(Websim.create_completion(None, HELLO))",
 )
-def test_sequential_calls_share_a_connection(run, counting_server, call):
-    run(f"for _ in range(30): {call}", dev=True)
-    assert counting_server.counts() == {"connections": 1, "open": 0, "requests": 30}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_sequential_calls_share_a_connection(run, counting_server, scheme):
+    program = "".join(f"for _ in range(10): {call}\n" for call in CALLS)
+    run(program, dev=True)
+    assert counting_server.counts() == {"connections": 1, "open": 0, "requests": 10 * len(CALLS)}
 
 
 def test_each_thread_opens_one_connection(run, counting_server):
@@ -59,15 +60,24 @@ def test_each_thread_opens_one_connection(run, counting_server):
 
 
 def test_many_threads_leave_few_sockets_open(run, counting_server):
-    assert int(run("run_in_threads(100, call); print(open_sockets())")) <= 16 * 3
+    program = """
+barrier = threading.Barrier(100)
+
+def call_with_others():
+    chunks = Websim.create_completion(None, HELLO)
+    next(chunks)
+    barrier.wait()  # now each thread has an event loop
+    list(chunks)
+
+run_in_threads(100, call_with_others)
+print(open_sockets())
+"""
+    assert int(run(program)) <= 16 * 3
     assert counting_server.counts()["requests"] == 100
 
 
+# Each program prints the response once.
 PLACES = {
-    "atexit, registered before": "atexit.register(lambda: print(call())); call()",
-    "atexit, registered after": "call(); atexit.register(lambda: print(call()))",
-    "atexit, without an earlier call": "atexit.register(lambda: print(call()))",
-    "thread that outlives the main one": "threading.Timer(0.1, lambda: print(call())).start()",
     "coroutine": "async def main(): print(call())\nasyncio.run(main())",
     "after a coroutine": "async def main(): call()\nasyncio.run(main()); print(call())",
     "signal handler": "signal.signal(signal.SIGALRM, lambda *_: print(call())); signal.raise_signal(signal.SIGALRM)",
@@ -99,10 +109,22 @@ except g4f.errors.ResponseError:
 """,
 }
 
+# These programs print the response while the interpreter exits.
+EXITS = {
+    "atexit, registered before and after a call": """
+atexit.register(lambda: print(call()))
+call()
+atexit.register(lambda: print(call()))
+""",
+    "atexit, without an earlier call": "atexit.register(lambda: print(call()))",
+    "thread that outlives the main one": "threading.Timer(0.1, lambda: print(call())).start()",
+}
 
-@pytest.mark.parametrize("program", PLACES.values(), ids=PLACES)
+
+@pytest.mark.parametrize("program", ["\n".join(PLACES.values()), *EXITS.values()], ids=["places", *EXITS])
 def test_call_succeeds(run, counting_server, program):
-    assert run(program) == "Yes, at once."
+    printed = run(program)
+    assert printed.splitlines() == ["Yes, at once."] * program.count("print(")
     assert counting_server.counts()["open"] == 0
 
 
