@@ -41,17 +41,11 @@ def test_reads_chat_text(body, text):
     assert chat_text(decode(body, None)) == text
 
 
-@pytest.mark.parametrize(
-    ("url", "read"),
-    [
-        ("https://example.com/a.png", "https://example.com/a.png"),
-        ("http://example.com/ä?b=c", "http://example.com/ä?b=c"),
-        ("/images/a.png", f"{SITE}/images/a.png"),
-        ("//cdn.example.com/a.png", "https://cdn.example.com/a.png"),
-    ],
-)
-def test_reads_image_url(url, read):
-    assert read_image(json.dumps({"url": url})) == read
+def test_reads_image_url():
+    for url in ("https://example.com/a.png", "http://example.com/ä?b=c"):
+        assert read_image(json.dumps({"url": url})) == url
+    assert read_image('{"url": "/images/a.png"}') == f"{SITE}/images/a.png"
+    assert read_image('{"url": "//cdn.example.com/a.png"}') == "https://cdn.example.com/a.png"
 
 
 def test_data_uri_is_not_kept_in_a_cache():
@@ -149,14 +143,9 @@ def test_says_why_a_response_cannot_be_used(read, field, kind, rows):
         (b"\xef\xbb\xbfHi", None, "Hi"),
         ("é".encode(), None, "é"),
         ("é".encode(), "", "é"),
-        *(
-            (f"é {name}".encode(), name, f"é {name}")
-            for name in ("no-such-charset", "rot13", "base64", "a\0b", "é" * 9)
-        ),
-        *(
-            (b"a-e1a", name, "a-e1a")
-            for name in ("punycode", "idna", "unicode_escape", "raw-unicode-escape", "undefined")
-        ),
+        *(("é".encode(), name, "é") for name in ("no-such-charset", "rot13", "base64", "a\0b", "é" * 9)),
+        *((b"a-e1a", name, "a-e1a") for name in ("punycode", "idna", "unicode_escape", "raw-unicode-escape")),
+        (b"a-e1a", "undefined", "a-e1a"),
         (b"{\xc3\xa9}", "windows-1251", "{é}"),
         (b"caf\xe9", None, "caf\udce9"),
         (b"caf\xe9", "ascii", "caf\udce9"),
