@@ -12,12 +12,7 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 # The tests that show what depends on aiohttp: requests, responses, errors and the emulator's server.
-TESTS = (
-    "transport/test_faults.py",
-    "transport/test_attempts.py",
-    "emulator/test_server.py",
-    "wire/test_response.py",
-)
+TESTS = ("transport/test_faults.py", "transport/test_attempts.py", "emulator/test_server.py", "wire/test_response.py")
 # The packages that these tests need; the extra `test` would install many more.
 TEST_REQUIREMENTS = (
     "pytest>=8",
