@@ -248,10 +248,7 @@ ACCEPTED = [
     *[(bodies.check_project_id, [project_id], project_id) for project_id in (PROJECT_ID, "a", "A-_9" * 16)],
     *[(bodies.check_project_id, [page], PROJECT_ID) for page in (PAGE, f"{PAGE}/", f" {PAGE}\n", f"{PAGE}?tab=1")],
     *[(bodies.check_project_id, [f"http://127.0.0.1:8080/p/{PROJECT_ID}#top"], PROJECT_ID)],
-    *[
-        (bodies.check_chat_model, [model, IMAGE_MODELS], None)
-        for model in ("gemini-1.5-pro", "gpt-4o", "any-other-name", "auto", "", "my-imagery")
-    ],
+    *[(bodies.check_chat_model, [model, IMAGE_MODELS], None) for model in ("gpt-4o", "auto", "", "my-imagery")],
 ]
 
 PROJECT_ID_FORM = "1 to 64 of A-Z a-z 0-9 _ - (the last part of websim.com/p/<id>), not "
