@@ -22,7 +22,6 @@ from g4f.client import AsyncClient, Client
 from g4f.client.service import get_model_and_provider
 from g4f.cookies import get_cookies_dir
 from g4f.errors import MissingAuthError, NoMediaResponseError, RateLimitError, ResponseError, ResponseStatusError
-from g4f.errors import TimeoutError as G4FTimeoutError
 from g4f.Provider import IterListProvider, RetryProvider
 from g4f.Provider.base_provider import AsyncGeneratorProvider, ProviderModelMixin
 from g4f.providers.response import ImageResponse
@@ -459,14 +458,6 @@ def error_of_chat(emulator, call, expected):
 @scenario("errors", call=IMAGES, expected=IMAGE_ERRORS)
 def error_of_image(emulator, call, expected):
     expect_error(emulator, expected, call)
-
-
-@scenario("errors")
-def timeout_of_direct_chat(emulator):
-    emulator.inject(SLOW_RESPONSE)
-    error = error_of(lambda: asyncio.run(call_websim(None, HELLO, timeout=TIMEOUT)))
-    expect([isinstance(error, kind) for kind in (G4FTimeoutError, TimeoutError)], [True, True], "TimeoutErrors")
-    expect((error.status, error.reason, error.retry_after), (None, "timeout", None), "status, reason and retry_after")
 
 
 # Many lines replace Websim's error by a TimeoutError of their own, or raise one at the same time.

@@ -167,7 +167,6 @@ async def test_ignores_what_g4f_passes_without_a_warning(server, caplog, model):
     ("arguments", "warning"),
     [
         ({"aspect_ration": "16:9"}, "the argument 'aspect_ration' is not known: did you mean aspect_ratio?"),
-        ({"siez": "9x9"}, "the argument 'siez' is not known: did you mean size?"),
         ({"model": "gemini-2.5-por"}, "the model 'gemini-2.5-por' is not known: did you mean gemini-2.5-pro?"),
         ({"model": "Websim:flx"}, "the model 'flx' is not known: did you mean flux?"),
     ],
