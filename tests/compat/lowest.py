@@ -15,6 +15,8 @@ from tests.support.paths import ROOT
 TESTS = ("transport/test_faults.py", "transport/test_attempts.py", "emulator/test_server.py", "wire/test_response.py")
 # The packages of the extra `test` that these tests need; it has many more.
 NEEDED = ("brotli", "pytest", "trustme")
+# Packages that the tests need and that usually come with g4f.
+FURTHER = ("pillow", "requests")
 
 # How long the installation or the tests may take.
 SECONDS_FOR_STEP = 900
@@ -58,7 +60,7 @@ def main() -> int:
     print(f"{' and '.join(pinned)} on Python {sys.version.split()[0]}", flush=True)
     tests = [str(ROOT / "tests" / name) for name in TESTS]
     steps = (
-        ("-m", "pip", "install", "--quiet", *pinned, *needed, "requests", "--editable", str(ROOT)),
+        ("-m", "pip", "install", "--quiet", *pinned, *needed, *FURTHER, "--editable", str(ROOT)),
         ("-c", CALLS),
         CHECK,
         ("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests),

@@ -137,7 +137,6 @@ REJECTED = {
     "model": (7, {}, "model: a name"),
     "image model of another service": ("dall-e-3", {}, "model: Websim's image model is flux, not 'dall-e-3'"),
     "messages": (None, {"messages": []}, "messages: a message with content, as in messages="),
-    "response_format": (None, {"response_format": "json_object"}, "response_format: .* not 'json_object'"),
     "project_id": (None, {"project_id": "a/b"}, "project_id: 1 to 64"),
     "timeout": (None, {"timeout": -1}, "timeout: seconds"),
     "proxy": (None, {"proxy": "127.0.0.1:3128"}, "proxy: a URL like"),

@@ -117,12 +117,15 @@ async def test_chat_sends_messages(websim_server):
     assert body == {"project_id": "mine", "messages": [*conversation, question], "json": True}
 
 
-async def test_image_sends_prompt_and_options(websim_server):
+async def test_image_sends_prompt_and_options_and_is_an_image_response(websim_server):
     options = {"aspect_ratio": "16:9", "seed": 7, "transparent": True}
     arguments = {"size": "640x480", "width": 320, "media": [PNG_URI], "project_id": "mine"}
-    await call_websim("flux", None, prompt=" a cat ", **arguments, **options)
+    websim_server.inject(image_at("/images/a.png"))
+    (image,) = await call_websim("flux", None, prompt=" a cat ", **arguments, **options)
     expected = {"project_id": "mine", "prompt": " a cat ", "width": 320, "height": 480}
     assert websim_server.requests[-1].json == {**expected, "image_inputs": [{"url": PNG_URI}], **options}
+    assert type(image) is ImageResponse
+    assert (image.get_list(), image.alt) == ([f"{websim_server.url}/images/a.png"], " a cat ")
 
 
 @pytest.mark.parametrize(
@@ -166,14 +169,7 @@ async def test_health_check_does_not_send_key(server):
     assert b"sk-of" not in request.head
 
 
-# Responses
-
-
-async def test_image_is_an_image_response(websim_server):
-    websim_server.inject(Fault(body=b'{"url": "/images/a.png"}'))
-    (image,) = await call_websim("flux", HELLO, prompt="a cat")
-    assert type(image) is ImageResponse
-    assert (image.get_list(), image.alt) == ([f"{websim_server.url}/images/a.png"], "a cat")
+# Several images
 
 
 IMAGE_URLS = ["https://example.com/1.png", "https://example.com/2.png", "https://example.com/3.png"]

@@ -175,19 +175,16 @@ REJECTED_CHATS = [
     ({"messages": []}, "messages: a message with content, as in messages=.*, or a prompt, not []"),
     ({"messages": user(""), "prompt": ""}, "messages: a message with content"),
     ({"messages": [], "response_format": {"type": "json_schema", "schema": {}}}, "messages: a message with content"),
-    ({"messages": ["Hello"]}, "messages[0]: a dict .* not 'Hello'"),
     ({"prompt": 7}, "prompt: text, not 7"),
-    ({"media": PNG}, "media: a list of images, .* not b'"),
     ({"media": ["cat.png"]}, "media[0]: an image: bytes, .* not 'cat.png'"),
     *[
         ({"response_format": value}, f'response_format: a dict, as in .*{{"type": "json_object"}}, not {value!r}')
         for value in ("json_object", [])
     ],
     *[
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}, SCHEMA_FORM)
-        for schema in ("{}", [1], {"type": {1, 2}}, {(1, 2): 3}, 7)
+        ({"response_format": {"type": "json_schema", "json_schema": schema}}, SCHEMA_FORM)
+        for schema in ("{}", {"schema": [1]}, {"schema": {"type": {1, 2}}}, {"schema": {(1, 2): 3}})
     ],
-    ({"response_format": {"type": "json_schema", "json_schema": "{}"}}, SCHEMA_FORM),
     *[({"json": value}, f"json: True or False, as in json=True, not {value!r}") for value in (1, 0, "yes", {}, [])],
 ]
 
@@ -217,7 +214,7 @@ REJECTED_IMAGES = [
         (arguments, "media: at most 4 reference images, as in .* not 5")
         for arguments in ({"media": [PNG] * 5}, {"messages": user([DRAW, *[IMAGE_PART] * 3]), "media": [PNG] * 2})
     ],
-    ({"media": "cat.png"}, "media: a list of images, .* not 'cat.png'"),
+    ({"media": ["cat.png"]}, "media[0]: an image: bytes, .* not 'cat.png'"),
 ]
 
 
@@ -226,16 +223,14 @@ def shown(value: object) -> str:
     return value.__name__ if callable(value) else ascii(value)[:50]
 
 
-@pytest.mark.parametrize(("arguments", "message"), REJECTED_CHATS, ids=shown)
-def test_rejects_chat_arguments(arguments, message):
+@pytest.mark.parametrize(
+    ("build", "arguments", "message"),
+    [*((chat_body, *row) for row in REJECTED_CHATS), *((image_body, *row) for row in REJECTED_IMAGES)],
+    ids=shown,
+)
+def test_body_rejects_arguments(build, arguments, message):
     with pytest.raises(ValueError, match=matching(message)):
-        chat_body(**{"messages": HELLO, **arguments})
-
-
-@pytest.mark.parametrize(("arguments", "message"), REJECTED_IMAGES, ids=shown)
-def test_rejects_image_arguments(arguments, message):
-    with pytest.raises(ValueError, match=matching(message)):
-        image_body(**{"prompt": None if "messages" in arguments else "a cat", **arguments})
+        build(**{"messages": user("a cat"), **arguments})
 
 
 IMAGE_MODELS = ["flux"]
@@ -267,7 +262,13 @@ REJECTED = [
     *[
         (bodies.check_chat_model, [model, IMAGE_MODELS], f"model: Websim's image model is flux, not {model!r}")
         for model in (
-            *("dall-e-3", "DALLE2", "flux-pro", "fluxx", "gpt-image-1", "sdxl-turbo", "sd3", "sd-3.5"),
+            "DALLE2",
+            "dall-e-3",
+            "fluxx",
+            "gpt-image-1",
+            "sdxl-turbo",
+            "sd3",
+            "sd-3.5",
             "gemini-2.5-flash-image",
         )
     ],
