@@ -1,7 +1,9 @@
 """Fixtures for all tests. Tests write nothing into the folders of the user."""
 
 import asyncio
+import atexit
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +12,10 @@ from pathlib import Path
 import pytest
 
 # Some variables are read when g4f and the package are imported, so they are set before the imports below.
-_FOLDER = tempfile.TemporaryDirectory(prefix="g4f-websim-tests-")
-os.environ["G4F_CONFIG_DIR"] = os.environ["G4F_CACHE_DIR"] = _FOLDER.name
+_FOLDER = tempfile.mkdtemp(prefix="g4f-websim-tests-")
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 # websim-cli keeps its token in the home folder.
-os.environ["HOME"] = os.environ["USERPROFILE"] = _FOLDER.name
+os.environ |= dict.fromkeys(("G4F_CONFIG_DIR", "G4F_CACHE_DIR", "HOME", "USERPROFILE"), _FOLDER)
 SETTINGS = ("WEBSIM_URL", "WEBSIM_PROJECT_ID", "WEBSIM_API_KEY", "G4F_PROXY")
 # The HTTP clients in the tests use the proxies in these variables.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
@@ -31,7 +33,7 @@ from tests.support.raw_server import raw_server  # noqa: E402
 
 pytest_plugins = ["g4f_websim.testing", "tests.support.check", "tests.support.programs"]
 
-write_provider_list(Path(_FOLDER.name))
+write_provider_list(Path(_FOLDER))
 # g4f would look for a new version on the internet, in a thread that prints at any moment.
 g4f.debug.version_check = False
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -135,7 +134,7 @@ if sys.version_info < (3, 12):
     UNSUPPORTED += (
         Unsupported(
             "0.5.8.4",
-            ("fixes: is found by, g4f.api:*", "fixes: repeated messages *", "fixes: response format *"),
+            ("fixes: is found by, g4f.api:*", "fixes: repeated messages *"),
             "PydanticUserError: Please use `typing_extensions.TypedDict`",
             "the API server cannot be imported before Python 3.12",
         ),
@@ -172,10 +171,6 @@ HOME_VARIABLES = (
     *("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"),
     *("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"),
 )
-
-
-class InstallationError(Exception):
-    """pip could not install a package; the message is the last line that pip printed, or that pip took too long."""
 
 
 class Result(NamedTuple):
@@ -227,7 +222,7 @@ def run_release(version: str, cache: Path) -> list[Result]:
     print(f"g4f {version} ...", file=sys.stderr)
     try:
         release = install(cache / f"g4f-{version}", [f"g4f=={version}"], "--no-deps")
-    except InstallationError as error:
+    except subprocess.SubprocessError as error:
         return [Result(version, "process", "is installed by pip", str(error))]
     with tempfile.TemporaryDirectory(prefix="g4f-websim-lines-") as folder:
         try:
@@ -295,28 +290,17 @@ def install(folder: Path, requirements: Sequence[str], *options: str) -> Path:
     """Install packages into a folder, unless it exists, and return the folder.
 
     Raises:
-        InstallationError: pip failed or took too long. The folder does not exist.
+        SubprocessError: pip failed, and printed why, or took too long. The folder does not exist.
     """
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)
     pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *options]
-    try:
-        process = subprocess.run(
-            [*pip, "--target", temporary, *requirements],
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=SECONDS_TO_INSTALL,
-        )
-        if process.returncode:
-            raise InstallationError(last_line(process.stderr))
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as temporary:
+        pip += ["--target", temporary, *requirements]
+        subprocess.run(pip, check=True, timeout=SECONDS_TO_INSTALL)
         with suppress(OSError):  # another run of this program has created the folder in the meantime
             Path(temporary).rename(folder)
-    except subprocess.TimeoutExpired:
-        raise InstallationError(f"not within {SECONDS_TO_INSTALL} s") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -12,22 +12,11 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 # The tests that show what depends on aiohttp: requests, responses, errors and the emulator's server.
-TESTS = (
-    "transport/test_faults.py",
-    "transport/test_attempts.py",
-    "emulator/test_server.py",
-    "wire/test_response.py",
-)
-# The packages that these tests need; the extra `test` would install many more.
-TEST_REQUIREMENTS = (
-    "pytest>=8",
-    "pytest-asyncio>=0.24",
-    "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
-    "trustme>=1.1",
-    "brotli>=1.2",
-    "requests",
-)
+TESTS = ("transport/test_faults.py", "transport/test_attempts.py", "emulator/test_server.py", "wire/test_response.py")
+# The packages of the extra `test` that these tests need; it has many more.
+NEEDED = ("brotli", "pytest", "trustme")
+# Packages that the tests need and that usually come with g4f.
+FURTHER = ("pillow", "requests")
 
 # How long the installation or the tests may take.
 SECONDS_FOR_STEP = 900
@@ -67,10 +56,11 @@ def main() -> int:
     """Run all steps in a virtual environment, and return the exit status of the first that fails, or 0."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = [requirement.replace(">=", "==") for requirement in project["dependencies"]]
+    needed = [each for each in project["optional-dependencies"]["test"] if each.startswith(NEEDED)]
     print(f"{' and '.join(pinned)} on Python {sys.version.split()[0]}", flush=True)
     tests = [str(ROOT / "tests" / name) for name in TESTS]
     steps = (
-        ("-m", "pip", "install", "--quiet", *pinned, *TEST_REQUIREMENTS, "--editable", str(ROOT)),
+        ("-m", "pip", "install", "--quiet", *pinned, *needed, *FURTHER, "--editable", str(ROOT)),
         ("-c", CALLS),
         CHECK,
         ("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests),

@@ -51,17 +51,11 @@ def test_describes_websim_once_and_leaves_list_of_g4f_unchanged(gui, emulator):
         "name": "Websim",
         "label": "Websim",
         "parent": None,
-        "image": 1,
-        "audio": 0,
-        "video": 0,
-        "vision": True,
-        "nodriver": False,
-        "hf_space": False,
-        "active_by_default": False,
-        "auth": False,
         "login_url": emulator.url,
-        "live": 0,
-        "login": False,
+        "image": 1,
+        "vision": True,
+        **dict.fromkeys(("audio", "video", "live"), 0),
+        **dict.fromkeys(("nodriver", "hf_space", "active_by_default", "auth", "login"), False),
     }
     assert (gui.home / "packages" / "g4f" / LIST).read_bytes() == (PACKAGE / LIST).read_bytes()
 

@@ -1,9 +1,9 @@
 """The wheel and the sdist: their files, their metadata, and that the sdist builds and installs."""
 
 import ast
+import re
 import sys
 import tarfile
-import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -16,7 +16,6 @@ from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "g4f_websim"
 NAME = f"g4f_websim-{__version__}"
-DIST_INFO = f"{NAME}.dist-info"
 
 METADATA_FILES = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 # The files of the sdist other than the package and the tests. The build backend adds .gitignore and PKG-INFO.
@@ -24,8 +23,7 @@ SDIST_FILES = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECUR
 BACKEND_FILES = {".gitignore", "PKG-INFO"}
 
 RUNTIME_PACKAGES = {"aiohttp", "g4f"}
-# The modules that may import further packages: testing.py is imported only by test suites that use pytest.
-FURTHER_IMPORTS = {"testing.py": {"pytest"}}
+EXTRAS = {"aiohttp-socks;extra=='socks'", "tqdm;extra=='batch'"}
 
 
 def files_in(folder: Path, *suffixes: str) -> set[str]:
@@ -34,8 +32,7 @@ def files_in(folder: Path, *suffixes: str) -> set[str]:
 
 
 PACKAGE_FILES = files_in(PACKAGE, ".py", ".typed")
-TEST_FILES = files_in(ROOT / "tests", ".py", ".md")
-IMAGES = files_in(ROOT / ".github", ".svg")
+OTHER_FILES = files_in(ROOT / "tests", ".py", ".md") | files_in(ROOT / ".github", ".svg")
 
 
 def build(source: Path, folder: Path, target: str) -> Path:
@@ -55,24 +52,23 @@ def sdist(tmp_path_factory) -> Path:
     return build(ROOT, tmp_path_factory.mktemp("sdist"), "sdist")
 
 
-@pytest.fixture(scope="module")
-def in_wheel(wheel) -> dict[str, bytes]:
-    """The files of the wheel."""
+def files_of(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+        return {name.replace(f"{NAME}.dist-info/", ""): archive.read(name) for name in archive.namelist()}
 
 
-def test_wheel_contains_package_only_and_fits_every_platform(wheel, in_wheel):
+def test_wheel_contains_package_only_and_fits_every_platform(wheel):
     assert wheel.name == f"{NAME}-py3-none-any.whl"
-    assert set(in_wheel) == PACKAGE_FILES | {f"{DIST_INFO}/{name}" for name in METADATA_FILES}
-    assert in_wheel[f"{DIST_INFO}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    files = files_of(wheel)
+    assert files.keys() == PACKAGE_FILES | METADATA_FILES
+    assert files["licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
 
 
 def test_sdist_contains_package_tests_and_documents_only(sdist):
     with tarfile.open(sdist) as archive:
         assert [member.name for member in archive if not member.isfile()] == []
         names = {member.name.removeprefix(f"{NAME}/") for member in archive}
-    assert names == PACKAGE_FILES | TEST_FILES | IMAGES | SDIST_FILES | BACKEND_FILES
+    assert names == PACKAGE_FILES | OTHER_FILES | SDIST_FILES | BACKEND_FILES
 
 
 def test_sdist_builds_identical_wheel_that_installs(sdist, wheel, tmp_path):
@@ -87,9 +83,9 @@ def test_sdist_builds_identical_wheel_that_installs(sdist, wheel, tmp_path):
     assert printed.split() == [str(target / "g4f_websim" / "__init__.py"), __version__]
 
 
-def test_distributions_contain_nothing_about_the_machine(sdist, in_wheel):
+def test_distributions_contain_nothing_about_the_machine(sdist, wheel):
     with tarfile.open(sdist) as archive:
-        contents = in_wheel | {f"sdist: {member.name}": archive.extractfile(member).read() for member in archive}
+        contents = files_of(wheel) | {f"sdist: {member.name}": archive.extractfile(member).read() for member in archive}
         owners = {(member.uid, member.gid, member.uname, member.gname) for member in archive}
     assert owners == {(0, 0, "", "")}
     # The home of a container's user may be "/".
@@ -97,22 +93,13 @@ def test_distributions_contain_nothing_about_the_machine(sdist, in_wheel):
     assert [name for name, content in contents.items() if any(path in content for path in paths)] == []
 
 
-def test_requires_runtime_packages_only(in_wheel):
-    metadata = Parser().parsestr(in_wheel[f"{DIST_INFO}/METADATA"].decode())
-    lines = [line.partition(";") for line in metadata.get_all("Requires-Dist")]
-    required = {"": set(), "extra == 'socks'": set(), "extra == 'batch'": set()}
-    for package, _, condition in lines:
-        if condition.strip() in required:
-            required[condition.strip()].add(package.strip().split(">=")[0])
-    assert list(required.values()) == [RUNTIME_PACKAGES, {"aiohttp-socks"}, {"tqdm"}]
+def test_metadata_name_required_packages_this_python_and_the_readme(wheel):
+    metadata = Parser().parsestr(files_of(wheel)["METADATA"].decode())
+    required = [re.sub(r" |>=[^;]*", "", line) for line in metadata.get_all("Requires-Dist")]
+    assert {package for package in required if "extra=='test'" not in package} == RUNTIME_PACKAGES | EXTRAS
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"Programming Language :: Python :: {version}" in metadata.get_all("Classifier")
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
-
-
-def test_classifiers_name_this_python():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert (
-        f"Programming Language :: Python :: {sys.version_info.major}.{sys.version_info.minor}" in project["classifiers"]
-    )
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -127,6 +114,6 @@ def imported_packages(path: Path) -> set[str]:
 
 
 def test_modules_import_runtime_dependencies_only():
-    imports = {path.relative_to(PACKAGE).as_posix(): imported_packages(path) for path in PACKAGE.rglob("*.py")}
-    further = {name: packages - RUNTIME_PACKAGES for name, packages in imports.items() if packages - RUNTIME_PACKAGES}
-    assert further == FURTHER_IMPORTS
+    further = {path: imported_packages(path) - RUNTIME_PACKAGES for path in PACKAGE.rglob("*.py")}
+    # testing.py is imported only by test suites that use pytest.
+    assert {path: packages for path, packages in further.items() if packages} == {PACKAGE / "testing.py": {"pytest"}}

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from g4f.errors import NoMediaResponseError
@@ -14,7 +15,7 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from tests.support.calls import HELLO, JWT, PNG_URI, call_websim
 from tests.support.interpreter import run_python
-from tests.support.responses import REPLY
+from tests.support.responses import REPLY, image_at
 
 CHAT_PATH = "/api/v1/inference/run_chat_completion"
 IMAGE_PATH = "/api/v1/inference/run_image_generation"
@@ -30,15 +31,9 @@ ATTRIBUTES = {
     "login_url": "https://websim.com",
     "chat_api_endpoint": f"https://websim.com{CHAT_PATH}",
     "image_api_endpoint": f"https://websim.com{IMAGE_PATH}",
-    "working": True,
-    "supports_stream": True,
-    "supports_system_message": True,
-    "supports_message_history": True,
-    "needs_auth": False,
-    "use_nodriver": False,
-    "use_stream_timeout": False,
-    "default_model": "gemini-1.5-pro",
-    "default_vision_model": "gemini-1.5-pro",
+    **dict.fromkeys(("working", "supports_stream", "supports_system_message", "supports_message_history"), True),
+    **dict.fromkeys(("needs_auth", "use_nodriver", "use_stream_timeout"), False),
+    **dict.fromkeys(("default_model", "default_vision_model"), "gemini-1.5-pro"),
     "default_image_model": "flux",
     "image_models": ["flux"],
     "models": [*CHAT_MODELS, "flux"],
@@ -112,7 +107,8 @@ async def test_max_wait_may_be_infinite(websim_server, monkeypatch):
 
 
 async def test_chat_sends_messages(websim_server):
-    conversation = [{"role": "system", "content": "Grüße, 世界 🌍"}, *HELLO]
+    answer = {"role": "assistant", "content": " spaces are kept "}
+    conversation = [{"role": "system", "content": "Grüße, 世界 🌍"}, *HELLO, answer]
     arguments = {"response_format": {"type": "json_object"}, "media": [PNG_URI], "project_id": "mine"}
     await call_websim("gemini-1.5-pro", conversation, prompt="And this?", **arguments)
     picture = {"type": "image_url", "image_url": {"url": PNG_URI}}
@@ -121,12 +117,15 @@ async def test_chat_sends_messages(websim_server):
     assert body == {"project_id": "mine", "messages": [*conversation, question], "json": True}
 
 
-async def test_image_sends_prompt_and_options(websim_server):
+async def test_image_sends_prompt_and_options_and_is_an_image_response(websim_server):
     options = {"aspect_ratio": "16:9", "seed": 7, "transparent": True}
     arguments = {"size": "640x480", "width": 320, "media": [PNG_URI], "project_id": "mine"}
-    await call_websim("flux", None, prompt="a cat", **arguments, **options)
-    expected = {"project_id": "mine", "prompt": "a cat", "width": 320, "height": 480}
+    websim_server.inject(image_at("/images/a.png"))
+    (image,) = await call_websim("flux", None, prompt=" a cat ", **arguments, **options)
+    expected = {"project_id": "mine", "prompt": " a cat ", "width": 320, "height": 480}
     assert websim_server.requests[-1].json == {**expected, "image_inputs": [{"url": PNG_URI}], **options}
+    assert type(image) is ImageResponse
+    assert (image.get_list(), image.alt) == ([f"{websim_server.url}/images/a.png"], " a cat ")
 
 
 @pytest.mark.parametrize(
@@ -170,27 +169,10 @@ async def test_health_check_does_not_send_key(server):
     assert b"sk-of" not in request.head
 
 
-# Responses
+# Several images
 
 
-async def test_text_is_one_chunk(websim_server):
-    assert await call_websim(None, HELLO, stream=True) == [REPLY]
-
-
-async def test_image_is_an_image_response(websim_server):
-    websim_server.inject(Fault(body=b'{"url": "/images/a.png"}'))
-    (image,) = await call_websim("flux", HELLO, prompt="a cat")
-    assert type(image) is ImageResponse
-    assert (image.get_list(), image.alt) == ([f"{websim_server.url}/images/a.png"], "a cat")
-
-
-def image_url(number: int) -> str:
-    return f"https://example.com/{number}.png"
-
-
-def image_fault(number: int, **options) -> Fault:
-    """Return the response with the URL of image number `number`."""
-    return Fault(body=b'{"url": "%s"}' % image_url(number).encode(), **options)
+IMAGE_URLS = ["https://example.com/1.png", "https://example.com/2.png", "https://example.com/3.png"]
 
 
 @pytest.mark.parametrize("n", [None, 1, 3, 10])
@@ -200,19 +182,19 @@ async def test_several_images_are_one_response(websim_server, n):
 
 
 async def test_images_are_in_the_order_of_the_requests(websim_server):
-    websim_server.inject(image_fault(1, delay=0.1))
-    websim_server.inject(image_fault(2))
-    (image,) = await call_websim("flux", HELLO, n=2)
-    assert image.get_list() == [image_url(1), image_url(2)]
+    for url, delay in zip(IMAGE_URLS, (0.1, 0, 0.05), strict=True):
+        websim_server.inject(replace(image_at(url), delay=delay))
+    (image,) = await call_websim("flux", HELLO, n=3)
+    assert image.get_list() == IMAGE_URLS
 
 
 async def test_returns_images_that_succeeded_and_logs_failures(websim_server, caplog, debug_lines):
-    for number in (1, 2, 3):
-        websim_server.inject(image_fault(number))
+    for url in IMAGE_URLS:
+        websim_server.inject(image_at(url))
     for body in (b"this one failed", b"this one failed", b"another failed"):
         websim_server.inject(Fault(status=400, body=body))
     (image,) = await call_websim("flux", HELLO, n=6)
-    assert sorted(image.get_list()) == [image_url(number) for number in (1, 2, 3)]
+    assert sorted(image.get_list()) == IMAGE_URLS
     ((name, level, message),) = caplog.record_tuples
     assert (name, level) == ("g4f_websim", logging.WARNING)
     assert message.startswith("3 of 6 images failed: Response 400 from ")

@@ -13,7 +13,6 @@ SECRETS = ["pass", "my-key-1", "password", ""]
 TEXTS = {
     "token": (f"token {JWT} is over", "token *** is over"),
     "token after an escaped line break": (f'"Bearer\\n{JWT}"', '"Bearer\\n***"'),
-    "e-mail": (f'{{"email": "{EMAIL}"}}', '{"email": "***"}'),
     "encoded e-mail": ('"ann\\u0040example.com" ann%40example.com', '"***" ***'),
     "given secret": ("your key my-key-1 is wrong", "your key *** is wrong"),
     "secret and its part": ("password and pass", "*** and ***"),
@@ -50,12 +49,10 @@ def test_redacts_given_secret_at_search_limit():
     for visible_chars in range(1, len(secret) + 1):
         text = " " * (MAX_SEARCHED_CHARS + len(secret) - visible_chars) + secret + " more" * 9
         assert redact(text, [secret]) in ("", "***")
-    # Ten thousand secrets become three characters each, so the text after the limit would come into view.
-    assert "my" not in redact("my-key-1" * 10_000, SECRETS)
-
-
-def test_searches_a_large_text_up_to_the_limit():
-    assert redact("my-key-1 " * 4_000_000, ["my-key-1", "a key of twenty chars"]).count("***") < MAX_SEARCHED_CHARS
+    # A million secrets become three characters each, so the text after the limit would come into view.
+    shown = redact("my-key-1" * 1_000_000, SECRETS)
+    assert "my" not in shown
+    assert shown.count("***") < MAX_SEARCHED_CHARS
 
 
 @pytest.mark.parametrize(

@@ -41,17 +41,11 @@ def test_reads_chat_text(body, text):
     assert chat_text(decode(body, None)) == text
 
 
-@pytest.mark.parametrize(
-    ("url", "read"),
-    [
-        ("https://example.com/a.png", "https://example.com/a.png"),
-        ("http://example.com/ä?b=c", "http://example.com/ä?b=c"),
-        ("/images/a.png", f"{SITE}/images/a.png"),
-        ("//cdn.example.com/a.png", "https://cdn.example.com/a.png"),
-    ],
-)
-def test_reads_image_url(url, read):
-    assert read_image(json.dumps({"url": url})) == read
+def test_reads_image_url():
+    for url in ("https://example.com/a.png", "http://example.com/ä?b=c"):
+        assert read_image(json.dumps({"url": url})) == url
+    assert read_image('{"url": "/images/a.png"}') == f"{SITE}/images/a.png"
+    assert read_image('{"url": "//cdn.example.com/a.png"}') == "https://cdn.example.com/a.png"
 
 
 def test_data_uri_is_not_kept_in_a_cache():
@@ -149,14 +143,9 @@ def test_says_why_a_response_cannot_be_used(read, field, kind, rows):
         (b"\xef\xbb\xbfHi", None, "Hi"),
         ("é".encode(), None, "é"),
         ("é".encode(), "", "é"),
-        *(
-            (f"é {name}".encode(), name, f"é {name}")
-            for name in ("no-such-charset", "rot13", "base64", "a\0b", "é" * 9)
-        ),
-        *(
-            (b"a-e1a", name, "a-e1a")
-            for name in ("punycode", "idna", "unicode_escape", "raw-unicode-escape", "undefined")
-        ),
+        *(("é".encode(), name, "é") for name in ("no-such-charset", "rot13", "base64", "a\0b", "é" * 9)),
+        *((b"a-e1a", name, "a-e1a") for name in ("punycode", "idna", "unicode_escape", "raw-unicode-escape")),
+        (b"a-e1a", "undefined", "a-e1a"),
         (b"{\xc3\xa9}", "windows-1251", "{é}"),
         (b"caf\xe9", None, "caf\udce9"),
         (b"caf\xe9", "ascii", "caf\udce9"),
@@ -174,14 +163,11 @@ JSON_TEXTS = {
     "scalar": ("42", "42"),
     "string": ('"a ```json {} ``` b"', '"a ```json {} ``` b"'),
     "fence": ('```json\n{"a": 1}\n```', '{"a": 1}'),
-    "fence in capitals": ('```JSON\n{"a": 1}\n```', '{"a": 1}'),
     "tildes": ('~~~\n{"a": 1}\n~~~', '{"a": 1}'),
     "fence without a language": ("```\n[1]\n```", "[1]"),
     "fence in one line": ('```{"a": 1}```', '{"a": 1}'),
-    "fence around a scalar": ("```json\n42\n```", "42"),
     "words around a fenced scalar": ("Sure:\n```json\n42\n```\nBye.", "42"),
     "unclosed fence": ('```json\n{"a": 1}', '{"a": 1}'),
-    "words before": ('Here is the JSON: {"a": 1}', '{"a": 1}'),
     "words after": ('{"a": 1}\nI hope that helps [sic] {you}!', '{"a": 1}'),
     "words around a fence": ('Here [as requested]:\n\n```json\n{"a": [1]}\n```\nAnything else?', '{"a": [1]}'),
     "fence in a string": ('Sure:\n```json\n{"a": "```\\nx\\n```"}\n```', '{"a": "```\\nx\\n```"}'),
@@ -212,7 +198,6 @@ MAX_PARSED_CHARS = MIB // 2
 LARGE_BODIES = {
     "empty lists": (chat_text, MAX_BODY_CHARS, "[", "[],"),
     "empty lists in an object": (chat_text, MAX_BODY_CHARS, '{"x": [', "[],"),
-    "empty objects": (chat_text, MAX_BODY_CHARS, '{"content": "", "x": [', "{},"),
     "many contents": (chat_text, MAX_BODY_CHARS, '{"x": [', '{"content": "a"},'),
     "nested lists": (chat_text, MAX_BODY_CHARS, "", "["),
     "nested objects": (chat_text, MAX_BODY_CHARS, "", '{"content":'),

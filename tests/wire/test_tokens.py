@@ -10,43 +10,29 @@ from g4f_websim.wire.tokens import clean_key, is_expired, is_token, token_expiry
 from tests.support.calls import JWT, base64url, make_token
 
 PASTED = [
-    *(JWT, f"Bearer {JWT}", f"bearer\t{JWT}", f"BEARER  {JWT}", f" {JWT}\r\n", f'"{JWT}"', f"'{JWT}'", f"`{JWT}`"),
-    *(
-        f'"Bearer {JWT}"',
-        f"Bearer '{JWT}'",
-        f"\ufeff{JWT}\n",
-        f"\u201c{JWT}\u201d",
-        f'"{JWT}",',
-        f"Bearer Bearer {JWT}",
-    ),
+    *(JWT, f"bearer\t{JWT}", f"BEARER  {JWT}", f" {JWT}\r\n", f"'{JWT}'", f"`{JWT}`", f'"Bearer {JWT}"'),
+    *(f"Bearer '{JWT}'", f"\ufeff{JWT}\n", f"\u201c{JWT}\u201d", f'"{JWT}",', f"Bearer Bearer {JWT}"),
 ]
 # The header of a token may have any length.
 HEADERS = ['{"alg":"none"}', '{"alg":"HS256"}', '{"alg":"RS512","typ":"JWT"}', '{ "alg": 1 }', '{"alg":\n1}']
 TOKENS = [f"{base64url(header)}.e30.c2ln" for header in HEADERS]
 
-# Keys that are not tokens, with what remains of them.
+# Keys that are not tokens.
 OTHER_KEYS = {
-    "key of OpenAI": ("sk-1234567890", "sk-1234567890"),
-    "key with a scheme": ("Bearer sk-1 ", "sk-1"),
-    "bytes": (b"sk-1234567890", "sk-1234567890"),
-    "bytes that are not UTF-8": (b"\xff", "\ufffd"),
-    "three short parts": ("a.b.c", "a.b.c"),
-    "four parts": (f"{JWT}.x", f"{JWT}.x"),
-    "other scheme": (f"Basic {JWT}", f"Basic {JWT}"),
-    "Bearer alone": ("bearer", "bearer"),
-    "Bearer and a hyphen": ("Bearer-1", "Bearer-1"),
-    "break inside": (f"{JWT[:9]}\n{JWT[9:]}", f"{JWT[:9]}\n{JWT[9:]}"),
-    **{
-        name: (key, key)
-        for name, key in {
-            "header that is not JSON": "bm90IGpzb24.e30.c2ln",
-            "header without alg": make_token({"typ": "JWT"}),
-            "header that is a list": make_token([]),
-            "header nested too deeply": f"{base64url('[' * 100_000)}.e30.c2ln",
-        }.items()
-    },
-    **{repr(key): (key, "") for key in ("", 7, None)},
+    "key of OpenAI": "sk-1234567890",
+    "three short parts": "a.b.c",
+    "four parts": f"{JWT}.x",
+    "other scheme": f"Basic {JWT}",
+    "Bearer alone": "bearer",
+    "Bearer and a hyphen": "Bearer-1",
+    "break inside": f"{JWT[:9]}\n{JWT[9:]}",
+    "header that is not JSON": "bm90IGpzb24.e30.c2ln",
+    "header without alg": make_token({"typ": "JWT"}),
+    "header that is a list": make_token([]),
+    "header nested too deeply": f"{base64url('[' * 100_000)}.e30.c2ln",
 }
+# Each row: what was pasted, what remains of it.
+CLEANED_KEYS = {"Bearer sk-1 ": "sk-1", b"sk-1": "sk-1", b"\xff": "\ufffd", "": "", 7: "", None: ""}
 
 
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["str", "bytes"])
@@ -60,7 +46,11 @@ def test_token_is_found_in_what_was_pasted(key, token, as_bytes):
     assert Websim.is_provider_api_key(pasted)
 
 
-@pytest.mark.parametrize(("key", "cleaned"), OTHER_KEYS.values(), ids=OTHER_KEYS)
+@pytest.mark.parametrize(
+    ("key", "cleaned"),
+    [*zip(OTHER_KEYS.values(), OTHER_KEYS.values(), strict=True), *CLEANED_KEYS.items()],
+    ids=[*OTHER_KEYS, *CLEANED_KEYS],
+)
 def test_other_keys_are_not_tokens(key, cleaned):
     assert clean_key(key) == cleaned
     assert not is_token(key)
