@@ -181,6 +181,25 @@ for signum, handler, error in (
     assert run(program) == "KeyboardInterrupt Yes, at once.\nTooLate Yes, at once."
 
 
+def test_abandoned_call_ends_at_once(run):
+    program = """
+class Endless(Websim):
+    @classmethod
+    async def _handle_chat_request(cls, *args, **kwargs):
+        try:
+            while True:
+                yield "chunk"
+        finally:
+            print("ended")
+
+chunks = Endless.create_completion(None, HELLO)
+print(next(chunks))
+chunks.close()
+print(call())
+"""
+    assert run(program) == "chunk\nended\nYes, at once."
+
+
 @pytest.mark.parametrize("scheme", ["https"])
 def test_fork_leaves_connections_to_parent(run, counting_server):
     program = """
