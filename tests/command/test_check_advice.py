@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from g4f_websim import Websim
-from g4f_websim.command import probe
+from g4f_websim.command import check_request
 from g4f_websim.emulator import Fault
 from tests.support.check import (
     EMAIL,
@@ -264,7 +264,7 @@ def test_reports_a_closed_connection_after_one_request(websim_server, run_check)
 
 
 def test_ends_a_request_without_a_response_after_the_timeout(websim_server, run_check, monkeypatch):
-    monkeypatch.setattr(probe, "TIMEOUT", 0.02)
+    monkeypatch.setattr(check_request, "TIMEOUT", 0.02)
     websim_server.inject(Fault(delay=5), times=2)
     result = run_check()
     assert [line.split("  ")[-1] for line in result.requests] == ["no response within 0.02 s"] * 2
