@@ -21,7 +21,6 @@ from .images import DownloadError, Format, fetch_image, request_image
 from .terminal import one_line, warn
 
 STDOUT = "-"
-INTEGER = re.compile("-?[0-9]{1,99}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,17 +53,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--aspect-ratio", type=ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
     size = _matching(SIZE, "WxH in pixels, as in 1024x768")
     parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, as in 1024x768")
-    seed = _matching(INTEGER, "a whole number, as in 42")
-    parser.add_argument("--seed", type=seed, metavar="N", help="as in 42; further images get the seeds 43, 44, ...")
+    parser.add_argument("--seed", type=int, metavar="N", help="as in 42; further images get the seeds 43, 44, ...")
     parser.add_argument("--transparent", action="store_true", default=None, help="request a transparent background")
     options = parser.parse_args(argv)
     options.prompt = " ".join(options.prompt)
     if not options.prompt.strip():
         parser.error("argument prompt: expected what the image shows, as in 'a cat on a couch'")
-    if options.seed is not None:
-        options.seed, limit = int(options.seed), MAX_INT - options.n + 1
-        if not -MAX_INT <= options.seed <= limit:
-            parser.error(f"argument --seed: expected a whole number from {-MAX_INT} to {limit}")
+    max_seed = MAX_INT - options.n + 1
+    if options.seed is not None and not -MAX_INT <= options.seed <= max_seed:
+        parser.error(f"argument --seed: expected a whole number from {-MAX_INT} to {max_seed}")
     if problem := _output_problem(options.output, options.n):
         parser.error(f"argument -O/--output: {problem}")
     return options
