@@ -273,20 +273,20 @@ def test_failed_request_fails_on_one_line(websim_server, capsys):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([" "], "prompt: expected what the image shows, as in 'a cat on a couch'"),
-        (["-n", "0"], "-n: invalid choice: "),
-        (["-n", "11"], "-n: invalid choice: "),
-        (["-n", "two"], "-n: invalid int value: 'two'"),
-        (["--aspect-ratio", "16x9"], "--aspect-ratio: expected W:H with positive numbers, as in 16:9, not '16x9'"),
-        (["--aspect-ratio", "0:1"], "--aspect-ratio: expected "),
-        (["--size", "1024"], "--size: expected WxH in pixels, as in 1024x768, not '1024'"),
-        (["--seed", "abc"], "--seed: invalid int value: 'abc'"),
-        (["--seed", "9" * 20], f"--seed: expected a whole number from {1 - 2**53} to {2**53 - 1}"),
-        (["--seed", str(2**53 - 1), "-n", "2"], f"--seed: expected a whole number from {1 - 2**53} to {2**53 - 2}"),
-        (["-O", "images/cat.png"], "-O/--output: no such folder: images; create it first"),
-        (["-O", "."], "-O/--output: . is a folder; name a file, as in cat.png"),
-        (["-O", "-", "-n", "2"], "-O/--output: stdout takes one image; name a file, as in cat.png"),
-        (["-O", "-"], "-O/--output: a terminal cannot show an image"),
+        ([" "], """prompt: a description, as in prompt="a cat on a couch", not ' '"""),
+        (["-n", "0"], "argument -n: invalid choice: "),
+        (["-n", "11"], "argument -n: invalid choice: "),
+        (["-n", "two"], "argument -n: invalid int value: 'two'"),
+        (["--aspect-ratio", "16x9"], "aspect_ratio: W:H with positive integers, as in aspect_ratio="),
+        (["--aspect-ratio", "0:1"], "aspect_ratio: W:H with positive integers"),
+        (["--size", "1024"], """size: WIDTHxHEIGHT, as in size="1024x768", not '1024'"""),
+        (["--seed", "abc"], "argument --seed: invalid int value: 'abc'"),
+        (["--seed", "9" * 20], "seed: an integer, as in seed=42, not 9999"),
+        (["--seed", str(2**53 - 1), "-n", "2"], f"seed: an integer, as in seed=42, not {2**53}"),
+        (["-O", "images/cat.png"], "argument -O/--output: no such folder: images; create it first"),
+        (["-O", "."], "argument -O/--output: . is a folder; name a file, as in cat.png"),
+        (["-O", "-", "-n", "2"], "argument -O/--output: stdout takes one image; name a file, as in cat.png"),
+        (["-O", "-"], "argument -O/--output: a terminal cannot show an image"),
     ],
     ids=" ".join,
 )
@@ -297,7 +297,7 @@ def test_malformed_argument_fails_before_request(websim_server, monkeypatch, wor
         image(*(words if words == [" "] else ["a cat", *words]))
     output, errors = capsys.readouterr()
     assert (output, errors[:7]) == ("", "usage: ")
-    assert errors.splitlines()[-1].startswith(f"g4f-websim image: error: argument {error}")
+    assert errors.splitlines()[-1].startswith(f"g4f-websim image: error: {error}")
     assert websim_server.requests == []
 
 
