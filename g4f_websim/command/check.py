@@ -76,9 +76,8 @@ def _environment() -> str:
 
 def _print_settings(settings: Settings) -> None:
     secrets, scheme = settings.target().secrets, urlsplit(settings.proxy or "").scheme
-    has_login = " (with a user and password)" if "@" in settings.site else ""
     lines = {
-        "site": redact(without_login(settings.site), secrets) + has_login,
+        "site": redact(without_login(settings.site), secrets),
         "project": redact(settings.project_id, secrets) or f"random ({PROJECT_VARIABLE} is not set)",
         "login": _describe_login(settings),
         "proxy": f"{scheme}://{settings.target().proxy_host}" if scheme else f"none ({PROXY_VARIABLE} is not set)",

@@ -190,7 +190,7 @@ def test_malformed_line_fails_before_request(websim_server, line, reason, capsys
         (["utf-16-le.txt"], "line 1: a NUL character: save the file as UTF-8 text"),
         (["batch.json"], "line 1: a row of OpenAI's batch format, not a prompt: give the file the suffix .jsonl"),
         (["in.jsonl", "--image-dir", "in.jsonl"], "argument --image-dir: in.jsonl: File exists"),
-        (["in.jsonl", "--concurrency", "0"], "argument --concurrency: expected a number from 1 to 100, not '0'"),
+        (["in.jsonl", "--concurrency", "0"], "argument --concurrency: expected a number from 1 to 100"),
         (["prompts.txt", "--model", "dall-e-3"], "argument --model: model: Websim's image model is flux"),
     ],
     ids=str,

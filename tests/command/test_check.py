@@ -123,7 +123,7 @@ def test_does_not_show_the_password_of_the_site(websim_server, run_check, monkey
     monkeypatch.setattr(Websim, "url", websim_server.url.replace("http://", f"HTTP://user:{MARKER}@"))
     websim_server.inject(refusal(404, f"no {MARKER}"), times=2)
     result = run_check("--report")
-    assert result.lines[1] == f"site     {websim_server.url} (with a user and password)"
+    assert result.lines[1] == f"site     {websim_server.url}"
     assert result.cause.startswith(f"Response 404 from {websim_server.url.removeprefix('http://')}: ")
 
 
