@@ -165,8 +165,7 @@ def _is_loopback(host: str) -> bool:
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Return the IP address that a host is, or None if it is a name."""
     if ":" in host:
-        address = ipaddress.IPv6Address(host.partition("%")[0])
-        return address.ipv4_mapped or address
+        return ipaddress.IPv6Address(host.partition("%")[0])
     try:
         # Systems also accept 127.1, 0x7f000001, 017700000001 and 2130706433.
         return ipaddress.IPv4Address(socket.inet_aton(host))

@@ -205,27 +205,34 @@ def test_advises_the_other_host_of_websim_if_it_works(
 
 
 @pytest.mark.parametrize(
-    ("chat", "image", "chat_elsewhere", "explained", "lines"),
+    ("chat", "image", "other_chat", "cause", "lines"),
     [
-        (NOT_FOUND, NOT_FOUND, NOT_FOUND, "site", [*UPGRADE, SET_URL]),
-        (CHALLENGE, CHALLENGE, NO_PROJECT, "other host", ["export WEBSIM_URL=", SET_PROJECT]),
-        (NO_PROJECT, CHALLENGE, NO_PROJECT, "site", [SET_PROJECT]),
-        (refusal(429, "no"), refusal(429, "no"), None, "site", [*CHECK_AGAIN, *LOG_IN]),
+        (NOT_FOUND, NOT_FOUND, NOT_FOUND, "404 from {site}: the API is not at this URL", [*UPGRADE, SET_URL]),
+        (
+            CHALLENGE,
+            CHALLENGE,
+            NO_PROJECT,
+            "404 from {other}: Websim refused the project id",
+            ["export WEBSIM_URL=http://{other}", SET_PROJECT],
+        ),
+        (NO_PROJECT, CHALLENGE, NO_PROJECT, "404 from {site}: Websim refused the project id", [SET_PROJECT]),
+        (refusal(429, "no"), refusal(429, "no"), None, "429 from {site}: too many requests", [*CHECK_AGAIN, *LOG_IN]),
     ],
-    ids=["neither host", "only the other host", "the site", "rate limit"],
+    ids=["no host reached", "other host reached", "site reached", "rate limit"],
 )
 def test_explains_the_refusal_of_the_host_that_was_reached(
-    websim_server, other_server, known_hosts, run_check, chat, image, chat_elsewhere, explained, lines
+    websim_server, other_server, known_hosts, run_check, chat, image, other_chat, cause, lines
 ):
-    websim_server.inject(chat)
-    websim_server.inject(image)
-    if chat_elsewhere:
-        other_server.inject(chat_elsewhere)
+    for fault in (chat, image):
+        websim_server.inject(fault)
+    if other_chat:
+        other_server.inject(other_chat)
     result = run_check()
-    url = websim_server.url if explained == "site" else other_server.url
-    assert f" from {url.removeprefix('http://')}: " in result.cause
-    assert result.to_paste == [line.replace("URL=", f"URL={url}") if line.endswith("URL=") else line for line in lines]
-    assert len(other_server.requests) == (1 if chat_elsewhere else 0)
+    hosts = {"site": websim_server.url.removeprefix("http://"), "other": other_server.url.removeprefix("http://")}
+    assert result.status == 1
+    assert result.cause.startswith("Response " + cause.format(**hosts))
+    assert result.to_paste == [line.format(**hosts) for line in lines]
+    assert len(other_server.requests) == (1 if other_chat else 0)
 
 
 def test_advises_to_remove_the_path_from_the_url(websim_server, run_check, monkeypatch):
