@@ -79,7 +79,7 @@ class CheckResult:
     def project_state(self) -> str:
         """Whether the project exists, in words; empty if that is unknown."""
         state = PROJECT_STATES.get(self.status or 0) if self.kind == "lookup" else None
-        return f"the project {self.settings.project_id} {state}" if state else ""
+        return redact(f"the project {self.settings.project_id} {state}", self.target.secrets) if state else ""
 
     @property
     def failure(self) -> str:

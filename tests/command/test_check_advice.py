@@ -166,6 +166,13 @@ def test_says_whether_the_refused_project_exists(run_check, monkeypatch, status,
     assert len(server.requests) == 4
 
 
+def test_does_not_show_a_key_as_the_project(websim_server, run_check, monkeypatch):
+    for name in ("WEBSIM_PROJECT_ID", "WEBSIM_API_KEY"):
+        monkeypatch.setenv(name, FOREIGN_KEY)
+    websim_server.inject(NO_PROJECT, times=2)
+    assert run_check("--report").cause.endswith(" The project *** exists.")
+
+
 @pytest.mark.parametrize(
     ("works", "fault", "words", "lines"),
     [
