@@ -92,8 +92,10 @@ def exclusive_lock(output: Path) -> Iterator[None]:
     """
     file = output.with_name(f"{output.name}.lock")
     with file.open("ab") as opened:
+        is_locked = _lock(opened.fileno())
         # A batch that has just ended may have deleted the file after it was opened here.
-        if not (_lock(opened.fileno()) and file.exists() and os.path.samestat(os.fstat(opened.fileno()), file.stat())):
+        is_in_place = file.exists() and os.path.samestat(os.fstat(opened.fileno()), file.stat())
+        if not (is_locked and is_in_place):
             raise FileError("another g4f-websim batch writes this output: wait for it to end, or stop it")
         try:
             yield
