@@ -139,7 +139,8 @@ def run(command: Coroutine[Any, Any, int]) -> int:
 async def _cancel_at_sigterm(command: Coroutine[Any, Any, int]) -> int:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
-    # The method add_signal_handler() of the loop does not exist on Windows.
+    # The handler of main.py would raise SystemExit in one of several tasks, and the others would go on. The method
+    # add_signal_handler() of the loop does not exist on Windows.
     before = signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(task.cancel) and None)
     try:
         return await command

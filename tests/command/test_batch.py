@@ -186,6 +186,7 @@ def test_malformed_line_fails_before_request(websim_server, line, reason, capsys
         (["in.jsonl", "-o", "/dev/null"], "argument -o/--output: /dev/null is not a regular file"),
         (["in.jsonl", "-o", "notes"], "line 1 of "),
         (["in.jsonl", "-o", "numbers"], "line 2 of "),
+        (["in.jsonl", "-o", "other-ids"], "line 1 of "),
         (["latin-1.txt"], "line 2: no UTF-8 text; save the file as UTF-8"),
         (["utf-16-le.txt"], "line 1: a NUL character: save the file as UTF-8 text"),
         (["batch.json"], "line 1: a row of OpenAI's batch format, not a prompt: give the file the suffix .jsonl"),
@@ -205,6 +206,7 @@ def test_unusable_file_fails_before_request(websim_server, words, reason, capsys
     Path("link").symlink_to("in.jsonl")
     Path("notes").write_text("my only notes")
     Path("numbers").write_text('{"id": "batch_req_1", "custom_id": "a", "response": null, "error": {}}\n1\n')
+    Path("other-ids").write_text('{"custom_id": [1], "response": null, "error": null}\n')
     before = {file.name: file.stat().st_size for file in Path().iterdir() if file.is_file()}
     with pytest.raises(SystemExit, match="^2$"):
         main.main(["batch", "-o", OUTPUT, *words])
