@@ -122,11 +122,9 @@ class _Batch:
         except Exception as error:  # whatever it is, it becomes a row of the output
             failure = {"code": _code_of(error), "message": redact(one_line(error))}
         self._write(row, response, failure)
-        if failure is None or failure["code"] not in COMMON_REASONS:
-            self._common_failures = 0
-            return
-        self._common_failures += 1
-        if self._common_failures >= MAX_COMMON_FAILURES:
+        is_common = failure is not None and failure["code"] in COMMON_REASONS
+        self._common_failures = self._common_failures + 1 if is_common else 0
+        if failure and self._common_failures >= MAX_COMMON_FAILURES:
             reason = failure["message"]
             self.problem = f"{MAX_COMMON_FAILURES} failures in a row, which the other rows would have too: {reason}"
 

@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", metavar="NAME", help="for a text file: flux makes images of the prompts")
     parser.add_argument("--image-dir", type=Path, metavar="DIR", help="a folder in which to save the images")
     parser.add_argument(
-        "--concurrency", type=_concurrency, default=DEFAULT_CONCURRENCY, metavar="N",
+        "--concurrency", type=int, default=DEFAULT_CONCURRENCY, metavar="N",
         help=f"the number of requests at a time (default: {DEFAULT_CONCURRENCY})",
     )  # fmt: skip
     options = parser.parse_args(argv)
@@ -57,6 +57,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             bodies.check_chat_model(options.model, Websim.image_models)
         except ValueError as error:
             parser.error(f"argument --model: {error}")
+    if not 1 <= options.concurrency <= MAX_CONCURRENCY:
+        parser.error(f"argument --concurrency: expected a number from 1 to {MAX_CONCURRENCY}")
     # A link stays, and the file that the link names is written.
     options.output = Path(os.path.realpath(options.output))
     if problem := _problem(options.input, options.output):
@@ -67,12 +69,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         except OSError as error:
             parser.error(f"argument --image-dir: {options.image_dir}: {error.strerror}")
     return options
-
-
-def _concurrency(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= MAX_CONCURRENCY):
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_CONCURRENCY}, not {text!r}")
-    return int(text)
 
 
 def _is_image_model(model: str | None) -> bool:

@@ -93,14 +93,13 @@ def _parse(line: bytes, place: str) -> tuple[str | None, bool]:
         return None, False
     try:
         row = json.loads(text)
-        custom_id, response, error = row["custom_id"], row["response"], row["error"]
+        if not isinstance(row["custom_id"], str):
+            raise TypeError
+        return row["custom_id"], bool(row["response"]) and not row["error"]
     except (ValueError, TypeError, KeyError, RecursionError):
         if not line.endswith(b"\n") and (text.startswith(START) or START.startswith(text)):
             return None, False
-        custom_id = response = error = None
-    if not isinstance(custom_id, str):
-        raise FileError(f"{place} is not a row of a batch: name another file")
-    return custom_id, bool(response) and not error
+        raise FileError(f"{place} is not a row of a batch: name another file") from None
 
 
 class Progress:

@@ -1,7 +1,8 @@
 """`g4f-websim check`: find out whether Websim works from this machine and, if not, why.
 
 It sends one request to each endpoint. If the chat request fails, it sends at most six more, with other settings that
-are known to work. probe.py reads the settings and sends the requests; diagnosis.py chooses what to try and to advise.
+are known to work. check_settings.py reads the settings, check_request.py sends the requests, and diagnosis.py chooses
+what to try and to advise.
 """
 
 import argparse
@@ -10,7 +11,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from itertools import islice
 from urllib.parse import urlsplit
 
 from ..errors import Reason
@@ -20,12 +20,12 @@ from ..wire import tokens
 from ..wire.bodies import PROJECT_VARIABLE
 from ..wire.redaction import excerpt, redact
 from . import diagnosis
-from .probe import PROJECT_STATES, Probe, SettingError, Settings, read_settings, send_request
+from .check_request import CheckResult, Kind, send_request
+from .check_settings import SettingError, Settings, read_settings
 
 COLUMNS = 100
 INDENT = " " * 4
 MAX_EXCERPT_CHARS = 300
-MAX_SHOWN_HOST_CHARS = 40
 MAX_FURTHER_REQUESTS = 6
 
 REPORTED_HEADERS = ("date", "server", "content-type", "retry-after", "location")
@@ -43,14 +43,14 @@ def main(argv: Sequence[str]) -> int:
         _print_steps(error.steps)
         return 1
     _print_settings(settings)
-    chat, image = _probe("chat", settings), _probe("image", settings)
-    project, others = _try_alternatives(chat, options.also) if chat.cause else (None, [])
+    chat, image = _send("chat", settings), _send("image", settings)
+    lookup, others = _try_alternatives(chat, options.also) if chat.cause else (None, [])
     failed = diagnosis.failure_to_explain(chat, image, others)
     if failed:
-        _print_cause(failed, chat, image, project)
+        _print_cause(failed, chat, image, lookup)
         _print_steps(diagnosis.steps_for(failed, chat, image, others))
     if options.report:
-        _print_report(settings, [chat, image, *filter(None, [project]), *others])
+        _print_report(settings, [chat, image, *([lookup] if lookup else []), *others])
     return 1 if failed else 0
 
 
@@ -76,9 +76,8 @@ def _environment() -> str:
 
 def _print_settings(settings: Settings) -> None:
     secrets, scheme = settings.target().secrets, urlsplit(settings.proxy or "").scheme
-    has_login = " (with a user and password)" if "@" in settings.site else ""
     lines = {
-        "site": redact(without_login(settings.site), secrets) + has_login,
+        "site": redact(without_login(settings.site), secrets),
         "project": redact(settings.project_id, secrets) or f"random ({PROJECT_VARIABLE} is not set)",
         "login": _describe_login(settings),
         "proxy": f"{scheme}://{settings.target().proxy_host}" if scheme else f"none ({PROXY_VARIABLE} is not set)",
@@ -100,49 +99,46 @@ def _describe_login(settings: Settings) -> str:
 # Requests
 
 
-def _try_alternatives(chat: Probe, also: Iterable[str]) -> tuple[Probe | None, list[Probe]]:
-    """Send further requests until one succeeds: about the project that was refused, and chats with other settings."""
-    settings, project = chat.settings, None
-    probes: list[Probe] = []
-    others = list(diagnosis.alternatives(chat, also))
-    if others:
+def _try_alternatives(chat: CheckResult, also: Iterable[str]) -> tuple[CheckResult | None, list[CheckResult]]:
+    """Look up a project that was refused, and send chats with other settings until one succeeds."""
+    lookup: CheckResult | None = None
+    others: list[CheckResult] = []
+    alternatives = list(diagnosis.alternatives(chat, also))
+    if alternatives:
         _print("\nTrying what else is known to work:")
-    if chat.reason == Reason.PROJECT_REFUSED and settings.project_id:
-        project = _probe("lookup", settings)
-    for other in islice(others, MAX_FURTHER_REQUESTS - (project is not None)):
-        host = excerpt(other.target().host, other.target().secrets, MAX_SHOWN_HOST_CHARS)
-        probes.append(_probe("chat", other, "with a random project: " if other.site == settings.site else f"{host}: "))
-        if not probes[-1].cause:
+    if chat.reason == Reason.PROJECT_REFUSED and chat.settings.project_id:
+        lookup = _send("lookup", chat.settings)
+    for settings in alternatives[: MAX_FURTHER_REQUESTS - (1 if lookup else 0)]:
+        is_same_site = settings.site == chat.settings.site
+        what = "with a random project" if is_same_site else settings.target().host
+        others.append(_send("chat", settings, f"{what}: "))
+        if not others[-1].cause:
             break
-    return project, probes
+    return lookup, others
 
 
-def _probe(kind: str, settings: Settings, prefix: str = "") -> Probe:
+def _send(kind: Kind, settings: Settings, prefix: str = "") -> CheckResult:
     """Send one request and print its result in one line."""
-    print(f"{kind:<7}", end="", flush=True)
-    probe = send_request(kind, settings)
-    start = f"{probe.status or '-':<5}{probe.seconds:>6.2f} s  "
-    _print(start + excerpt(prefix + probe.verdict, probe.target.secrets, COLUMNS - len(f"{kind:<7}{start}")))
-    return probe
+    start = f"{kind:<7}"
+    print(start, end="", flush=True)
+    result = send_request(kind, settings)
+    end = f"{result.status or '-':<5}{result.seconds:>6.2f} s  "
+    _print(end + excerpt(prefix + result.verdict, result.target.secrets, COLUMNS - len(start + end)))
+    return result
 
 
 # The result
 
 
-def _print_cause(failed: Probe, chat: Probe, image: Probe, project: Probe | None) -> None:
+def _print_cause(failed: CheckResult, chat: CheckResult, image: CheckResult, lookup: CheckResult | None) -> None:
     """Print why Websim does not work."""
     _print("")
     if not (chat.cause and image.cause):
         _print("Images work, chat does not." if chat.cause else "Chat works, images do not.")
-    cause = _message(failed)
-    if project and project.status in PROJECT_STATES:
-        cause += f"\n{_sentence(project.verdict)}."
+    cause = failed.failure
+    if lookup and lookup.project_state:
+        cause += f"\n{_sentence(lookup.project_state)}."
     _print(f"Cause: {cause}", continued=" " * len("Cause: "))
-
-
-def _message(failed: Probe) -> str:
-    """Return the message of an error without its advice."""
-    return str(failed.outcome.error).removesuffix(f": {failed.cause.advice}" if failed.cause else "")
 
 
 def _print_steps(steps: Iterable[Step]) -> None:
@@ -160,26 +156,26 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _print_report(settings: Settings, probes: list[Probe]) -> None:
+def _print_report(settings: Settings, results: list[CheckResult]) -> None:
     """Print a Markdown block for a bug report, without secrets."""
     project = "configured" if settings.project_id else "random"
     token = ("expired token" if tokens.is_expired(settings.token) else "token") if settings.token else "none"
     _print(f"\n### g4f-websim check\n\n```text\n{_environment()}")
     _print(f"project: {project}, login: {token}, proxy: {'yes' if settings.proxy else 'none'}")
-    for probe in probes:
-        method = "GET" if probe.kind == "lookup" else "POST"
+    for result in results:
+        method, secrets = "GET" if result.kind == "lookup" else "POST", result.target.secrets
         _print("")
-        _print(f"{method} {redact(without_login(probe.target.url), probe.target.secrets)}", continued=INDENT)
-        _print(f"status: {probe.status or '-'}, {probe.seconds:.2f} s")
-        for name, value in _reported_fields(probe):
-            _print(f"{name}: {excerpt(value, probe.target.secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
+        _print(f"{method} {redact(without_login(result.target.url), secrets)}", continued=INDENT)
+        _print(f"status: {result.status or '-'}, {result.seconds:.2f} s")
+        for name, value in _reported_fields(result):
+            _print(f"{name}: {excerpt(value, secrets, MAX_EXCERPT_CHARS)}", continued=INDENT)
     _print("```")
 
 
-def _reported_fields(probe: Probe) -> Iterable[tuple[str, str]]:
-    response = probe.outcome.response
+def _reported_fields(result: CheckResult) -> Iterable[tuple[str, str]]:
+    response = result.outcome.response
     if not response:
-        yield "error", _message(probe)
+        yield "error", result.failure
         return
     for name, value in response.headers.items():
         if name.lower() in REPORTED_HEADERS or name.lower().startswith(REPORTED_PREFIX):

@@ -10,7 +10,8 @@ from ..transport.causes import CHECK, Step, set_proxy
 from ..transport.target import origin_in, without_login
 from ..wire.endpoints import API_URL, DEFAULT_URL, URL_VARIABLE
 from ..wire.tokens import TOKEN_VARIABLE
-from .probe import SET_PROJECT, SET_URL, USE_DEFAULT, USE_RANDOM, Probe, Settings
+from .check_request import CheckResult
+from .check_settings import SET_PROJECT, SET_URL, USE_DEFAULT, USE_RANDOM, Settings
 
 # Another host or project cannot help: the proxy fails for all hosts, or the API works and refuses the request.
 FINAL_REASONS = (Reason.PROXY_FAILED, Reason.RATE_LIMITED, Reason.NO_CREDITS)
@@ -44,7 +45,7 @@ USE_PROXY = Step("If you need a proxy (HTTPS_PROXY and ALL_PROXY are not used):"
 PORTAL = Step("Open the site in a browser. If your network shows a login page, log in. Then check again:", (CHECK,))
 
 
-def alternatives(chat: Probe, also: Iterable[str]) -> Iterator[Settings]:
+def alternatives(chat: CheckResult, also: Iterable[str]) -> Iterator[Settings]:
     """Yield the settings to try after a chat that failed, with the sites that the user names."""
     settings, known = chat.settings, {chat.settings.site}
     if chat.reason not in FINAL_REASONS:
@@ -60,7 +61,7 @@ def alternatives(chat: Probe, also: Iterable[str]) -> Iterator[Settings]:
             yield replace(settings, site=site, token=token)
 
 
-def failure_to_explain(chat: Probe, image: Probe, others: list[Probe]) -> Probe | None:
+def failure_to_explain(chat: CheckResult, image: CheckResult, others: list[CheckResult]) -> CheckResult | None:
     """Return the failure that says most about the cause, or None if both endpoints work."""
     if not chat.cause:
         return image if image.cause else None
@@ -70,7 +71,7 @@ def failure_to_explain(chat: Probe, image: Probe, others: list[Probe]) -> Probe 
     return next((other for other in others if other.reached_api), chat)
 
 
-def steps_for(failed: Probe, chat: Probe, image: Probe, others: list[Probe]) -> list[Step]:
+def steps_for(failed: CheckResult, chat: CheckResult, image: CheckResult, others: list[CheckResult]) -> list[Step]:
     """Return what to do about `failed`, the result of `failure_to_explain`."""
     working = next((other for other in others if not other.cause), None)
     if working and working.settings.site == chat.settings.site:
@@ -96,7 +97,7 @@ def _set_url(url: str) -> str:
     return f"export {URL_VARIABLE}={shlex.quote(without_login(url))}"
 
 
-def _steps_after(failed: Probe) -> list[Step]:
+def _steps_after(failed: CheckResult) -> list[Step]:
     """Return what to do about a failure that no other setting prevents."""
     settings, cause = failed.settings, failed.cause
     assert cause

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import shutil
 import signal
-import threading
 import unicodedata
 import uuid
 from collections.abc import Coroutine, Iterator
@@ -42,20 +42,17 @@ def create_file(stem: str, suffix: str, count: int, data: bytes) -> Path:
 
     The names are cat.png, cat-2.png, ... for one image, and cat-1.png, cat-2.png, ... for several.
     """
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count(1):
         file = Path(f"{stem}{suffix}" if number == count == 1 else f"{stem}-{number}{suffix}")
-        try:
-            file.open("xb").close()
-        except FileExistsError:
-            continue
-        try:
-            replace_file(file, data)
-        except BaseException:
-            file.unlink(missing_ok=True)
-            raise
-        return file
+        with contextlib.suppress(FileExistsError):
+            file.touch(exist_ok=False)
+            break
+    try:
+        replace_file(file, data)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    return file
 
 
 def replace_file(file: Path, data: bytes) -> None:
@@ -94,7 +91,12 @@ def exclusive_lock(output: Path) -> Iterator[None]:
     A file that a killed process left behind does no harm: its lock ended with the process.
     """
     file = output.with_name(f"{output.name}.lock")
-    with _open_and_lock(file) as opened:
+    with file.open("ab") as opened:
+        is_locked = _lock(opened.fileno())
+        # A batch that has just ended may have deleted the file after it was opened here.
+        is_in_place = file.exists() and os.path.samestat(os.fstat(opened.fileno()), file.stat())
+        if not (is_locked and is_in_place):
+            raise FileError("another g4f-websim batch writes this output: wait for it to end, or stop it")
         try:
             yield
         finally:
@@ -106,22 +108,8 @@ def exclusive_lock(output: Path) -> Iterator[None]:
                 file.unlink()
 
 
-def _open_and_lock(file: Path) -> BinaryIO:
-    while True:
-        opened = file.open("ab")
-        try:
-            _lock(opened.fileno())
-            # The previous holder may have deleted the file after it was opened here.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
-                    return opened
-        except BaseException:
-            opened.close()
-            raise
-        opened.close()
-
-
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int) -> bool:
+    """Lock an open file, and return whether no other process had locked it."""
     try:
         if os.name == "nt":  # pragma: no cover
             import msvcrt
@@ -132,7 +120,8 @@ def _lock(descriptor: int) -> None:
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        raise FileError("another g4f-websim batch writes this output: wait for it to end, or stop it") from None
+        return False
+    return True
 
 
 def run(command: Coroutine[Any, Any, int]) -> int:
@@ -148,12 +137,10 @@ def run(command: Coroutine[Any, Any, int]) -> int:
 
 
 async def _cancel_at_sigterm(command: Coroutine[Any, Any, int]) -> int:
-    # Python allows signal handlers in the main thread only.
-    if threading.current_thread() is not threading.main_thread():
-        return await command
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
-    # The method add_signal_handler() of the loop does not exist on Windows.
+    # The handler of main.py would raise SystemExit in one of several tasks, and the others would go on. The method
+    # add_signal_handler() of the loop does not exist on Windows.
     before = signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(task.cancel) and None)
     try:
         return await command

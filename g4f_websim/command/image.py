@@ -5,24 +5,22 @@ images.py requests, downloads and recognizes an image, files.py names and writes
 
 import argparse
 import asyncio
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..provider import Websim
 from ..transport.log import logger
 from ..transport.target import host_in, without_login
-from ..wire.arguments import MAX_INT
-from ..wire.bodies import MAX_IMAGES, RATIO, SIZE
+from ..wire.bodies import MAX_IMAGES, image_body
 from .files import create_file, replace_file, run, stem_of
 from .images import DownloadError, Format, fetch_image, request_image
 from .terminal import one_line, warn
 
 STDOUT = "-"
-INTEGER = re.compile("-?[0-9]{1,99}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,35 +49,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "-n", type=int, choices=range(1, MAX_IMAGES + 1), default=1, metavar="N",
         help=f"the number of images, 1 to {MAX_IMAGES} (default: 1)",
     )  # fmt: skip
-    ratio = _matching(RATIO, "W:H with positive numbers, as in 16:9")
-    parser.add_argument("--aspect-ratio", type=ratio, metavar="W:H", help="as in 16:9 (default: 1:1)")
-    size = _matching(SIZE, "WxH in pixels, as in 1024x768")
-    parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, as in 1024x768")
-    seed = _matching(INTEGER, "a whole number, as in 42")
-    parser.add_argument("--seed", type=seed, metavar="N", help="as in 42; further images get the seeds 43, 44, ...")
+    parser.add_argument("--aspect-ratio", metavar="W:H", help="as in 16:9 (default: 1:1)")
+    parser.add_argument("--size", metavar="WxH", help="in pixels, as in 1024x768")
+    parser.add_argument("--seed", type=int, metavar="N", help="as in 42; further images get the seeds 43, 44, ...")
     parser.add_argument("--transparent", action="store_true", default=None, help="request a transparent background")
     options = parser.parse_args(argv)
     options.prompt = " ".join(options.prompt)
-    if not options.prompt.strip():
-        parser.error("argument prompt: expected what the image shows, as in 'a cat on a couch'")
-    if options.seed is not None:
-        options.seed, limit = int(options.seed), MAX_INT - options.n + 1
-        if not -MAX_INT <= options.seed <= limit:
-            parser.error(f"argument --seed: expected a whole number from {-MAX_INT} to {limit}")
+    try:
+        for index in range(options.n):
+            image_body("", None, **_arguments(options, index))
+    except ValueError as error:
+        parser.error(str(error))
     if problem := _output_problem(options.output, options.n):
         parser.error(f"argument -O/--output: {problem}")
     return options
 
 
-def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
-    """Return a function that checks the value of an option for argparse."""
-
-    def check(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
-        return text
-
-    return check
+def _arguments(options: argparse.Namespace, index: int) -> dict[str, Any]:
+    """Return the arguments of `Websim.create_async_generator` for one of the images."""
+    names = ("prompt", "aspect_ratio", "size", "transparent")
+    seed = None if options.seed is None else options.seed + index
+    return {**{name: getattr(options, name) for name in names}, "seed": seed}
 
 
 def _output_problem(output: str | None, count: int) -> str | None:
@@ -118,13 +108,7 @@ class _Images:
     async def _request(self, index: int) -> None:
         options = self._options
         try:
-            url = await request_image(
-                prompt=options.prompt,
-                aspect_ratio=options.aspect_ratio,
-                size=options.size,
-                seed=None if options.seed is None else options.seed + index,
-                transparent=options.transparent,
-            )
+            url = await request_image(**_arguments(options, index))
         except Exception as error:
             if options.n == 1:
                 raise

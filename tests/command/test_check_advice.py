@@ -8,12 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 import trustme
 
 from g4f_websim import Websim
-from g4f_websim.command import probe
+from g4f_websim.command import check_request
 from g4f_websim.emulator import Fault
 from tests.support.check import (
     EMAIL,
@@ -48,78 +49,84 @@ MOVED = [USE_DEFAULT, *UPGRADE, SET_URL]
 TRUST = ["g4f-websim check --also https://websim.example", "export WEBSIM_URL=https://websim.example"]
 EXPIRED_BODY = {"error": {"cause": {"code": "ERR_JWT_EXPIRED", "payload": {"email": EMAIL}}}}
 
-# Each row: the response to both requests, the key, the beginning of the cause, words of the advice, lines to paste.
-RESPONSES = {
-    "project": (
-        refusal(404, "Project not found"),
-        "",
+NO_PROJECT = refusal(404, "Project not found")
+NOT_FOUND = refusal(404, "Not Found")
+
+
+class Case(NamedTuple):
+    """A failure and what the check says about it."""
+
+    fault: Fault  # the response to both requests
+    cause: str  # the beginning of the cause
+    lines: list[str]  # the lines to paste
+    words: str = ""  # words of the advice
+    key: str = ""  # the value of WEBSIM_API_KEY
+
+
+CASES = {
+    "project": Case(
+        NO_PROJECT,
         "Websim refused the project id (Project not found)",
-        "Open a project of your own on https://websim.com, and set its id, the last part of websim.com/p/<id>:",
         [SET_PROJECT],
+        "Open a project of your own on https://websim.com, and set its id, the last part of websim.com/p/<id>:",
     ),
-    "login needed": (refusal(401, EMAIL), "", "login needed (***)", "the value of authToken in", LOG_IN),
-    "expired": (refusal(401, "no"), EXPIRED_TOKEN, "the login token expired on 2023-11-14 22:13 UTC", "Log in", LOG_IN),
-    "expired by its code": (json_fault(400, EXPIRED_BODY), TOKEN, "the login token expired (", "Log in", LOG_IN),
-    "token refused": (refusal(403, TOKEN), TOKEN, "Websim refused the login token", "Or try from another", LOG_IN),
-    "other key": (refusal(401, FOREIGN_KEY), FOREIGN_KEY, "login needed; the given key is not a", "Log in", LOG_IN),
-    "rate limit": (
+    "login needed": Case(refusal(401, EMAIL), "login needed (***)", LOG_IN, "the value of authToken in"),
+    "expired": Case(
+        refusal(401, "no"), "the login token expired on 2023-11-14 22:13 UTC", LOG_IN, "Log in", EXPIRED_TOKEN
+    ),
+    "expired by its code": Case(json_fault(400, EXPIRED_BODY), "the login token expired (", LOG_IN, "Log in", TOKEN),
+    "token refused": Case(refusal(403, TOKEN), "Websim refused the login token", LOG_IN, "Or try from another", TOKEN),
+    "other key": Case(refusal(401, FOREIGN_KEY), "login needed; the given key is not", LOG_IN, "Log in", FOREIGN_KEY),
+    "rate limit": Case(
         refusal(429, "no", retry_after="30"),
-        TOKEN,
         "too many requests",
-        "Wait 30 s, log in, or use another provider. Then check again:",
         CHECK_AGAIN,
+        "Wait 30 s, log in, or use another provider. Then check again:",
+        TOKEN,
     ),
-    "no credits": (refusal(402, "Pay"), "", "no credits left", "Wait for new credits,", [*CHECK_AGAIN, *LOG_IN]),
-    "challenge": (CHALLENGE, "", "Cloudflare sent a bot challenge", "Try from another network, without a VPN.", []),
-    "region": (Fault(status=451), "", "blocked for legal reasons", "Try from another network.", [SET_PROXY]),
-    "fields": (
+    "no credits": Case(refusal(402, "Pay"), "no credits left", [*CHECK_AGAIN, *LOG_IN], "Wait for new credits,"),
+    "challenge": Case(CHALLENGE, "Cloudflare sent a bot challenge", [], "Try from another network, without a VPN."),
+    "region": Case(Fault(status=451), "blocked for legal reasons", [SET_PROXY], "Try from another network."),
+    "fields": Case(
         json_fault(200, {EMAIL: 1, "\x1b[31m" + "x" * 500: 1}),
-        "",
         "a response without the field content; its fields: ***, [31",
-        "The API may have changed.",
         UPGRADE,
+        "The API may have changed.",
     ),
-    "bad request": (refusal(400, "bad"), "", "Websim refused the request (bad)", "", UPGRADE),
-    "server error": (Fault(status=500), "", "the server failed", "Try again later or use another provider.", REPORT),
-    "no content": (json_fault(200, {"content": ""}), "", "a response without content", "Try again later", REPORT),
-    "truncated": (Fault(status=200, body=b'{"content": "a'), "", "the response broke off", "Try again later", REPORT),
-    "not found": (
-        page(404, "No"),
-        "",
-        "the API is not at this URL",
-        "Use the default site, https://websim.com:",
-        MOVED,
+    "bad request": Case(refusal(400, "bad"), "Websim refused the request (bad)", UPGRADE),
+    "server error": Case(Fault(status=500), "the server failed", REPORT, "Try again later or use another provider."),
+    "no content": Case(json_fault(200, {"content": ""}), "a response without content", REPORT, "Try again later"),
+    "truncated": Case(Fault(status=200, body=b'{"content": "a'), "the response broke off", REPORT, "Try again later"),
+    "not found": Case(
+        page(404, "No"), "the API is not at this URL", MOVED, "Use the default site, https://websim.com:"
     ),
-    "portal": (
+    "portal": Case(
         page(200, "Hotel"),
-        "",
         "something other than the API responded",
-        "If your network shows a login page, log in. Then check again:",
         [USE_DEFAULT, *CHECK_AGAIN, *MOVED[1:]],
+        "If your network shows a login page, log in. Then check again:",
     ),
-    "other host": (
+    "other host": Case(
         redirect(f"https://websim.example/v2?{MARKER}"),
-        "",
         "a redirect to https://websim.example/v2, ",
-        "If you trust it as a new host of Websim, check it:",
         [USE_DEFAULT, *TRUST],
+        "If you trust it as a new host of Websim, check it:",
     ),
-    "other path": (redirect("/v2"), "", "a redirect to ", "", MOVED),
-    "malicious redirect": (redirect("https://a$(touch${IFS}pwned).example/"), "", "a redirect to ", "", MOVED),
-    "redirect to a key": (redirect(f"https://{FOREIGN_KEY}.example/"), FOREIGN_KEY, "a redirect to ", "", MOVED),
-    "login page": (redirect(f"/login?token={MARKER}"), "", "a redirect to ", "", LOG_IN),
-    "network": (
+    "other path": Case(redirect("/v2"), "a redirect to ", MOVED),
+    "malicious redirect": Case(redirect("https://a$(touch${IFS}pwned).example/"), "a redirect to ", MOVED),
+    "redirect to a key": Case(redirect(f"https://{FOREIGN_KEY}.example/"), "a redirect to ", MOVED, key=FOREIGN_KEY),
+    "login page": Case(redirect(f"/login?token={MARKER}"), "a redirect to ", LOG_IN),
+    "network": Case(
         redirect(f"http://a.example/login#{MARKER}"),
-        "",
         "a redirect to http://a.example/login, a login page",
-        "If http://a.example is the login page of your network, open it in a browser and log in. Log in with",
         LOG_IN,
+        "If http://a.example is the login page of your network, open it in a browser and log in. Log in with",
     ),
 }
 
 
-@pytest.mark.parametrize(("fault", "key", "cause", "words", "lines"), RESPONSES.values(), ids=RESPONSES)
-def test_explains_response(websim_server, run_check, monkeypatch, fault, key, cause, words, lines):
+@pytest.mark.parametrize(("fault", "cause", "lines", "words", "key"), CASES.values(), ids=CASES)
+def test_explains_response(websim_server, run_check, monkeypatch, fault, cause, lines, words, key):
     monkeypatch.setenv("WEBSIM_API_KEY", key)
     websim_server.inject(fault, times=2)
     result = run_check("--report")
@@ -159,12 +166,19 @@ def test_says_whether_the_refused_project_exists(run_check, monkeypatch, status,
     assert len(server.requests) == 4
 
 
+def test_does_not_show_a_key_as_the_project(websim_server, run_check, monkeypatch):
+    for name in ("WEBSIM_PROJECT_ID", "WEBSIM_API_KEY"):
+        monkeypatch.setenv(name, FOREIGN_KEY)
+    websim_server.inject(NO_PROJECT, times=2)
+    assert run_check("--report").cause.endswith(" The project *** exists.")
+
+
 @pytest.mark.parametrize(
     ("works", "fault", "words", "lines"),
     [
         ("chat", refusal(500, "no GPU"), "Chat works, images do not.", REPORT),
         ("image", refusal(500, "no model"), "Images work, chat does not.", REPORT),
-        ("chat", refusal(404, "Not Found"), "Chat works, images do not.", UPGRADE),
+        ("chat", NOT_FOUND, "Chat works, images do not.", UPGRADE),
     ],
 )
 def test_says_which_endpoint_works(websim_server, run_check, works, fault, words, lines):
@@ -188,7 +202,7 @@ def test_advises_the_other_host_of_websim_if_it_works(
     site, works = (websim_server, other_server) if is_default else (other_server, websim_server)
     monkeypatch.setattr(Websim, "url", site.url)
     monkeypatch.setenv("WEBSIM_API_KEY", TOKEN)
-    site.inject(refusal(404, "Not Found"), times=2)
+    site.inject(NOT_FOUND, times=2)
     result = run_check()
     assert result.requests[2:] == [f"chat   200  {works.url.removeprefix('http://')}: ok"]
     assert result.advice == f"Use {'' if is_default else 'the default, '}{works.url}, which responds:"
@@ -197,33 +211,35 @@ def test_advises_the_other_host_of_websim_if_it_works(
     assert [request.header("authorization") for request in works.requests] == [f"Bearer {TOKEN}"]
 
 
-def test_advises_an_upgrade_if_neither_host_of_websim_has_the_api(websim_server, other_server, known_hosts, run_check):
-    for emulator in (websim_server, other_server):
-        emulator.inject(refusal(404, "Not Found"), times=2)
-    assert run_check().to_paste == [*UPGRADE, SET_URL]
-
-
-def test_explains_the_refusal_of_the_host_that_was_reached(websim_server, other_server, known_hosts, run_check):
-    websim_server.inject(CHALLENGE, times=2)
-    other_server.inject(refusal(404, "Project not found"))
+@pytest.mark.parametrize(
+    ("chat", "image", "other_chat", "cause", "lines"),
+    [
+        (NOT_FOUND, NOT_FOUND, NOT_FOUND, "404 from {site}: the API is not at this URL", [*UPGRADE, SET_URL]),
+        (
+            CHALLENGE,
+            CHALLENGE,
+            NO_PROJECT,
+            "404 from {other}: Websim refused the project id",
+            ["export WEBSIM_URL=http://{other}", SET_PROJECT],
+        ),
+        (NO_PROJECT, CHALLENGE, NO_PROJECT, "404 from {site}: Websim refused the project id", [SET_PROJECT]),
+        (refusal(429, "no"), refusal(429, "no"), None, "429 from {site}: too many requests", [*CHECK_AGAIN, *LOG_IN]),
+    ],
+    ids=["no host reached", "other host reached", "site reached", "rate limit"],
+)
+def test_explains_the_refusal_of_the_host_that_was_reached(
+    websim_server, other_server, known_hosts, run_check, chat, image, other_chat, cause, lines
+):
+    for fault in (chat, image):
+        websim_server.inject(fault)
+    if other_chat:
+        other_server.inject(other_chat)
     result = run_check()
-    assert result.cause.startswith(f"Response 404 from {other_server.url[7:]}: Websim refused the project id")
-    assert result.to_paste == [f"export WEBSIM_URL={other_server.url}", SET_PROJECT]
-
-
-def test_explains_the_refusal_of_the_site_that_was_reached(websim_server, other_server, known_hosts, run_check):
-    websim_server.inject(refusal(404, "Project not found"))
-    websim_server.inject(CHALLENGE)
-    other_server.inject(refusal(404, "Project not found"))
-    result = run_check()
-    assert result.cause.startswith(f"Response 404 from {websim_server.url[7:]}: Websim refused the project id")
-    assert result.to_paste == [SET_PROJECT]
-
-
-def test_sends_nothing_more_after_a_rate_limit(websim_server, other_server, known_hosts, run_check):
-    websim_server.inject(refusal(429, "Rate limit exceeded"), times=2)
-    assert run_check().status == 1
-    assert not other_server.requests
+    hosts = {"site": websim_server.url.removeprefix("http://"), "other": other_server.url.removeprefix("http://")}
+    assert result.status == 1
+    assert result.cause.startswith("Response " + cause.format(**hosts))
+    assert result.to_paste == [line.format(**hosts) for line in lines]
+    assert len(other_server.requests) == (1 if other_chat else 0)
 
 
 def test_advises_to_remove_the_path_from_the_url(websim_server, run_check, monkeypatch):
@@ -264,7 +280,7 @@ def test_reports_a_closed_connection_after_one_request(websim_server, run_check)
 
 
 def test_ends_a_request_without_a_response_after_the_timeout(websim_server, run_check, monkeypatch):
-    monkeypatch.setattr(probe, "TIMEOUT", 0.02)
+    monkeypatch.setattr(check_request, "TIMEOUT", 0.02)
     websim_server.inject(Fault(delay=5), times=2)
     result = run_check()
     assert [line.split("  ")[-1] for line in result.requests] == ["no response within 0.02 s"] * 2

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 import pytest
 
-from g4f_websim.command import check, diagnosis, probe
+from g4f_websim.command import check, check_settings, diagnosis
 from g4f_websim.emulator import Emulator, Fault
 from tests.support.calls import make_token
 from tests.support.limits import MAX_SECONDS
@@ -109,7 +109,7 @@ def known_hosts(websim_server: Emulator, other_server: Emulator, monkeypatch: py
 
 def replace_known_hosts(monkeypatch: pytest.MonkeyPatch, default_url: str, api_url: str) -> None:
     """Replace the two hosts of Websim that the check knows."""
-    for module in (probe, diagnosis):
+    for module in (check_settings, diagnosis):
         monkeypatch.setattr(module, "DEFAULT_URL", default_url)
         monkeypatch.setattr(module, "API_URL", api_url)
 
