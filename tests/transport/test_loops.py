@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.support.interpreter import run_python
+
 START = """
 import asyncio
 import gc
@@ -111,17 +113,18 @@ def test_loop_that_was_not_shut_down_leaves_nothing_open(run, counting_server):
     assert counting_server.counts()["open"] == 0
 
 
-def test_interpreter_may_exit_with_unclosed_loops(run_program):
+def test_interpreter_may_exit_with_unclosed_loops(counting_server):
     # Handlers run in the reverse order of their registration, so this one runs after that of the package.
     first = """
 import atexit
-atexit.register(lambda: print(*(loop.is_closed() for loop in loops)))
+atexit.register(lambda: print(*(loop.is_closed() for loop in used)))
 """
     program = """
-loops = [used_loop(new_loop) for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop)]
+used = [used_loop(new_loop) for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop)]
 run_in_threads(2, abandon_loop)
 """
-    assert run_program(first + START + program) == "True False"
+    printed, errors = run_python("-c", first + START + program, WEBSIM_URL=counting_server.url)
+    assert (printed, errors) == ("True False\n", "")
 
 
 def test_interpreter_may_exit_while_thread_makes_calls(run):
