@@ -24,7 +24,7 @@ FREE_REFUSALS = 3
 PACED_REFUSALS = 2
 # If a free gate closed, but the server refused at most so many requests for each one that it accepted, the alarm was
 # false: the server has room for all of them.
-FREE_SHARE = 1.3
+FREE_SHARE = 0.8
 # Each false alarm doubles the number of refusals that close a free gate, until it is so many times as large.
 MAX_FACTOR = 8
 # Without Retry-After, a pause is at least half as long as the server has refused requests, because each probe costs a

@@ -155,7 +155,7 @@ NEVER_WORSE = {
     "5 %": (Limit("random", 5, 0, 0.5, False), 200, 1, 10, 2),
     "20 %": (Limit("random", 20, 0, 0.5, False), 200, 1, 10, 10),
     "20 %, 50 at once": (Limit("random", 20, 0, 0.5, False), 200, 1, 50, 10),
-    "40 %, Retry-After 1, 20 at once": (Limit("random", 40, 1, 0.5), 200, 1, 20, 10),
+    "30 %, Retry-After 1, 20 at once": (Limit("random", 30, 1, 0.5), 200, 1, 20, 10),
     "5 %, Retry-After 1": (Limit("random", 5, 1, 0.5), 200, 1, 10, 3),
     "5 %, Retry-After 0": (Limit("random", 5, 0, 0.5), 200, 1, 10, 3),
     "20 %, Retry-After 0.2": (Limit("random", 20, 0.2, 0.5), 200, 1, 10, 10),
