@@ -56,16 +56,13 @@ def excerpt(text: str, secrets: Iterable[str], max_chars: int) -> str:
         secrets: strings to remove, see `redact`.
         max_chars: the maximum length of the result.
     """
-    text = redact(f"an HTML page{html_title(text)}" if is_html(text) else text, secrets)
+    if is_html(text):
+        title = _TITLE.search(text, 0, MAX_SEARCHED_CHARS)
+        text = f"an HTML page: {title[0]}" if title else "an HTML page"
+    text = redact(text, secrets)
     return text if len(text) <= max_chars else text[: max(0, max_chars - 1)] + "…"
 
 
 def is_html(text: str) -> bool:
     """Return whether a body is an HTML page, such as Cloudflare sends instead of a JSON response."""
     return _HTML.match(text, 0, MAX_SEARCHED_CHARS) is not None
-
-
-def html_title(text: str) -> str:
-    """Return `: <title>...</title>` of an HTML page, or an empty string if it has no title."""
-    match = _TITLE.search(text, 0, MAX_SEARCHED_CHARS)
-    return f": {match[0]}" if match else ""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from g4f_websim.wire.redaction import MAX_SEARCHED_CHARS, excerpt, html_title, is_html, redact
+from g4f_websim.wire.redaction import MAX_SEARCHED_CHARS, excerpt, is_html, redact
 from tests.support.calls import JWT
 from tests.support.responses import CHALLENGE_PAGE
 
@@ -64,6 +64,7 @@ def test_redacts_given_secret_at_search_limit():
         (f"token {JWT}", 20, "token ***"),
         (CHALLENGE_PAGE, 120, "an HTML page: <title>Just a moment...</title>"),
         (f"<html><title>{EMAIL}</title>", 120, "an HTML page: <title>***</title>"),
+        ("<html><TITLE>\nHi\n</TITLE>", 120, "an HTML page: <TITLE> Hi </TITLE>"),
         ("<html><body>Hi</body></html>", 120, "an HTML page"),
     ],
 )
@@ -84,8 +85,8 @@ def test_recognizes_html_page():
         assert not is_html(text)
 
 
-def test_html_title_may_span_lines_and_is_searched_up_to_limit():
-    assert html_title("<html><TITLE>\nHi\n</TITLE>") == ": <TITLE>\nHi\n</TITLE>"
-    title = "<title>Hi</title>"
-    assert html_title(title.rjust(MAX_SEARCHED_CHARS)) == f": {title}"
-    assert html_title(" " * MAX_SEARCHED_CHARS + title) == ""
+def test_title_of_html_page_is_searched_up_to_limit():
+    page = "<html>" + " " * MAX_SEARCHED_CHARS + "<title>Hi</title>"
+    too_long = len(page) - MAX_SEARCHED_CHARS
+    assert excerpt(page.replace(" ", "", too_long), [], 120) == "an HTML page: <title>Hi</title>"
+    assert excerpt(page.replace(" ", "", too_long - 1), [], 120) == "an HTML page"
