@@ -99,7 +99,7 @@ class Target:
         """
         if not self.proxy or (parts := urlsplit(self.proxy)).scheme not in HTTP_SCHEMES:
             return None
-        login = _login_in(parts)
+        login = parts.netloc.rpartition("@")[0]
         if unquote(login).isascii():
             return parts.geturl()
         login = ":".join(quote(unquote_to_bytes(part).decode("latin-1"), safe="") for part in login.split(":", 1))
@@ -142,11 +142,6 @@ def without_login(url: str) -> str:
     """Return a URL without its user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=host_in(parts)).geturl()
-
-
-def _login_in(parts: SplitResult) -> str:
-    """Return the user and password in a URL as they are written there."""
-    return parts.netloc.rpartition("@")[0]
 
 
 def _is_usable_for_socks(parts: SplitResult) -> bool:
