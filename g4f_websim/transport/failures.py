@@ -13,15 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import g4f.errors
 
-from ..errors import (
-    MAX_RETRY_AFTER,
-    MissingRequirementsError,
-    RateLimitError,
-    Reason,
-    ResponseError,
-    TimeoutError,
-    WebsimError,
-)
+from ..errors import MissingRequirementsError, RateLimitError, Reason, ResponseError, TimeoutError, WebsimError
 from ..wire.endpoints import URL_VARIABLE
 from ..wire.redaction import excerpt
 from .causes import CHECK, TRY_LATER, USE_NO_PROXY, Cause, Step, needs_proxy_login, set_proxy
@@ -77,7 +69,7 @@ class ResponseTooLargeError(Exception):
 
 def with_delay(cause: Cause, retry_after: float | None) -> Cause:
     """Return a cause with the seconds of `Retry-After` in its advice."""
-    delay = f"{math.ceil(min(retry_after, MAX_RETRY_AFTER))} s" if retry_after else "a while"
+    delay = f"{math.ceil(retry_after)} s" if retry_after else "a while"
     return cause._replace(advice=cause.advice.replace("{delay}", delay))
 
 
