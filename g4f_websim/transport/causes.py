@@ -222,9 +222,7 @@ def _expired_login(token: str | None) -> Cause:
 def needs_proxy_login(target: Target, kind: type[WebsimError]) -> Cause:
     """Return the cause of a proxy that refuses requests without the right user and password."""
     host = target.proxy_host
-    line = set_proxy(
-        target.proxy, f"<user>:<password>@{shlex.quote(host)}" if host else "<user>:<password>@<host>:<port>"
-    )
+    line = set_proxy(target.proxy, f"<user>:<password>@{shlex.quote(host) if host else '<host>:<port>'}")
     summary = f"the proxy {host} needs a login" if host else "a proxy needs a login"
     steps = (Step("Put its user and password into its URL:", (line,)), USE_NO_PROXY)
     return Cause(Reason.PROXY_FAILED, summary, PROXY_LOGIN, kind, steps)

@@ -152,11 +152,13 @@ def _cause_at_proxy(error: Exception, target: Target) -> Cause | None:
 
 def _is_at_http_proxy(error: Exception, target: Target) -> bool:
     """Return whether there was no connection to an HTTP proxy, which also looks up the name of the site."""
+    if target.http_proxy is None:
+        return False
     if isinstance(error, aiohttp.ClientSSLError):
-        proxy = urlsplit(target.proxy or "")
-        return target.http_proxy is not None and (error.host, error.port) == (proxy.hostname, proxy.port or HTTPS_PORT)
+        proxy = urlsplit(target.http_proxy)
+        return (error.host, error.port) == (proxy.hostname, proxy.port or HTTPS_PORT)
     kinds = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError, aiohttp.ConnectionTimeoutError)
-    return target.http_proxy is not None and isinstance(error, kinds)
+    return isinstance(error, kinds)
 
 
 def _is_socks_error(error: Exception) -> bool:
