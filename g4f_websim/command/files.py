@@ -79,7 +79,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             os.fsync(opened.fileno())
         if file.exists():
             shutil.copymode(file, temporary)  # the user may have made the file private
-        os.replace(temporary, file)  # noqa: PTH105  # the name in the documentation of atomic writes
+        temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
