@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from ..errors import Reason
 from ..provider import Websim
 from ..transport.target import PROXY_VARIABLE, Target
 from ..wire import bodies
@@ -24,10 +25,19 @@ from .terminal import fail, one_line, warn
 
 MAX_SHOWN_FIELDS = 300
 
-# The reasons (`error.reason`) of failures that every other row would have too.
+# The reasons of failures that every other row would have too.
 COMMON_REASONS = frozenset(
-    {"project_refused", "login_needed", "login_expired", "bot_challenge", "api_moved", "no_credits", "no_connection"}
-    | {"proxy_failed", "region_blocked"}
+    {
+        Reason.PROJECT_REFUSED,
+        Reason.API_MOVED,
+        Reason.BOT_CHALLENGE,
+        Reason.NO_CREDITS,
+        Reason.LOGIN_NEEDED,
+        Reason.LOGIN_EXPIRED,
+        Reason.REGION_BLOCKED,
+        Reason.NO_CONNECTION,
+        Reason.PROXY_FAILED,
+    }
 )
 # The number of such failures in a row that stops the batch.
 MAX_COMMON_FAILURES = 3
