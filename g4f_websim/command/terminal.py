@@ -15,8 +15,8 @@ PREFIX = "g4f-websim: "
 WAITING = f"{PREFIX}waiting for the response ..."
 
 # Control characters can change the title of a terminal or write to the clipboard. Line ends and tabs are harmless.
-_PRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-_PRINTABLE[ord("\r")] = ""
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_CONTROLS[ord("\r")] = ""
 
 
 class _LogHandler(logging.Handler):
@@ -53,7 +53,7 @@ class _Output:
 
     def write(self, text: str) -> int:
         _waiting.clear()
-        return self._stream.write(_for(self._stream, text))
+        return self._stream.write(_shown_on(self._stream, text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -99,7 +99,7 @@ def warn(message: str) -> None:
     """Print a message on stderr."""
     _waiting.clear()
     if sys.stderr:
-        print(_for(sys.stderr, PREFIX + message), file=sys.stderr, flush=True)
+        print(_shown_on(sys.stderr, PREFIX + message), file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -108,8 +108,9 @@ def fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _for(stream: TextIO, text: str) -> str:
-    return text.translate(_PRINTABLE) if _is_terminal(stream) else text
+def _shown_on(stream: TextIO, text: str) -> str:
+    """Return a text, without control characters if the stream is a terminal."""
+    return text.translate(_CONTROLS) if _is_terminal(stream) else text
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
