@@ -20,7 +20,7 @@ from g4f_websim.command.files import exclusive_lock
 from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.emulator.limit import RateLimit
 from tests.support.calls import PNG, PNG_URI
-from tests.support.limits import MAX_SECONDS
+from tests.support.limits import MAX_SECONDS, wait_until
 from tests.support.processes import errors_on_terminal, interrupt_download, make_home, started
 from tests.support.responses import PNG_MAGIC, image_at
 
@@ -398,10 +398,7 @@ def start_batch(server):
 
 
 def wait_for_rows(count):
-    deadline = time.monotonic() + MAX_SECONDS
-    while not Path(OUTPUT).exists() or Path(OUTPUT).read_bytes().count(b"\n") < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: Path(OUTPUT).exists() and Path(OUTPUT).read_bytes().count(b"\n") >= count)
 
 
 def test_sigterm_keeps_the_responses(home, websim_server):

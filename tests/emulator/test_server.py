@@ -17,7 +17,7 @@ from g4f_websim.emulator.limit import IN_FLIGHT_DELAY, Limiter
 from g4f_websim.emulator.responses import MAX_SIDE
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import CHAT, send_chat
-from tests.support.limits import MAX_SECONDS
+from tests.support.limits import MAX_SECONDS, wait_until
 from tests.support.responses import REPLY
 
 IMAGE = {"project_id": "a", "prompt": "a cat", "aspect_ratio": "1:1"}
@@ -39,13 +39,6 @@ def chat(emulator, body=CHAT):
 
 def image(emulator, body=IMAGE):
     return requests.post(emulator.url + IMAGE_PATH, json=body, timeout=MAX_SECONDS)
-
-
-def wait_for_requests(emulator, count):
-    deadline = time.monotonic() + MAX_SECONDS
-    while len(emulator.requests) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def statuses(emulator, count):
@@ -328,7 +321,7 @@ def test_stops_although_client_has_left():
     with Emulator() as emulator:
         emulator.inject(Fault(delay=MAX_SECONDS))
         with send_chat(emulator.url):
-            wait_for_requests(emulator, 1)
+            wait_until(lambda: emulator.requests)
     assert time.monotonic() - start < MAX_SECONDS
 
 
@@ -418,7 +411,7 @@ def test_responds_with_429_beyond_requests_at_same_time():
         emulator.reset()
         emulator.inject(Fault(delay=MAX_SECONDS), times=2)
         with send_chat(emulator.url), send_chat(emulator.url):
-            wait_for_requests(emulator, 2)
+            wait_until(lambda: len(emulator.requests) == 2)
             refused = chat(emulator)
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
         assert refused.json()["error"]["message"] == "Rate limit exceeded: 2"

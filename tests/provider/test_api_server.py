@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -19,7 +18,7 @@ from g4f_websim import Websim
 from g4f_websim.emulator import Fault
 from g4f_websim.wire.endpoints import CHAT_PATH, IMAGE_PATH
 from tests.support.calls import HELLO, JWT, PNG_URI, make_token
-from tests.support.limits import MAX_SECONDS
+from tests.support.limits import MAX_SECONDS, wait_until
 from tests.support.processes import API, MODULE, SCRIPT, make_home, server
 from tests.support.responses import LONG_RATE_LIMIT, PNG_MAGIC, REPLY, text_of, text_of_stream
 
@@ -343,9 +342,7 @@ def test_terminated_server_ends_queue_and_waits_for_running_call(tmp_path, emula
 
 def submit_and_wait(threads, call, emulator):
     """Start a call in a thread, and return its future when the emulator has received its request."""
-    count, deadline = len(emulator.requests), time.monotonic() + MAX_SECONDS
+    count = len(emulator.requests)
     future = threads.submit(call)
-    while len(emulator.requests) == count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(emulator.requests) > count)
     return future

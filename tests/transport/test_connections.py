@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +13,11 @@ from g4f_websim import Websim
 from tests.support.calls import HELLO, call_websim
 from tests.support.fast_server import FastServer, socks_proxy
 from tests.support.interpreter import run_python
-from tests.support.limits import MAX_SECONDS
+from tests.support.limits import MAX_SECONDS, POLL_SECONDS, wait_until
 from tests.support.loopback import HOST
 
 USER, QUOTED_PASSWORD = "user", "p%40ss"
 PASSWORD = "p@ss"
-POLL_SECONDS = 0.01
 
 # The proxies of the tests, with the connections to the site for a number of calls, and how many of them stay open.
 PROXIES = {"none": lambda calls: (1, 1), "http": lambda calls: (1, 1), "socks5": lambda calls: (calls, 0)}
@@ -51,18 +49,11 @@ def http_proxy(tmp_path_factory) -> Iterator[str]:
     workers = ["--num-acceptors", "1", "--num-workers", "1", "--log-level", "ERROR"]
     process = subprocess.Popen([sys.executable, "-m", "proxy", *options, *workers])
     try:
-        yield f"http://{USER}:{QUOTED_PASSWORD}@{HOST}:{wait_for_text(port)}"
+        wait_until(lambda: port.exists() and port.read_text().strip())
+        yield f"http://{USER}:{QUOTED_PASSWORD}@{HOST}:{port.read_text().strip()}"
     finally:
         process.terminate()
         process.wait(MAX_SECONDS)
-
-
-def wait_for_text(file: Path) -> str:
-    deadline = time.monotonic() + MAX_SECONDS
-    while not (file.exists() and file.read_text().strip()):
-        assert time.monotonic() < deadline, f"no text in {file.name} within {MAX_SECONDS} s"
-        time.sleep(POLL_SECONDS)
-    return file.read_text().strip()
 
 
 @pytest.fixture(scope="module")
