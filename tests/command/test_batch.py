@@ -21,7 +21,7 @@ from g4f_websim.emulator import Emulator, Fault
 from g4f_websim.emulator.limit import RateLimit
 from tests.support.calls import PNG, PNG_URI
 from tests.support.limits import MAX_SECONDS, wait_until
-from tests.support.processes import errors_on_terminal, interrupt_download, make_home, started
+from tests.support.processes import errors_on_terminal, interrupt_download, started
 from tests.support.responses import PNG_MAGIC, image_at
 
 OUTPUT = "responses.jsonl"
@@ -385,12 +385,6 @@ def test_some_images_of_a_row_may_fail(websim_server, status, sent, saved, capsy
 
 
 # Signals, crashes, locks, full disks
-
-
-@pytest.fixture
-def home(tmp_path):
-    """The current folder, as the home folder of a process."""
-    return make_home(tmp_path)
 
 
 def start_batch(server):

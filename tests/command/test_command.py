@@ -33,7 +33,6 @@ from tests.support.processes import (
     SCRIPT,
     environment,
     first_on_path,
-    make_home,
     read_terminal,
     run_command,
     run_on_terminal,
@@ -89,11 +88,6 @@ print(run_command("--offline", "client", "Hello", home=home).stdout, end="")
 with server("--offline", *API, home=home) as started:
     print(started.chat())
 """
-
-
-@pytest.fixture
-def home(tmp_path):
-    return make_home(tmp_path / "home")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from g4f_websim.emulator import Fault
 from g4f_websim.emulator.png import draw_gradient
 from tests.support.calls import JWT, PNG, PNG_URI
 from tests.support.limits import MAX_SECONDS
-from tests.support.processes import errors_on_terminal, interrupt_download, make_home, started
+from tests.support.processes import errors_on_terminal, interrupt_download, started
 from tests.support.responses import PNG_MAGIC, image_at
 
 FAILURE = Fault(status=500)
@@ -82,11 +82,6 @@ def internet(monkeypatch):
             yield server
         finally:
             server.shutdown()
-
-
-@pytest.fixture
-def home(tmp_path):
-    return make_home(tmp_path / "home")
 
 
 def image(*words):
