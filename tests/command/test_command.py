@@ -68,9 +68,6 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder)
 """
-WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh", *SCRIPT)
-WITHOUT_STDERR = ("sh", "-c", 'exec "$@" 2>&-', "sh", *SCRIPT)
-WITHOUT_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh", *SCRIPT)
 
 TERMINAL_COLUMNS = 80
 COMMANDS = ("client", "image", "api", "gui", "check", "emulator")
@@ -118,6 +115,11 @@ def run_lines(*lines, home, emulator):
     """Run command lines in one process; all must succeed."""
     done = run_command(*lines, home=home, command=RUN_LINES, WEBSIM_URL=emulator.url)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def redirected(redirection):
+    """Return the command with a redirection of the shell."""
+    return ("sh", "-c", f'exec "$@" {redirection}', "sh", *SCRIPT)
 
 
 def run_without_package(package, *words, home):
@@ -175,8 +177,7 @@ def test_client_adds_piped_text_below_prompt(home, websim_server, words, stdin, 
 
 def test_client_adds_file_on_stdin_to_prompt(home):
     home.joinpath("notes.txt").write_text("notes")
-    command = ("sh", "-c", 'exec "$@" <notes.txt', "sh", *SCRIPT)
-    done = run_command("--offline", "client", "Summarize this:", home=home, command=command)
+    done = run_command("--offline", "client", "Summarize this:", home=home, command=redirected("<notes.txt"))
     assert done.stdout.endswith("You said: Summarize this:\n\nnotes\n")
 
 
@@ -217,7 +218,7 @@ def test_client_sends_text_that_looks_like_a_file(home, websim_server):
 
 
 def test_client_without_stdin_and_without_prompt_fails(home):
-    done = run_command("--offline", "client", home=home, command=WITHOUT_STDIN)
+    done = run_command("--offline", "client", home=home, command=redirected("<&-"))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "No input provided. Use -h.\n")
 
 
@@ -226,12 +227,12 @@ def test_client_without_stdin_and_without_prompt_fails(home):
 
 @pytest.mark.parametrize("words", [("--offline", "check"), ("--offline", "client", "Hello")])
 def test_succeeds_without_stdout(home, words):
-    done = run_command(*words, home=home, command=WITHOUT_STDOUT)
+    done = run_command(*words, home=home, command=redirected(">&-"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_error_without_stderr_has_its_status(home):
-    assert run_command("nonsense", home=home, command=WITHOUT_STDERR).returncode == 2
+    assert run_command("nonsense", home=home, command=redirected("2>&-")).returncode == 2
 
 
 def test_replaces_characters_that_stdout_cannot_encode(home):
@@ -400,7 +401,7 @@ def test_argument_that_is_not_utf8_fails(capsys):
 
 def test_stdin_that_is_not_utf8_fails_before_request(home, websim_server):
     home.joinpath("latin1.txt").write_bytes(b"caf\xe9")
-    command = ("sh", "-c", 'exec "$@" <latin1.txt', "sh", *SCRIPT)
+    command = redirected("<latin1.txt")
     done = run_command("client", "Translate", home=home, command=command, WEBSIM_URL=websim_server.url)
     assert_fails_on_one_line(done, "standard input is not UTF-8 text (byte 3)")
     assert websim_server.requests == []
