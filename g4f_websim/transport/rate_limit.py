@@ -17,7 +17,7 @@ from contextlib import suppress
 from operator import attrgetter
 from time import monotonic
 
-from .gate import Gate, State
+from .gate import Gate
 from .log import log
 from .target import Target
 
@@ -80,14 +80,13 @@ class RateLimit:
         """
         with self._lock:
             now = monotonic()
-            is_free = self._gate.state is State.FREE and not self._queue and call.not_before <= now
-            return self._gate.sent(now) if is_free or (self._due(call, now) <= now) else None
+            return self._gate.sent(now) if self._due(call, now) <= now else None
 
     async def wait(self, call: Call) -> float | None:
-        """Wait until the call may send a request, and return None.
+        """Wait until the call may send a request, or until it may not wait any longer.
 
         Returns:
-            The seconds until the server accepts requests, if the call may not wait so long.
+            None if the call may send a request, else the seconds until the server accepts requests.
         """
         start = monotonic()
         call.loop, call.woken, call.is_queued = asyncio.get_running_loop(), asyncio.Event(), True
@@ -109,8 +108,7 @@ class RateLimit:
         """Record a response other than a refusal."""
         with self._lock:
             self._gate.accepted(sent_at)
-            if self._queue:
-                self._wake_first()
+            self._wake_first()
 
     def refused(self, sent_at: float, retry_after: float | None, backoff: float) -> None:
         """Record a refusal; see `Gate.refused`."""
