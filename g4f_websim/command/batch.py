@@ -23,7 +23,8 @@ from .files import FileError, exclusive_lock, replace_file, run
 from .images import DownloadError, fetch_image, request_image
 from .terminal import fail, one_line, warn
 
-MAX_SHOWN_FIELDS = 300
+# The maximum length of the list of unknown fields in a warning.
+MAX_SHOWN_CHARS = 300
 
 # The reasons of failures that every other row would have too.
 COMMON_REASONS = frozenset(
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
             if options.model and is_jsonl(options.input):
                 warn("--model is for text files: the url of each row decides whether it is a chat or an image")
             if unknown_fields:
-                fields = redact(", ".join(sorted(unknown_fields)))[:MAX_SHOWN_FIELDS]
+                fields = redact(", ".join(sorted(unknown_fields)))[:MAX_SHOWN_CHARS]
                 warn(f"Websim does not know these fields of body, which are ignored: {fields}")
             pending = clean(options.output, custom_ids)
             return run(_send(options, pending, total=len(custom_ids)))
