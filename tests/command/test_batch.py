@@ -335,7 +335,7 @@ def test_sends_two_requests_at_a_time(monkeypatch):
 # Images
 
 
-def test_saves_images(websim_server, capsys):
+def test_saves_images(websim_server):
     ids = ["../../etc/passwd", "/tmp/x", "a/b", "A/B", "con", "🐈", "x" * 300, "plain-1", "\ud800"]
     write(*(image_row(name, n=2) for name in ids))
     assert batch("in.jsonl", "--image-dir", "images/of/cats") == 0
