@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_image_model(model: str | None) -> bool:
-    return bodies.strip_provider_prefix(model).lower() in Websim.image_models
+    return bodies.strip_provider_prefix(model, Websim.image_models) in Websim.image_models
 
 
 def _problem(source: Path, output: Path) -> str | None:

@@ -108,7 +108,7 @@ def _check_output(options: argparse.Namespace) -> None:
         fail(f"-O {options.output} is a folder; name a file, as in {options.output / 'out.txt'}", status=1)
     if not options.output or options.output.suffix.lower() not in IMAGE_SUFFIXES or options.edit:
         return
-    model = strip_provider_prefix(options.model)
+    model = strip_provider_prefix(options.model, Websim.image_models)
     if model not in Websim.image_models:
         named = model or "the default model"
         advice = f"use -m {Websim.default_image_model}"

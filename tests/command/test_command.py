@@ -388,7 +388,7 @@ def test_g4f_without_client_is_reported(monkeypatch, capsys):
 def test_client_that_saves_nothing_fails(home, websim_server, closed_url):
     websim_server.inject(Fault(body=json.dumps({"url": f"{closed_url}/cat.png"}).encode()))
     home.joinpath("cat.png").write_bytes(PNG)
-    done = run_command("client", "-m", "Websim:flux", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
+    done = run_command("client", "-m", "Websim:FLUX", "a cat", "-O", "cat.png", home=home, WEBSIM_URL=websim_server.url)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "g4f-websim: nothing was saved in cat.png"
     assert "Error fetching media" in done.stderr
