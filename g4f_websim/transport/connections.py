@@ -164,15 +164,16 @@ def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
 
 @atexit.register
 def _close_loops() -> None:
-    """Close event loops that were not closed, before the interpreter closes their files in any order.
+    """Close the event loops that ended threads have left open: the interpreter would close their files in any order.
 
-    An event loop of a forked child's parent or of a thread that is still alive is left alone.
+    Those of the main thread are left alone, since handlers that run later may need them; so are those of threads that
+    are still alive, and of a forked child's parent.
     """
     for loop in list(_loops):
         pool: Pool | None = getattr(loop, _ATTRIBUTE, None)
         if pool is None or pool.process_id != os.getpid() or loop.is_running():
             continue
-        if pool.thread is threading.main_thread() or not pool.thread.is_alive():
+        if pool.thread is not threading.main_thread() and not pool.thread.is_alive():
             loop.close()
 
 

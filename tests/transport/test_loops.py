@@ -117,14 +117,19 @@ def test_interpreter_may_exit_with_unclosed_loops(counting_server):
     # Handlers run in the reverse order of their registration, so this one runs after that of the package.
     first = """
 import atexit
-atexit.register(lambda: print(*(loop.is_closed() for loop in used)))
+
+@atexit.register
+def use_loops():
+    for loop in loops:
+        loop.run_until_complete(call())
+    print(*(loop.is_closed() for loop in thread_loops))
 """
     program = """
-used = [used_loop(new_loop) for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop)]
-run_in_threads(2, abandon_loop)
+loops, thread_loops = [used_loop(new_loop) for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop)], []
+run_in_threads(2, lambda: thread_loops.append(used_loop()))
 """
     printed, errors = run_python("-c", first + START + program, WEBSIM_URL=counting_server.url)
-    assert (printed, errors) == ("True False\n", "")
+    assert (printed, errors) == ("True True\n", "")
 
 
 def test_interpreter_may_exit_while_thread_makes_calls(run):
