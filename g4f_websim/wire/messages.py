@@ -27,6 +27,9 @@ CALL_PARTS = ("tool_use", "tool_call", "function_call")
 RESULT_PART = "tool_result"
 PART_TYPES = ", ".join((*TEXT_PARTS, *IMAGE_PARTS, *CALL_PARTS, RESULT_PART))
 
+# The fields of a message, other than its content, that say something.
+SAID_ELSEWHERE = {"refusal", "audio", "tool_calls", "function_call"}
+
 CALL_FORM = 'a dict, as in {"id": "call_1", "function": {"name": "add", "arguments": "{}"}}'
 # The names of a call's arguments in the various forms.
 _ARGUMENTS = ("arguments", "args", "input")
@@ -110,7 +113,7 @@ def _normalize_message(field: str, message: Any, tools: _Tools) -> Json:
         raise invalid(field, f"a dict with content and with a role, one of {', '.join(ROLES)}", message)
     content = _normalize_content(f"{field}.content", message.get("content"), tools)
     result = {"role": ROLES[role], "content": content}
-    if said := "\n".join(_said_elsewhere(field, message, tools)):
+    if SAID_ELSEWHERE & message.keys() and (said := "\n".join(_said_elsewhere(field, message, tools))):
         if content:
             _add_text(result, said)
         else:
