@@ -17,7 +17,7 @@ from contextlib import suppress
 from operator import attrgetter
 from time import monotonic
 
-from .gate import Gate
+from .gate import Gate, State
 from .log import log
 from .target import Target
 
@@ -80,7 +80,9 @@ class RateLimit:
         """
         with self._lock:
             now = monotonic()
-            return self._gate.sent(now) if self._due(call, now) <= now else None
+            # Without a limit, a call costs hardly anything here.
+            is_free = self._gate.state is State.FREE and not self._queue and call.not_before <= now
+            return self._gate.sent(now) if is_free or self._due(call, now) <= now else None
 
     async def wait(self, call: Call) -> float | None:
         """Wait until the call may send a request, or until it may not wait any longer.
