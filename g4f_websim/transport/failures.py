@@ -152,10 +152,11 @@ def _cause_at_proxy(error: Exception, target: Target) -> Cause | None:
 
 def _is_at_http_proxy(error: Exception, target: Target) -> bool:
     """Return whether there was no connection to an HTTP proxy, which also looks up the name of the site."""
-    if target.http_proxy is None:
+    url = target.http_proxy
+    if url is None:
         return False
     if isinstance(error, aiohttp.ClientSSLError):
-        proxy = urlsplit(target.http_proxy)
+        proxy = urlsplit(url)
         return (error.host, error.port) == (proxy.hostname, proxy.port or HTTPS_PORT)
     kinds = (aiohttp.ClientConnectorDNSError, aiohttp.ClientProxyConnectionError, aiohttp.ConnectionTimeoutError)
     return isinstance(error, kinds)
