@@ -166,8 +166,8 @@ def _start_without_finalizer(generator: AsyncGenerator[None, None]) -> None:
 def _close_loops() -> None:
     """Close the event loops that ended threads have left open: the interpreter would close their files in any order.
 
-    Those of the main thread are left alone, since handlers that run later may need them; so are those of threads that
-    are still alive, and of a forked child's parent.
+    Other event loops stay open: exit handlers that run later may need those of the main thread, threads that are still
+    alive need theirs, and those that a forked child inherits belong to its parent.
     """
     for loop in list(_loops):
         pool: Pool | None = getattr(loop, _ATTRIBUTE, None)

@@ -80,7 +80,7 @@ class RateLimit:
         """
         with self._lock:
             now = monotonic()
-            # Without a limit, a call costs hardly anything here.
+            # The usual case, in which a call must cost next to nothing here.
             is_free = self._gate.state is State.FREE and not self._queue and call.not_before <= now
             return self._gate.sent(now) if is_free or self._due(call, now) <= now else None
 
